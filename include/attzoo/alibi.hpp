@@ -1,0 +1,86 @@
+#pragma once
+/// \file
+/// Self-attention with linear biases: distance lowers a score, and no position embedding is needed.
+///
+/// Press et al., "Train Short, Test Long: Attention with Linear Biases Enables Input Length
+/// Extrapolation", 2021, arXiv:2108.12409:
+///
+///     head_h = softmax(Q_h K_h^T / sqrt(d_head) - m_h |i - j|) V_h
+///
+/// with a slope m_h for each head; the paper's causal form is `causal = true`.
+///
+/// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
+/// Cost: O(L^2 d_model) time, O(L d_model) memory: the bias is computed where it is used.
+/// Departs from the Python library: its slopes for H = 1 and for H that is no power of two are not
+/// the paper's (`python_slopes` gives them), and its [H, n, n] buffer `alibi_bias` does not exist.
+
+#include <attzoo/core/module.hpp>
+
+#include <cmath>
+
+namespace attzoo {
+
+struct ALiBiSelfAttentionOptions {
+  int64_t d_model = 0;                              ///< features of the output; > 0
+  int64_t num_heads = 0;                            ///< divides d_model
+  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
+  double dropout = 0.1;                             ///< of the weights, while training
+  bool bias = false;                                ///< of the four projections
+  double temperature = 1.0;                         ///< divides the scores; > 0
+  int64_t max_seq_len = 2048;                       ///< of Python configs; > 0, limits nothing here
+  bool causal = false;                              ///< nobody attends to later tokens
+  bool python_slopes = false;                       ///< the Python library's slopes
+};
+
+/// The slopes of `num_heads` heads, [H] float32: 2^(-8 (h + 1) / H) for a power of two; else those
+/// of the next lower power of two, then every other slope of twice as many heads, as in the paper's
+/// code. `python_rule`: the slopes of the lower power of two repeated instead, and 1 for one head.
+/// Throws c10::ValueError unless num_heads > 0.
+inline torch::Tensor alibi_slopes(int64_t num_heads, bool python_rule = false) {
+  TORCH_CHECK_VALUE(num_heads > 0, "alibi_slopes: num_heads must be > 0, got ", num_heads);
+  const auto geometric = [](int64_t heads) {
+    return torch::exp2(torch::arange(1, heads + 1, torch::kFloat64) *
+                       (-8.0 / static_cast<double>(heads)));
+  };
+  int64_t power = 1;
+  while (power * 2 <= num_heads) power *= 2;
+  auto slopes = geometric(power);
+  if (python_rule && num_heads == 1) slopes = torch::ones(1, torch::kFloat64);
+  if (power < num_heads) {
+    const auto more = python_rule ? slopes : geometric(2 * power).slice(0, 0, 2 * power, 2);
+    slopes = torch::cat({slopes, more.slice(0, 0, num_heads - power)});
+  }
+  return slopes.to(torch::kFloat32);
+}
+
+class ALiBiSelfAttentionImpl
+    : public core::SelfAttentionBase<ALiBiSelfAttentionImpl, ALiBiSelfAttentionOptions> {
+ public:
+  static constexpr const char* kName = "ALiBiSelfAttention";
+
+  ALiBiSelfAttentionImpl(int64_t d_model, int64_t num_heads)
+      : ALiBiSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
+  explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& options)
+      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+    check_positive("max_seq_len", options.max_seq_len);
+    reset();
+  }
+
+  void reset() override {
+    SelfAttentionBase::reset();
+    slopes = register_buffer("slopes", alibi_slopes(options.num_heads, options.python_slopes));
+  }
+
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    return finish(attend(project(x, inputs), inputs, full(), alibi(slopes)));
+  }
+
+  void extra_repr(std::ostream& stream) const { stream << ", num_heads=" << options.num_heads; }
+
+  torch::Tensor slopes;  ///< [H], a buffer: saved and loaded with the module
+};
+
+/// Example: `ALiBiSelfAttention attn({.d_model = 128, .num_heads = 8, .causal = true});`
+using ALiBiSelfAttention = Holder<ALiBiSelfAttentionImpl>;
+
+}  // namespace attzoo

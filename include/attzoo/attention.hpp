@@ -1,0 +1,194 @@
+#pragma once
+/// \file
+/// The functional entry point: attention for any mask and any change of scores.
+
+#include <attzoo/core/aten.hpp>
+#include <attzoo/core/reference.hpp>
+#include <attzoo/core/result.hpp>
+#include <attzoo/modifiers.hpp>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ExpandUtils.h>
+
+#include <cmath>
+#include <mutex>
+#include <optional>
+
+namespace attzoo {
+
+/// Options of `attention()`.
+struct AttentionOptions {
+  /// Multiplies q k^T; default 1 / sqrt(D).
+  std::optional<double> scale = std::nullopt;
+  /// Probability in [0, 1] of dropping a weight; the kept ones are divided by 1 - dropout.
+  double dropout = 0.0;
+  /// Decides which weights are dropped; default: drawn from torch's CPU generator, so that
+  /// torch::manual_seed makes it repeatable.
+  std::optional<uint64_t> seed = std::nullopt;
+};
+
+namespace core {
+
+inline void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                      const AttentionOptions& options) {
+  const char* names[] = {"q", "k", "v"};
+  const torch::Tensor* tensors[] = {&q, &k, &v};
+  for (int i = 0; i < 3; ++i) {
+    check_floating(*tensors[i], "attention", names[i]);
+    TORCH_CHECK_VALUE(tensors[i]->dim() == 4, "attention: ", names[i],
+                      " must have shape [B, H, L or S, D], got ", tensors[i]->sizes());
+    TORCH_CHECK_TYPE(tensors[i]->scalar_type() == q.scalar_type(), "attention: ", names[i],
+                     " must have q's dtype ", q.scalar_type(), ", got ", tensors[i]->scalar_type());
+    TORCH_CHECK_VALUE(tensors[i]->device() == q.device(), "attention: ", names[i],
+                      " must be on q's device ", q.device(), ", got ", tensors[i]->device());
+  }
+  TORCH_CHECK_VALUE(k.size(0) == q.size(0) && v.size(0) == q.size(0),
+                    "attention: q, k and v must have the same batch size, got ", q.sizes(), ", ",
+                    k.sizes(), ", ", v.sizes());
+  TORCH_CHECK_VALUE(q.size(1) > 0 && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
+                    "attention: the heads of q must be a multiple of the heads of k, got q ",
+                    q.sizes(), ", k ", k.sizes());
+  TORCH_CHECK_VALUE(v.size(1) == k.size(1) && v.size(2) == k.size(2),
+                    "attention: v must have the heads and the length of k, got v ", v.sizes(),
+                    ", k ", k.sizes());
+  TORCH_CHECK_VALUE(q.size(3) == k.size(3) && q.size(3) > 0,
+                    "attention: q and k must have the same head_dim > 0, got q ", q.sizes(), ", k ",
+                    k.sizes());
+  TORCH_CHECK_VALUE(options.dropout >= 0 && options.dropout <= 1,
+                    "attention: dropout must be in [0, 1], got ", options.dropout);
+  TORCH_CHECK_VALUE(!options.scale || std::isfinite(*options.scale),
+                    "attention: scale must be finite, got ", *options.scale);
+}
+
+inline uint64_t random_seed() {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get<at::CPUGeneratorImpl>()->random64();
+}
+
+/// Runs the problem by the fastest way that is exact for it.
+template <MaskMod Mask, ScoreMod Score>
+OutputAndLse dispatch(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                      const Mask& mask, const Score& score, double scale, const Dropout& dropout) {
+  if constexpr (std::is_same_v<Score, IdentityScore>) {
+    const auto is_causal = aten_causal(mask, {q.size(0), q.size(1), q.size(2), k.size(2)});
+    if (is_causal && dropout.p == 0 && aten_cpu_fits(q, k, v)) {
+      const auto result =
+          FusedAttention::apply(c10::make_intrusive<AtenCpuKernel>(*is_causal, scale), q, k, v);
+      return {result[0], result[1]};
+    }
+  }
+  return reference(q, k, v, mask, score, scale, dropout);
+}
+
+}  // namespace core
+
+/// Scaled dot-product attention: softmax over the allowed keys of score_mod(scale * q k^T), times v
+/// (Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762).
+///
+/// \param q [B, H, L, D], any strides
+/// \param k [B, Hkv, S, D], H a multiple of Hkv: query head h reads head h / (H / Hkv)
+/// \param v [B, Hkv, S, Dv]
+/// \param mask who may attend to whom (modifiers.hpp); default everybody
+/// \param score how scores change before the softmax (modifiers.hpp); default not at all
+/// \return output [B, H, L, Dv], weights [B, H, L, S] on demand, lse [B, H, L] (float32; float64
+/// for
+///   float64). A query without any allowed key has output 0, weights 0 and lse -inf.
+///
+/// Throws c10::Error on wrong ranks, sizes, dtypes or devices, before anything is computed.
+/// Example: `auto o = attention(q, k, v, causal(), bias_tensor(bias)).output;`
+template <MaskMod Mask = core::FullMask, ScoreMod Score = core::IdentityScore>
+AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const Mask& mask = {}, const Score& score = {},
+                          const AttentionOptions& options = {}) {
+  core::check_qkv(q, k, v, options);
+  const core::Shape shape{q.size(0), q.size(1), q.size(2), k.size(2)};
+  core::check_modifier(mask, shape, q.device());
+  core::check_modifier(score, shape, q.device());
+  const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))));
+  core::Dropout dropout{options.dropout};
+  if (dropout.p > 0) dropout.seed = options.seed ? *options.seed : core::random_seed();
+  auto result = core::dispatch(q, k, v, mask, score, scale, dropout);
+  LazyWeights weights({shape.B, shape.H, shape.L, shape.S}, [=](int64_t begin, int64_t end) {
+    return core::reference_weights(q, k, mask, score, scale, dropout, begin, end)
+        .weights.to(q.scalar_type());
+  });
+  return {std::move(result.output), std::move(weights), std::move(result.lse)};
+}
+
+/// The same without a mask: `attention(q, k, v, score_mod(f))`.
+template <ScoreMod Score>
+AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const Score& score, const AttentionOptions& options = {}) {
+  return attention(q, k, v, full(), score, options);
+}
+
+/// Options of `scaled_dot_product_attention`.
+struct ScaledDotProductOptions {
+  /// bool (true = attend) or floating (added); broadcast against the scores.
+  torch::Tensor mask = {};
+  double dropout = 0.0;      ///< probability in [0, 1] of dropping a weight
+  double temperature = 1.0;  ///< divides the scores, > 0
+};
+
+/// softmax(q k^T / (sqrt(D) * temperature) + mask) v on tensors of any rank >= 2, whose leading
+/// dimensions broadcast: q [..., L, D], k [..., S, D], v [..., S, Dv] -> output [..., L, Dv],
+/// weights [..., L, S], lse [..., L].
+/// Throws c10::Error on shapes that do not broadcast and on integer masks.
+inline AttentionResult scaled_dot_product_attention(const torch::Tensor& q, const torch::Tensor& k,
+                                                    const torch::Tensor& v,
+                                                    const ScaledDotProductOptions& options = {}) {
+  constexpr const char* kName = "scaled_dot_product_attention";
+  TORCH_CHECK_VALUE(q.dim() >= 2 && k.dim() >= 2 && v.dim() >= 2, kName,
+                    ": q, k and v must have rank 2 or more, got ", q.sizes(), ", ", k.sizes(), ", ",
+                    v.sizes());
+  TORCH_CHECK_VALUE(options.temperature > 0 && std::isfinite(options.temperature), kName,
+                    ": temperature must be > 0, got ", options.temperature);
+  const auto leading = [](const torch::Tensor& t) { return t.sizes().slice(0, t.dim() - 2); };
+  TORCH_CHECK_VALUE(at::are_expandable(leading(q), leading(k)) &&
+                        at::are_expandable(leading(q), leading(v)) &&
+                        at::are_expandable(leading(k), leading(v)),
+                    kName, ": the leading dimensions of q, k and v must broadcast, got ", q.sizes(),
+                    ", ", k.sizes(), ", ", v.sizes());
+  const auto lead = at::infer_size(at::infer_size(leading(q), leading(k)), leading(v));
+  // The core's rank is 4: [leading dimensions, 1, length, features].
+  const auto rank4 = [&](const torch::Tensor& t, int64_t rows, int64_t columns) {
+    auto sizes = lead;
+    sizes.insert(sizes.end(), {rows, columns});
+    return t.expand(sizes).reshape({c10::multiply_integers(lead), 1, rows, columns});
+  };
+  const int64_t L = q.size(-2), S = k.size(-2);
+  core::TensorMask mask;
+  core::TensorBias bias;
+  if (options.mask.defined()) {
+    const bool boolean = options.mask.scalar_type() == torch::kBool;
+    TORCH_CHECK_TYPE(boolean || options.mask.is_floating_point(), kName,
+                     ": mask must be bool (true = attend) or floating (added), got ",
+                     options.mask.scalar_type(), "; for a 0/1 mask pass mask.to(torch::kBool)");
+    auto scores = lead;
+    scores.insert(scores.end(), {L, S});
+    TORCH_CHECK_VALUE(at::is_expandable_to(options.mask.sizes(), scores), kName,
+                      ": mask must broadcast to the scores' shape ", torch::IntArrayRef(scores),
+                      ", got ", options.mask.sizes());
+    (boolean ? mask.mask : bias.bias) = rank4(options.mask, L, S);
+  }
+  const auto r =
+      attention(rank4(q, L, q.size(-1)), rank4(k, S, k.size(-1)), rank4(v, v.size(-2), v.size(-1)),
+                mask, bias,
+                {.scale = 1.0 / (std::sqrt(static_cast<double>(q.size(-1))) * options.temperature),
+                 .dropout = options.dropout});
+  auto shaped = [lead](const torch::Tensor& t, std::vector<int64_t> tail) {
+    tail.insert(tail.begin(), lead.begin(), lead.end());
+    return t.reshape(tail);
+  };
+  auto weight_sizes = lead;
+  weight_sizes.insert(weight_sizes.end(), {L, S});
+  return {shaped(r.output, {L, v.size(-1)}),
+          LazyWeights(weight_sizes,
+                      [=, weights = r.weights](int64_t begin, int64_t end) {
+                        return shaped(weights.rows(begin, end), {end - begin, S});
+                      }),
+          shaped(r.lse, {L})};
+}
+
+}  // namespace attzoo

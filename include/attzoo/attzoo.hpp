@@ -1,0 +1,20 @@
+#pragma once
+/// \file
+/// All of attzoo: one line for each mechanism, then what they stand on.
+
+#include <attzoo/alibi.hpp>
+#include <attzoo/block.hpp>
+#include <attzoo/combined.hpp>
+#include <attzoo/dilated.hpp>
+#include <attzoo/gated.hpp>
+#include <attzoo/grouped.hpp>
+#include <attzoo/local.hpp>
+#include <attzoo/longformer.hpp>
+#include <attzoo/multi_head.hpp>
+#include <attzoo/vanilla.hpp>
+
+#include <attzoo/attention.hpp>
+#include <attzoo/masks.hpp>
+#include <attzoo/modifiers.hpp>
+#include <attzoo/safetensors.hpp>
+#include <attzoo/transformer.hpp>

@@ -1,0 +1,84 @@
+#pragma once
+/// \file
+/// Ties a fused forward and backward to autograd: first derivatives run fused, derivatives of
+/// derivatives (create_graph) go through the eager reference.
+
+#include <attzoo/core/reference.hpp>
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/types.h>
+
+namespace attzoo::core {
+
+/// One attention problem, all but its tensors: how it runs, and what it means.
+/// q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], output [B, H, L, Dv], lse [B, H, L].
+class AttentionKernel : public torch::CustomClassHolder {
+ public:
+  virtual OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v) const = 0;
+  /// Gradients of q, k, v; grad_lse may be undefined.
+  virtual torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
+                                                  const torch::Tensor& v,
+                                                  const OutputAndLse& result,
+                                                  const torch::Tensor& grad_output,
+                                                  const torch::Tensor& grad_lse) const = 0;
+  /// The same function by differentiable tensor operations.
+  virtual OutputAndLse reference(const torch::Tensor& q, const torch::Tensor& k,
+                                 const torch::Tensor& v) const = 0;
+};
+
+/// Gradients of `reference` at the given point, differentiable again if grad mode is on.
+inline torch::autograd::variable_list reference_backward(const AttentionKernel& kernel,
+                                                         torch::autograd::variable_list inputs,
+                                                         const torch::Tensor& grad_output,
+                                                         const torch::Tensor& grad_lse) {
+  const bool create_graph = torch::GradMode::is_enabled();
+  torch::AutoGradMode enable(true);
+  for (auto& t : inputs) {
+    if (!t.requires_grad()) t = t.detach().requires_grad_();
+  }
+  const auto result = kernel.reference(inputs[0], inputs[1], inputs[2]);
+  torch::autograd::variable_list outputs, grads;
+  if (grad_output.defined()) {
+    outputs.push_back(result.output);
+    grads.push_back(grad_output);
+  }
+  if (grad_lse.defined()) {
+    outputs.push_back(result.lse);
+    grads.push_back(grad_lse);
+  }
+  if (outputs.empty()) return {torch::Tensor(), torch::Tensor(), torch::Tensor()};
+  return torch::autograd::grad(outputs, inputs, grads, /*retain_graph=*/true, create_graph,
+                               /*allow_unused=*/true);
+}
+
+struct FusedAttention : torch::autograd::Function<FusedAttention> {
+  using Kernel = c10::intrusive_ptr<AttentionKernel>;
+
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
+                                                const Kernel& kernel, const torch::Tensor& q,
+                                                const torch::Tensor& k, const torch::Tensor& v) {
+    auto result = kernel->forward(q, k, v);
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["kernel"] = torch::IValue::make_capsule(kernel);
+    ctx->save_for_backward({q, k, v, result.output, result.lse});
+    return {result.output, result.lse};
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto kernel =
+        c10::static_intrusive_pointer_cast<AttentionKernel>(ctx->saved_data["kernel"].toCapsule());
+    torch::autograd::variable_list inputs(saved.begin(), saved.begin() + 3);
+    auto result = torch::GradMode::is_enabled() || !grads[0].defined()
+                      ? reference_backward(*kernel, inputs, grads[0], grads[1])
+                      : kernel->backward(saved[0], saved[1], saved[2], {saved[3], saved[4]},
+                                         grads[0], grads[1]);
+    result.insert(result.begin(), torch::Tensor());  // the kernel argument has no gradient
+    return result;
+  }
+};
+
+}  // namespace attzoo::core

@@ -1,0 +1,93 @@
+#pragma once
+/// \file
+/// What a caller may hand to any mechanism beside x, and the one rule for masks.
+
+#include <torch/types.h>
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace attzoo {
+
+/// Per-call inputs, the same for every mechanism. Dimensions: B batch, H heads, L query length,
+/// S key length. Example: `attn(x, {.key_padding_mask = real_tokens, .causal = true})`.
+struct AttentionInputs {
+  /// bool (true = attend) or floating (added to the scores, after scaling). Shape [L, S],
+  /// [B, L, S] or [B, H, L, S]; a dimension of size 1 is broadcast. Differentiable if floating.
+  torch::Tensor mask = {};
+  /// bool [B, S], true = real token: no query attends to the others.
+  torch::Tensor key_padding_mask = {};
+  /// Overrides the module's own `causal` option. With S != L the last query is aligned with the
+  /// last key: query i sees the keys j <= i + S - L.
+  std::optional<bool> causal = std::nullopt;
+  /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
+  torch::Tensor context = {};
+  /// Position of x's first token for RoPE. A context's positions always start at 0.
+  int64_t position_offset = 0;
+  /// Longformer only: [L] or [B, L] of any dtype, nonzero = a global token.
+  torch::Tensor global_attention = {};
+};
+
+namespace core {
+
+/// The four lengths of one attention problem.
+struct Shape {
+  int64_t B = 0, H = 0, L = 0, S = 0;
+};
+
+inline bool is_supported_float(torch::ScalarType t) {
+  return t == torch::kFloat64 || t == torch::kFloat32 || t == torch::kBFloat16 || t == torch::kHalf;
+}
+
+inline void check_floating(const torch::Tensor& t, std::string_view who, std::string_view name) {
+  TORCH_CHECK_VALUE(t.defined(), who, ": ", name, " must be a tensor, got an undefined one");
+  TORCH_CHECK_TYPE(is_supported_float(t.scalar_type()), who, ": ", name,
+                   " must be float64, float32, bfloat16 or float16, got ", t.scalar_type());
+}
+
+/// A mask [L, S], [B, L, S] or [B, H, L, S] as a view of rank 4.
+inline torch::Tensor mask_rank4(const torch::Tensor& mask) {
+  return mask.dim() == 2   ? mask.unsqueeze(0).unsqueeze(0)
+         : mask.dim() == 3 ? mask.unsqueeze(1)
+                           : mask;
+}
+
+/// The one rule for masks: bool or floating, rank 2, 3 or 4, broadcastable to [B, H, L, S].
+inline void check_mask(const torch::Tensor& mask, const Shape& n, const torch::Device& device,
+                       std::string_view who) {
+  TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool || is_supported_float(mask.scalar_type()),
+                   who,
+                   ": mask must be bool (true = attend) or floating (added to the scores), got ",
+                   mask.scalar_type(), "; for a 0/1 mask pass mask.to(torch::kBool)");
+  const auto fits = [&] {
+    if (mask.dim() < 2 || mask.dim() > 4) return false;
+    const auto m = mask_rank4(mask);
+    const int64_t sizes[] = {n.B, n.H, n.L, n.S};
+    for (int d = 0; d < 4; ++d) {
+      if (m.size(d) != sizes[d] && m.size(d) != 1) return false;
+    }
+    return true;
+  };
+  TORCH_CHECK_VALUE(fits(), who,
+                    ": mask must have shape [L, S], [B, L, S] or [B, H, L, S] with B=", n.B,
+                    " H=", n.H, " L=", n.L, " S=", n.S, " (or 1 to broadcast), got ", mask.sizes(),
+                    "; a mask over keys alone is passed as key_padding_mask, shape [B, S]");
+  TORCH_CHECK_VALUE(mask.device() == device, who, ": mask must be on ", device, ", got ",
+                    mask.device());
+}
+
+inline void check_key_padding(const torch::Tensor& mask, const Shape& n,
+                              const torch::Device& device, std::string_view who) {
+  TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, who,
+                   ": key_padding_mask must be bool (true = real token), got ", mask.scalar_type(),
+                   "; pass key_padding_mask.to(torch::kBool)");
+  TORCH_CHECK_VALUE(mask.dim() == 2 && mask.size(0) == n.B && mask.size(1) == n.S, who,
+                    ": key_padding_mask must have shape [B, S] = [", n.B, ", ", n.S, "], got ",
+                    mask.sizes());
+  TORCH_CHECK_VALUE(mask.device() == device, who, ": key_padding_mask must be on ", device,
+                    ", got ", mask.device());
+}
+
+}  // namespace core
+}  // namespace attzoo

@@ -1,0 +1,249 @@
+#pragma once
+/// \file
+/// What the softmax mechanisms share: options checks, the four projections, RoPE, the per-call
+/// inputs, and the way through the attention core.
+
+#include <attzoo/attention.hpp>
+#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/rope.hpp>
+
+#include <ATen/autocast_mode.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/init.h>
+#include <torch/nn/modules/common.h>
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/modules/linear.h>
+#include <torch/nn/pimpl.h>
+
+#include <memory>
+
+namespace attzoo {
+
+/// A module holder, as LibTorch's, that also takes the options as designated initialisers:
+/// `MultiHeadSelfAttention attn({.d_model = 128, .num_heads = 8});`
+/// It is constructed as well from positional arguments, from nullptr and from a shared_ptr.
+template <class Impl>
+class Holder : public torch::nn::ModuleHolder<Impl> {
+ public:
+  using torch::nn::ModuleHolder<Impl>::ModuleHolder;
+  explicit Holder(const typename Impl::Config& config)
+      : torch::nn::ModuleHolder<Impl>(std::make_shared<Impl>(config)) {}
+
+  /// Calls forward(); not LibTorch's template, so that the inputs can be written in braces:
+  /// `attn(x, {.causal = true})`.
+  AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    return this->get()->forward(x, inputs);
+  }
+};
+
+/// What a wrapper needs of the module that it wraps; every mechanism of the zoo has it.
+template <class M>
+concept AttentionModule = requires(M& m, const torch::Tensor& x, const AttentionInputs& inputs) {
+  { m.forward(x, inputs) } -> std::same_as<AttentionResult>;
+  { m.d_model() } -> std::convertible_to<int64_t>;
+  { m.input_dim() } -> std::convertible_to<int64_t>;
+};
+
+namespace core {
+
+/// A copy of its own: what a wrapper's reset() puts in the place of the module that it shares.
+template <class Module>
+torch::nn::ModuleHolder<Module> own_copy(const torch::nn::ModuleHolder<Module>& module) {
+  return torch::nn::ModuleHolder<Module>(std::dynamic_pointer_cast<Module>(module->clone()));
+}
+
+/// Queries, keys and values split into heads: [B, H, L, dh], [B, Hkv, S, dh], [B, Hkv, S, dh].
+struct Heads {
+  torch::Tensor q, k, v;
+};
+
+/// How many query heads an option named `name` asks for.
+struct HeadOption {
+  const char* name;
+  int64_t count;
+};
+
+/// Base of every softmax mechanism. Derived gives `static constexpr const char* kName`, and may
+/// give `extra_repr()`; Options has the common fields d_model, input_dim, dropout, bias,
+/// temperature, rope and causal.
+template <class Derived, class OptionsType>
+class SelfAttentionBase : public torch::nn::Cloneable<Derived> {
+ public:
+  using Options = OptionsType;
+  static constexpr bool kTakesGlobalTokens = false;
+  using Config = OptionsType;  // what get_config() returns and the constructor takes
+
+  /// Query heads of d_model / count features each, and kv_heads of the same size for k and v
+  /// (default: as many).
+  SelfAttentionBase(Options o, HeadOption query_heads, std::optional<int64_t> kv_heads = {})
+      : options(std::move(o)),
+        query_heads_(query_heads.count),
+        kv_heads_(kv_heads.value_or(query_heads.count)) {
+    const char* name = Derived::kName;
+    TORCH_CHECK_VALUE(options.d_model > 0, name, ": d_model must be > 0, got ", options.d_model);
+    if (!options.input_dim) options.input_dim = options.d_model;
+    TORCH_CHECK_VALUE(*options.input_dim > 0, name, ": input_dim must be > 0, got ",
+                      *options.input_dim);
+    TORCH_CHECK_VALUE(options.dropout >= 0 && options.dropout <= 1, name,
+                      ": dropout must be in [0, 1], got ", options.dropout);
+    if constexpr (requires { options.temperature; }) {
+      TORCH_CHECK_VALUE(options.temperature > 0 && std::isfinite(options.temperature), name,
+                        ": temperature must be > 0, got ", options.temperature);
+    }
+    check_divides(query_heads.name, query_heads_, "d_model", options.d_model);
+    if constexpr (requires { options.rope; }) {
+      TORCH_CHECK_VALUE(!options.rope || d_head() % 2 == 0, name,
+                        ": rope needs an even head size d_model / num_heads, got ", d_head());
+    }
+  }
+
+  /// Creates the projections: Xavier uniform weights, zero biases.
+  void reset() override {
+    w_q = make_projection("w_q", input_dim(), d_model());
+    w_k = make_projection("w_k", input_dim(), kv_heads_ * d_head());
+    w_v = make_projection("w_v", input_dim(), kv_heads_ * d_head());
+    w_o = make_projection("w_o", d_model(), d_model());
+  }
+
+  void pretty_print(std::ostream& stream) const override {
+    stream << "attzoo::" << Derived::kName << "(d_model=" << d_model()
+           << ", input_dim=" << input_dim();
+    if constexpr (requires(const Derived& m) { m.extra_repr(stream); }) {
+      static_cast<const Derived&>(*this).extra_repr(stream);
+    }
+    stream << ", dropout=" << options.dropout << std::boolalpha << ", bias=" << options.bias;
+    if constexpr (requires { options.temperature; })
+      stream << ", temperature=" << options.temperature;
+    if constexpr (requires { options.rope; }) stream << ", rope=" << options.rope;
+    stream << ", causal=" << options.causal << std::noboolalpha << ")";
+  }
+
+  int64_t d_model() const { return options.d_model; }
+  int64_t input_dim() const { return *options.input_dim; }
+  int64_t d_head() const { return options.d_model / query_heads_; }
+  /// Options that build this module again, every default filled in.
+  Config get_config() const { return options; }
+
+  Options options;
+  torch::nn::Linear w_q{nullptr}, w_k{nullptr}, w_v{nullptr}, w_o{nullptr};
+
+ protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(AttentionInputs())})
+
+  static void check_positive(const char* name, int64_t value) {
+    TORCH_CHECK_VALUE(value > 0, Derived::kName, ": ", name, " must be > 0, got ", value);
+  }
+
+  static void check_divides(const char* divisor_name, int64_t divisor, const char* name,
+                            int64_t value) {
+    check_positive(divisor_name, divisor);
+    TORCH_CHECK_VALUE(value % divisor == 0, Derived::kName, ": ", divisor_name, " must divide ",
+                      name, ", got ", divisor_name, "=", divisor, " ", name, "=", value);
+  }
+
+  torch::nn::Linear make_projection(const char* name, int64_t from, int64_t to) {
+    auto layer = this->register_module(
+        name, torch::nn::Linear(torch::nn::LinearOptions(from, to).bias(options.bias)));
+    torch::nn::init::xavier_uniform_(layer->weight);
+    if (options.bias) torch::nn::init::zeros_(layer->bias);
+    return layer;
+  }
+
+  /// Checks the inputs, projects x and the context, splits heads and rotates q and k.
+  Heads project(const torch::Tensor& x, const AttentionInputs& in) {
+    check_inputs(x, in);
+    return project_with(w_q, w_k, w_v, x, in);
+  }
+
+  /// The same with projections of the mechanism's own, on inputs that are checked already.
+  Heads project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k, torch::nn::Linear& to_v,
+                     const torch::Tensor& x, const AttentionInputs& in) {
+    const auto& context = in.context.defined() ? in.context : x;
+    // [B, N, heads * dh] -> [B, heads, N, dh], a view
+    const auto split = [this](const torch::Tensor& t, int64_t heads) {
+      return t.view({t.size(0), t.size(1), heads, d_head()}).transpose(1, 2);
+    };
+    Heads heads{split(to_q(x), query_heads_), split(to_k(context), kv_heads_),
+                split(to_v(context), kv_heads_)};
+    if constexpr (requires { options.rope; }) {
+      if (options.rope) {
+        heads.q = apply_rope(heads.q, {.position_offset = in.position_offset});
+        heads.k =
+            apply_rope(heads.k, {.position_offset = in.context.defined() ? 0 : in.position_offset});
+      }
+    }
+    return heads;
+  }
+
+  /// Attention under the mechanism's own pattern and score, and all that the caller asked for.
+  template <MaskMod Mask = FullMask, ScoreMod Score = IdentityScore>
+  AttentionResult attend(const Heads& heads, const AttentionInputs& in, const Mask& pattern = {},
+                         const Score& score = {}) {
+    const CausalMask causal{.enabled = in.causal.value_or(options.causal)};
+    const AttentionOptions how{.scale = scale(),
+                               .dropout = this->is_training() ? options.dropout : 0.0};
+    const auto& [q, k, v] = heads;
+    if (!in.mask.defined() && !in.key_padding_mask.defined()) {
+      return attention(q, k, v, pattern && causal, score, how);
+    }
+    TensorMask mask, padding;
+    TensorBias bias;
+    if (in.mask.defined()) {
+      (in.mask.scalar_type() == torch::kBool ? mask.mask : bias.bias) = mask_rank4(in.mask);
+    }
+    if (in.key_padding_mask.defined()) {
+      padding.mask = in.key_padding_mask.unsqueeze(1).unsqueeze(1);  // [B, 1, 1, S]
+    }
+    return attention(q, k, v, pattern && causal && mask && padding, score + bias, how);
+  }
+
+  /// Joins the heads of an attention output and applies w_o: [B, H, L, dh] -> [B, L, d_model].
+  AttentionResult finish(AttentionResult result) {
+    result.output = w_o(result.output.transpose(1, 2).flatten(2));
+    return result;
+  }
+
+ private:
+  double scale() const {
+    double temperature = 1.0;
+    if constexpr (requires { options.temperature; }) temperature = options.temperature;
+    return 1.0 / (std::sqrt(static_cast<double>(d_head())) * temperature);
+  }
+
+  void check_inputs(const torch::Tensor& x, const AttentionInputs& in) const {
+    check_tokens(x, "x");
+    TORCH_CHECK_VALUE(Derived::kTakesGlobalTokens || !in.global_attention.defined(), Derived::kName,
+                      ": global_attention has no meaning here; LongformerSelfAttention takes it");
+    if (in.context.defined()) {
+      check_tokens(in.context, "context");
+      TORCH_CHECK_VALUE(in.context.size(0) == x.size(0), Derived::kName,
+                        ": context must have x's batch size ", x.size(0), ", got ",
+                        in.context.sizes());
+    }
+    const Shape n{x.size(0), query_heads_, x.size(1),
+                  in.context.defined() ? in.context.size(1) : x.size(1)};
+    if (in.mask.defined()) check_mask(in.mask, n, x.device(), Derived::kName);
+    if (in.key_padding_mask.defined()) {
+      check_key_padding(in.key_padding_mask, n, x.device(), Derived::kName);
+    }
+  }
+
+  void check_tokens(const torch::Tensor& t, const char* argument) const {
+    check_floating(t, Derived::kName, argument);
+    TORCH_CHECK_VALUE(t.dim() == 3 && t.size(2) == input_dim(), Derived::kName, ": ", argument,
+                      " must have shape [batch, seq, input_dim=", input_dim(), "], got ",
+                      t.sizes());
+    const auto& weight = w_q->weight;
+    TORCH_CHECK_VALUE(t.device() == weight.device(), Derived::kName, ": ", argument,
+                      " must be on the module's device ", weight.device(), ", got ", t.device());
+    TORCH_CHECK_TYPE(t.scalar_type() == weight.scalar_type() ||
+                         at::autocast::is_autocast_enabled(t.device().type()),
+                     Derived::kName, ": ", argument, " must have the module's dtype ",
+                     weight.scalar_type(), ", got ", t.scalar_type());
+  }
+
+  int64_t query_heads_, kv_heads_;
+};
+
+}  // namespace core
+}  // namespace attzoo

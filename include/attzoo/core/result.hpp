@@ -1,0 +1,100 @@
+#pragma once
+/// \file
+/// What attention returns: the output, and the weights only for those who ask.
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <functional>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace attzoo {
+
+/// Attention weights that are computed when asked for, not before: the forward pass never holds
+/// them. They know their shape ([B, H, L, S], or [B, L, S] for a mechanism without heads), convert
+/// to a tensor, and are differentiable. Example: `torch::Tensor w = attn(x).weights;`
+class LazyWeights {
+ public:
+  /// Computes the rows [begin, end) of the query axis, all other axes whole.
+  using Rows = std::function<torch::Tensor(int64_t begin, int64_t end)>;
+
+  LazyWeights() = default;
+  LazyWeights(std::vector<int64_t> sizes, Rows rows)
+      : sizes_(std::move(sizes)), rows_(std::move(rows)) {}
+
+  /// False for a default constructed object, which has nothing to compute.
+  bool defined() const { return static_cast<bool>(rows_); }
+  torch::IntArrayRef sizes() const { return sizes_; }
+  int64_t dim() const { return static_cast<int64_t>(sizes_.size()); }
+  int64_t size(int64_t d) const { return sizes_.at(d < 0 ? d + dim() : d); }
+
+  /// All weights, O(L * S) memory.
+  torch::Tensor tensor() const { return rows(0, defined() ? size(-2) : 0); }
+  operator torch::Tensor() const { return tensor(); }  // NOLINT: the conversion is the point
+
+  /// The weights of the queries [begin, end) alone, O((end - begin) * S) memory.
+  /// Throws c10::ValueError unless 0 <= begin <= end <= L.
+  torch::Tensor rows(int64_t begin, int64_t end) const {
+    TORCH_CHECK_VALUE(defined(), "LazyWeights: this result carries no weights");
+    TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= size(-2),
+                      "LazyWeights::rows: expected 0 <= begin <= end <= ", size(-2),
+                      ", got begin=", begin, " end=", end);
+    return rows_(begin, end);
+  }
+
+  /// The mean over the head axis, [B, L, S]; holds one chunk of rows of all heads at a time.
+  torch::Tensor head_mean() const {
+    constexpr int64_t kChunk = 128;
+    TORCH_CHECK_VALUE(defined(), "LazyWeights: this result carries no weights");
+    if (dim() < 4) return tensor();
+    std::vector<torch::Tensor> parts;
+    for (int64_t i = 0; i == 0 || i < size(-2); i += kChunk) {
+      parts.push_back(rows(i, std::min(i + kChunk, size(-2))).mean(1));
+    }
+    return torch::cat(parts, 1);
+  }
+
+  /// The same weights without the head axis; for mechanisms that have one head and no such axis.
+  LazyWeights without_heads() const {
+    return {{size(0), size(2), size(3)},
+            [rows = rows_](int64_t begin, int64_t end) { return rows(begin, end).squeeze(1); }};
+  }
+
+ private:
+  std::vector<int64_t> sizes_;
+  Rows rows_;
+};
+
+/// Result of every mechanism and of `attention()`. Binds to two names:
+/// `auto [output, weights] = attn(x);`
+struct AttentionResult {
+  torch::Tensor output;  ///< modules: [B, L, d_model]; attention(): [B, H, L, Dv]
+  LazyWeights weights;   ///< after dropout, so what produced the output
+  torch::Tensor lse;  ///< natural log of the softmax denominator [B, H, L]; -inf: nothing to attend
+};
+
+template <size_t I, class R>
+requires std::is_same_v<std::remove_cvref_t<R>, AttentionResult>
+auto&& get(R&& r) {
+  static_assert(I < 2);
+  if constexpr (I == 0) {
+    return std::forward<R>(r).output;
+  } else {
+    return std::forward<R>(r).weights;
+  }
+}
+
+}  // namespace attzoo
+
+template <>
+struct std::tuple_size<attzoo::AttentionResult> : std::integral_constant<size_t, 2> {};
+template <>
+struct std::tuple_element<0, attzoo::AttentionResult> {
+  using type = torch::Tensor;
+};
+template <>
+struct std::tuple_element<1, attzoo::AttentionResult> {
+  using type = attzoo::LazyWeights;
+};

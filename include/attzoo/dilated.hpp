@@ -1,0 +1,64 @@
+#pragma once
+/// \file
+/// Dilated self-attention: every token attends to every r-th one, counted from itself.
+///
+/// The strided pattern of Child et al., "Generating Long Sequences with Sparse Transformers", 2019,
+/// arXiv:1904.10509, in both directions. With r = dilation_rate:
+///
+///     y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j    over j = i (mod r)
+///
+/// and, with window_size w, only those with |i - j| <= floor(w / 2): the dilated sliding window of
+/// Beltagy et al., 2020, arXiv:2004.05150.
+///
+/// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
+/// Cost: O(L^2 / r d_model) time, with a window O(L w / r d_model); O(L d_model) memory.
+/// The residues modulo r never exchange anything: stack layers of different rates, or combine this
+/// with a local mechanism.
+
+#include <attzoo/core/module.hpp>
+
+namespace attzoo {
+
+struct DilatedSelfAttentionOptions {
+  int64_t d_model = 0;                                ///< features of the output; > 0
+  int64_t dilation_rate = 2;                          ///< >= 1; 1 attends to everything
+  int64_t num_heads = 1;                              ///< divides d_model
+  std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default d_model
+  double dropout = 0.1;                               ///< of the weights, while training
+  bool bias = false;                                  ///< of the four projections
+  double temperature = 1.0;                           ///< divides the scores; > 0
+  bool rope = false;                                  ///< rotary positions; d_head must be even
+  bool causal = false;                                ///< nobody attends to later tokens
+  std::optional<int64_t> window_size = std::nullopt;  ///< > 0; default unbounded
+};
+
+class DilatedSelfAttentionImpl
+    : public core::SelfAttentionBase<DilatedSelfAttentionImpl, DilatedSelfAttentionOptions> {
+ public:
+  static constexpr const char* kName = "DilatedSelfAttention";
+
+  explicit DilatedSelfAttentionImpl(int64_t d_model)
+      : DilatedSelfAttentionImpl(DilatedSelfAttentionOptions{.d_model = d_model}) {}
+  explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& options)
+      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+    check_positive("dilation_rate", options.dilation_rate);
+    if (options.window_size) check_positive("window_size", *options.window_size);
+    reset();
+  }
+
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    const int64_t half = options.window_size ? *options.window_size / 2 : kUnbounded;
+    return finish(
+        attend(project(x, inputs), inputs, dilated(options.dilation_rate) && window(half, half)));
+  }
+
+  void extra_repr(std::ostream& stream) const {
+    stream << ", dilation_rate=" << options.dilation_rate << ", num_heads=" << options.num_heads;
+    if (options.window_size) stream << ", window_size=" << *options.window_size;
+  }
+};
+
+/// Example: `DilatedSelfAttention attn({.d_model = 256, .dilation_rate = 4, .num_heads = 8});`
+using DilatedSelfAttention = Holder<DilatedSelfAttentionImpl>;
+
+}  // namespace attzoo

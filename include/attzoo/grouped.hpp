@@ -1,0 +1,61 @@
+#pragma once
+/// \file
+/// Grouped-query self-attention: several query heads share one key-value head.
+///
+/// Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
+/// Checkpoints", 2023, arXiv:2305.13245. With G = num_query_heads / num_kv_heads:
+///
+///     head_h = softmax(Q_h K_g^T / sqrt(d_head)) V_g,   g = floor(h / G)
+///
+/// One key-value head is multi-query attention (Shazeer, 2019, arXiv:1911.02150); as many as query
+/// heads is multi-head attention. Keys and values are indexed, never repeated in memory.
+///
+/// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, num_query_heads, L, L].
+/// Cost: O(L^2 d_model) time, O(L d_model) memory; K and V are num_kv_heads * d_head wide.
+
+#include <attzoo/core/module.hpp>
+
+namespace attzoo {
+
+struct GroupedSelfAttentionOptions {
+  int64_t d_model = 0;                              ///< features of the output; > 0
+  int64_t num_query_heads = 0;                      ///< divides d_model
+  int64_t num_kv_heads = 0;                         ///< divides num_query_heads
+  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
+  double dropout = 0.1;                             ///< of the weights, while training
+  bool bias = false;                                ///< of the four projections
+  double temperature = 1.0;                         ///< divides the scores; > 0
+  bool rope = false;                                ///< rotary positions; d_head must be even
+  bool causal = false;                              ///< nobody attends to later tokens
+};
+
+class GroupedSelfAttentionImpl
+    : public core::SelfAttentionBase<GroupedSelfAttentionImpl, GroupedSelfAttentionOptions> {
+ public:
+  static constexpr const char* kName = "GroupedSelfAttention";
+
+  GroupedSelfAttentionImpl(int64_t d_model, int64_t num_query_heads, int64_t num_kv_heads)
+      : GroupedSelfAttentionImpl({.d_model = d_model,
+                                  .num_query_heads = num_query_heads,
+                                  .num_kv_heads = num_kv_heads}) {}
+  explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& options)
+      : SelfAttentionBase(options, {"num_query_heads", options.num_query_heads},
+                          options.num_kv_heads) {
+    check_divides("num_kv_heads", options.num_kv_heads, "num_query_heads", options.num_query_heads);
+    reset();
+  }
+
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    return finish(attend(project(x, inputs), inputs));
+  }
+
+  void extra_repr(std::ostream& stream) const {
+    stream << ", num_query_heads=" << options.num_query_heads
+           << ", num_kv_heads=" << options.num_kv_heads;
+  }
+};
+
+/// Example: `GroupedSelfAttention attn({.d_model = 128, .num_query_heads = 8, .num_kv_heads = 2});`
+using GroupedSelfAttention = Holder<GroupedSelfAttentionImpl>;
+
+}  // namespace attzoo

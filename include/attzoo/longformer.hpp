@@ -1,0 +1,117 @@
+#pragma once
+/// \file
+/// Longformer self-attention: a sliding window, and a few global tokens that see and are seen by
+/// all.
+///
+/// Beltagy et al., "Longformer: The Long-Document Transformer", 2020, arXiv:2004.05150. With
+/// h = floor(window_size / 2) and a set G of global tokens given with each call:
+///
+///     y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j   over j with |i - j| <= h, or j in G, or i in
+///     G
+///
+/// A causal or user mask cuts global tokens too. With `global_projections`, as in section 3.1 of
+/// the paper, a global token's own row is computed from projections of its own: Q_g, K_g, V_g;
+/// without (the Python library), all tokens share one set.
+///
+/// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
+/// Cost: O(L (window_size + |G|) d_model) time, O(L d_model) memory.
+
+#include <attzoo/core/module.hpp>
+
+namespace attzoo {
+
+struct LongformerSelfAttentionOptions {
+  int64_t d_model = 0;                              ///< features of the output; > 0
+  int64_t num_heads = 0;                            ///< divides d_model
+  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
+  int64_t window_size = 512;                        ///< width of the neighbourhood; > 0
+  double dropout = 0.1;                             ///< of the weights, while training
+  bool bias = false;                                ///< of the projections
+  double temperature = 1.0;                         ///< divides the scores; > 0
+  bool rope = false;                                ///< rotary positions; d_head must be even
+  bool causal = false;                              ///< nobody attends to later tokens
+  bool global_projections = false;                  ///< w_q_global, w_k_global, w_v_global
+};
+
+class LongformerSelfAttentionImpl
+    : public core::SelfAttentionBase<LongformerSelfAttentionImpl, LongformerSelfAttentionOptions> {
+ public:
+  static constexpr const char* kName = "LongformerSelfAttention";
+  static constexpr bool kTakesGlobalTokens = true;
+
+  LongformerSelfAttentionImpl(int64_t d_model, int64_t num_heads)
+      : LongformerSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
+  explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& options)
+      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+    check_positive("window_size", options.window_size);
+    reset();
+  }
+
+  void reset() override {
+    SelfAttentionBase::reset();
+    if (!options.global_projections) return;
+    w_q_global = make_projection("w_q_global", input_dim(), d_model());
+    w_k_global = make_projection("w_k_global", input_dim(), d_model());
+    w_v_global = make_projection("w_v_global", input_dim(), d_model());
+  }
+
+  /// inputs.global_attention [L] or [B, L] marks the global tokens; default none.
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    const int64_t half = options.window_size / 2;
+    const auto heads = project(x, inputs);
+    if (!inputs.global_attention.defined()) {
+      return finish(attend(heads, inputs, window(half, half)));
+    }
+    auto global = global_tokens(check_global(x, inputs));
+    if (!options.global_projections) {
+      return finish(attend(heads, inputs, window(half, half) || global));
+    }
+    global.queries = false;  // the local rows see the global columns ...
+    auto result = attend(heads, inputs, window(half, half) || global);
+    global.queries = true;  // ... and the global rows are computed apart
+    global.keys = false;
+    const auto global_heads = project_with(w_q_global, w_k_global, w_v_global, x, inputs);
+    return finish(choose_rows(global.is_global, attend(global_heads, inputs, global), result));
+  }
+
+  void extra_repr(std::ostream& stream) const {
+    stream << ", num_heads=" << options.num_heads << ", window_size=" << options.window_size
+           << std::boolalpha << ", global_projections=" << options.global_projections;
+  }
+
+  /// Empty without `global_projections`.
+  torch::nn::Linear w_q_global{nullptr}, w_k_global{nullptr}, w_v_global{nullptr};
+
+ private:
+  torch::Tensor check_global(const torch::Tensor& x, const AttentionInputs& inputs) const {
+    const auto& g = inputs.global_attention;
+    TORCH_CHECK_VALUE(!inputs.context.defined(), kName,
+                      ": global_attention marks tokens of x and has no meaning with a context");
+    TORCH_CHECK_VALUE(
+        (g.dim() == 1 || (g.dim() == 2 && g.size(0) == x.size(0))) && g.size(-1) == x.size(1),
+        kName, ": global_attention must have shape [L] or [B, L] with B=", x.size(0),
+        " L=", x.size(1), ", got ", g.sizes());
+    TORCH_CHECK_VALUE(g.device() == x.device(), kName, ": global_attention must be on ", x.device(),
+                      ", got ", g.device());
+    return g;
+  }
+
+  /// `yes` in the rows of the tokens [1 or B, L] where `which` is true, `no` in the others.
+  static AttentionResult choose_rows(const torch::Tensor& which, const AttentionResult& yes,
+                                     const AttentionResult& no) {
+    const auto rows = which.unsqueeze(1);  // [1 or B, 1, L]
+    return {torch::where(rows.unsqueeze(-1), yes.output, no.output),
+            LazyWeights(no.weights.sizes().vec(),
+                        [=, a = yes.weights, b = no.weights](int64_t begin, int64_t end) {
+                          return torch::where(rows.slice(2, begin, end).unsqueeze(-1),
+                                              a.rows(begin, end), b.rows(begin, end));
+                        }),
+            torch::where(rows, yes.lse, no.lse)};
+  }
+};
+
+/// Example: `LongformerSelfAttention attn({.d_model = 256, .num_heads = 8});`
+/// `auto y = attn(x, {.global_attention = is_global}).output;`
+using LongformerSelfAttention = Holder<LongformerSelfAttentionImpl>;
+
+}  // namespace attzoo
