@@ -1,0 +1,85 @@
+// Trains a small byte-level language model on real text with each mechanism of the zoo, compares
+// them, lets the best one write, and leaves JSON and pictures of the attention patterns.
+
+#include <ATen/Parallel.h>
+#include <dlfcn.h>
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "report.hpp"
+
+namespace demo {
+namespace {
+
+torch::Device choose_device(const std::string& wanted) {
+  // The program links to the CPU part of LibTorch; the CUDA part, if there is one, registers itself
+  // when it is loaded.
+  if (wanted != "cpu") dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+  const bool cuda = wanted != "cpu" && torch::cuda::is_available();
+  TORCH_CHECK_VALUE(cuda || wanted != "cuda",
+                    "attzoo_demo: --device cuda, but this LibTorch sees no CUDA device");
+  return cuda ? torch::kCUDA : torch::kCPU;
+}
+
+std::vector<Mechanism> choose_mechanisms(const std::vector<std::string>& names) {
+  const auto all = all_mechanisms();
+  if (names.empty()) return all;
+  std::vector<Mechanism> chosen;
+  for (const auto& name : names) {
+    const auto it =
+        std::find_if(all.begin(), all.end(), [&](const auto& m) { return m.name == name; });
+    if (it == all.end()) {
+      std::string known;
+      for (const auto& m : all) known += " " + m.name;
+      TORCH_CHECK_VALUE(false, "attzoo_demo: unknown mechanism ", name, "; known are:", known);
+    }
+    chosen.push_back(*it);
+  }
+  return chosen;
+}
+
+void run(Options options) {
+  const auto mechanisms = choose_mechanisms(options.mechanisms);
+  const auto device = choose_device(options.device);
+  options.device = device.str();
+  if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
+  if (options.text.empty()) options.text = project_files(ATTZOO_SOURCE_DIR);
+  const auto text = load_text(options.text);
+  std::filesystem::create_directories(options.out);
+  const std::filesystem::path out = options.out;
+
+  std::printf("%ld bytes of text to learn from, %ld held out; %ld steps of %ld x %ld bytes on %s\n",
+              static_cast<long>(text.train.size(0)), static_cast<long>(text.valid.size(0)),
+              static_cast<long>(options.steps), static_cast<long>(options.batch),
+              static_cast<long>(options.seq_len), options.device.c_str());
+  std::vector<Result> results;
+  for (const auto& m : mechanisms) results.push_back(train(m, text, options, device));
+
+  const auto [unigram, bigram] = count_baselines(text);
+  print_table(results, unigram, bigram);
+  const auto& best = *std::min_element(results.begin(), results.end(), [](auto& a, auto& b) {
+    return a.bits_per_byte < b.bits_per_byte;
+  });
+  const auto start = text.valid.slice(0, 0, std::min<int64_t>(64, options.seq_len));
+  std::printf("\n%s writes:\n----\n%s\n----\n", best.name.c_str(),
+              sample(*best.model, start, 240, options, device).c_str());
+  write_json(out / "results.json", options, results, unigram, bigram);
+  write_patterns(out, results, text, options, device);
+  std::printf("\nresults.json and a picture of each attention pattern are in %s\n",
+              std::filesystem::absolute(out).string().c_str());
+}
+
+}  // namespace
+}  // namespace demo
+
+int main(int argc, char** argv) {
+  const auto options = demo::parse_options(argc, argv);
+  try {
+    demo::run(options);
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "%s\n", error.what_without_backtrace());
+    return 2;
+  }
+}

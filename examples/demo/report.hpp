@@ -1,0 +1,103 @@
+#pragma once
+// What the demo leaves behind: a table, a JSON file and pictures.
+
+#include <attzoo/core/json.hpp>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "train.hpp"
+
+namespace demo {
+
+inline void print_table(const std::vector<Result>& results, double unigram, double bigram) {
+  std::printf("\n%-12s %10s %14s %10s %18s\n", "mechanism", "parameters", "bits per byte",
+              "tokens/s", "attention memory");
+  const auto baseline = [](const char* name, double bits) {
+    std::printf("%-12s %10s %14.3f %10s %18s\n", name, "-", bits, "-", "-");
+  };
+  baseline("(unigram)", unigram);
+  baseline("(bigram)", bigram);
+  for (const auto& r : results) {
+    std::printf("%-12s %10ld %14.3f %10.0f %14.2f MiB\n", r.name.c_str(),
+                static_cast<long>(r.parameters), r.bits_per_byte, r.tokens_per_second,
+                static_cast<double>(r.attention_bytes) / (1 << 20));
+  }
+  std::printf(
+      "\nbits per byte: on held-out text, lower is better. attention memory: peak of one "
+      "forward and\nbackward of one attention module.\n");
+}
+
+inline void write_json(const std::filesystem::path& file, const Options& o,
+                       const std::vector<Result>& results, double unigram, double bigram) {
+  using attzoo::core::Json;
+  Json::Array list;
+  for (const auto& r : results) {
+    list.push_back(
+        Json::Object{{"mechanism", r.name},
+                     {"parameters", r.parameters},
+                     {"valid_bits_per_byte", r.bits_per_byte},
+                     {"tokens_per_second", r.tokens_per_second},
+                     {"attention_peak_bytes", r.attention_bytes},
+                     {"train_loss_nats", Json::Array(r.losses.begin(), r.losses.end())}});
+  }
+  const Json json = Json::Object{
+      {"options", Json::Object{{"steps", o.steps},
+                               {"seq_len", o.seq_len},
+                               {"width", o.width},
+                               {"heads", o.heads},
+                               {"layers", o.layers},
+                               {"batch", o.batch},
+                               {"lr", o.lr},
+                               {"seed", o.seed},
+                               {"device", o.device},
+                               {"text", Json::Array(o.text.begin(), o.text.end())}}},
+      {"baselines_bits_per_byte", Json::Object{{"unigram", unigram}, {"bigram", bigram}}},
+      {"results", list}};
+  std::ofstream(file) << json.dump(2) << '\n';
+}
+
+/// A heat map of attention weights [L, L] as SVG: rows are queries, columns keys, and each row is
+/// shaded relative to its own largest weight.
+inline void write_pattern(const std::filesystem::path& file, const std::string& title,
+                          const torch::Tensor& weights) {
+  constexpr int kCell = 6, kTop = 24;
+  const int64_t n = weights.size(0);
+  const auto shade = (weights / weights.amax(1, true).clamp_min(1e-20)).to(torch::kFloat32).cpu();
+  const auto at = shade.accessor<float, 2>();
+  std::ofstream out(file);
+  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << n * kCell << "\" height=\""
+      << n * kCell + kTop << "\" shape-rendering=\"crispEdges\">\n"
+      << "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
+      << "<text x=\"4\" y=\"16\" font-family=\"sans-serif\" font-size=\"13\">" << title
+      << "</text>\n<rect y=\"" << kTop << "\" width=\"" << n * kCell << "\" height=\"" << n * kCell
+      << "\" fill=\"#f2f2f2\"/>\n";
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      if (at[i][j] <= 0) continue;
+      const int light = 230 - static_cast<int>(200 * std::sqrt(at[i][j]));
+      out << "<rect x=\"" << j * kCell << "\" y=\"" << kTop + i * kCell << "\" width=\"" << kCell
+          << "\" height=\"" << kCell << "\" fill=\"rgb(" << light << "," << light << ",235)\"/>\n";
+    }
+  }
+  out << "</svg>\n";
+}
+
+inline void write_patterns(const std::filesystem::path& folder, const std::vector<Result>& results,
+                           const Text& text, const Options& o, torch::Device device) {
+  torch::NoGradGuard no_grad;
+  const auto snippet = text.valid.slice(0, 0, std::min<int64_t>(64, o.seq_len)).unsqueeze(0);
+  for (const auto& r : results) {
+    attzoo::LazyWeights weights;
+    r.model->eval();
+    r.model->forward(snippet.to(device), &weights);
+    write_pattern(folder / ("pattern_" + r.name + ".svg"),
+                  r.name + ": mean over heads, last layer, query by key", weights.head_mean()[0]);
+  }
+}
+
+}  // namespace demo

@@ -1,0 +1,152 @@
+#pragma once
+// Training, validation and sampling.
+
+#include <torch/nn/functional/loss.h>
+#include <torch/nn/utils/clip_grad.h>
+#include <torch/optim/adamw.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model.hpp"
+#include "tests/support/peak_memory.hpp"
+#include "text.hpp"
+
+namespace demo {
+
+struct Result {
+  std::string name;
+  int64_t parameters = 0;
+  double bits_per_byte = 0;      // on the validation text
+  double tokens_per_second = 0;  // of training
+  int64_t attention_bytes = 0;   // peak of one forward and backward of the attention module
+  std::vector<double> losses;    // nats, one a step
+  std::shared_ptr<LanguageModel> model;
+};
+
+/// A progress line that redraws itself on a terminal, and is a plain line now and then elsewhere.
+class Progress {
+ public:
+  Progress(std::string name, int64_t steps)
+      : name_(std::move(name)), steps_(steps), terminal_(isatty(STDOUT_FILENO) != 0) {}
+
+  void show(int64_t step, double loss, double tokens_per_second) const {
+    const bool last = step == steps_;
+    const bool due = terminal_ ? step % 5 == 0 : step * 4 / steps_ != (step - 1) * 4 / steps_;
+    if (!due && !last) return;
+    constexpr int64_t kWidth = 24;
+    const auto done = static_cast<size_t>(step * kWidth / steps_);
+    const std::string bar = std::string(done, '#') + std::string(kWidth - done, '.');
+    std::printf("%s%-12s [%s] %5ld/%ld  loss %.3f  %6.0f tokens/s%s", terminal_ ? "\r" : "",
+                name_.c_str(), bar.c_str(), static_cast<long>(step), static_cast<long>(steps_),
+                loss, tokens_per_second, terminal_ && !last ? "" : "\n");
+    std::fflush(stdout);
+  }
+
+ private:
+  std::string name_;
+  int64_t steps_;
+  bool terminal_;
+};
+
+/// Linear warm-up over the first tenth, then a cosine down to a tenth of the highest rate.
+inline double learning_rate(const Options& o, int64_t step) {
+  const double warm = std::max<double>(1.0, static_cast<double>(o.steps) / 10);
+  if (static_cast<double>(step) < warm) return o.lr * (static_cast<double>(step) + 1) / warm;
+  const double t = (static_cast<double>(step) - warm) / (static_cast<double>(o.steps) - warm);
+  return o.lr * (0.1 + 0.45 * (1 + std::cos(M_PI * t)));
+}
+
+inline torch::Tensor loss_of(LanguageModel& model, const torch::Tensor& windows) {
+  const auto logits = model.forward(windows.slice(1, 0, -1));
+  return torch::nn::functional::cross_entropy(logits.flatten(0, 1), windows.slice(1, 1).flatten());
+}
+
+/// Windows of seq_len + 1 bytes from random places.
+inline torch::Tensor random_windows(const torch::Tensor& text, const Options& o) {
+  const auto starts = torch::randint(text.size(0) - o.seq_len, {o.batch, 1});
+  return text.index({starts + torch::arange(o.seq_len + 1)});
+}
+
+inline double validate(LanguageModel& model, const Text& text, const Options& o,
+                       torch::Device device) {
+  torch::NoGradGuard no_grad;
+  model.eval();
+  const auto windows = text.valid.unfold(0, o.seq_len + 1, o.seq_len);
+  double sum = 0;
+  for (int64_t i = 0; i < windows.size(0); i += o.batch) {
+    const auto batch = windows.slice(0, i, i + o.batch).to(device);
+    sum += loss_of(model, batch).item<double>() * static_cast<double>(batch.size(0));
+  }
+  model.train();
+  return sum / static_cast<double>(windows.size(0)) / std::log(2.0);
+}
+
+/// Peak bytes of one forward and backward of the attention module alone, inputs not counted.
+inline int64_t attention_memory(const Mechanism& mechanism, const Options& o,
+                                torch::Device device) {
+  auto attention = mechanism.attention(o, 0);
+  attention.ptr()->to(device);
+  auto x = torch::randn({o.batch, o.seq_len, o.width}, device).requires_grad_();
+  attzoo::testing::PeakMemory memory;
+  attention.forward<attzoo::AttentionResult>(x).output.sum().backward();
+  return memory.peak();
+}
+
+inline Result train(const Mechanism& mechanism, const Text& text, const Options& o,
+                    torch::Device device) {
+  torch::manual_seed(static_cast<uint64_t>(o.seed));
+  Result result;
+  result.name = mechanism.name;
+  result.attention_bytes = attention_memory(mechanism, o, device);
+  result.model = std::make_shared<LanguageModel>(mechanism, o);
+  auto& model = *result.model;
+  model.to(device);
+  result.parameters = model.parameter_count();
+  torch::optim::AdamW optimizer(model.parameters(),
+                                torch::optim::AdamWOptions(o.lr).weight_decay(0.01));
+  const Progress progress(mechanism.name, o.steps);
+  const auto start = std::chrono::steady_clock::now();
+  for (int64_t step = 0; step < o.steps; ++step) {
+    for (auto& group : optimizer.param_groups()) group.options().set_lr(learning_rate(o, step));
+    auto loss = loss_of(model, random_windows(text.train, o).to(device));
+    optimizer.zero_grad();
+    loss.backward();
+    torch::nn::utils::clip_grad_norm_(model.parameters(), 1.0);
+    optimizer.step();
+    result.losses.push_back(loss.item<double>());
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    result.tokens_per_second =
+        static_cast<double>((step + 1) * o.batch * o.seq_len) / spent.count();
+    progress.show(step + 1, result.losses.back(), result.tokens_per_second);
+  }
+  result.bits_per_byte = validate(model, text, o, device);
+  return result;
+}
+
+/// Continues `start` [n] by `count` bytes drawn at a temperature of 0.7.
+inline std::string sample(LanguageModel& model, const torch::Tensor& start, int64_t count,
+                          const Options& o, torch::Device device) {
+  torch::NoGradGuard no_grad;
+  torch::manual_seed(static_cast<uint64_t>(o.seed));
+  model.eval();
+  auto tokens = start;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto window = tokens.slice(0, std::max<int64_t>(0, tokens.size(0) - o.seq_len));
+    const auto logits = model.forward(window.unsqueeze(0).to(device)).select(1, -1).cpu();
+    const auto next = torch::multinomial(torch::softmax(logits / 0.7, -1), 1).view({1});
+    tokens = torch::cat({tokens, next});
+  }
+  std::string out;
+  for (int64_t i = start.size(0); i < tokens.size(0); ++i) {
+    out += static_cast<char>(tokens[i].item<int64_t>());
+  }
+  return out;
+}
+
+}  // namespace demo

@@ -1,0 +1,45 @@
+#include <attzoo/dilated.hpp>
+
+#include "support/mechanism_contract.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+struct DilatedTraits : PlainTraits {
+  using Module = DilatedSelfAttention;
+  static constexpr const char* kName = "DilatedSelfAttention";
+  static DilatedSelfAttentionOptions options() {
+    return {.d_model = 12, .dilation_rate = 3, .num_heads = 3, .dropout = 0, .bias = true};
+  }
+  static torch::Tensor allowed(int64_t n) { return create_dilated_mask(n, 3); }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(Dilated, MechanismContract, DilatedTraits);
+
+struct DilatedWindowTraits : DilatedTraits {
+  static DilatedSelfAttentionOptions options() {
+    auto o = DilatedTraits::options();
+    o.dilation_rate = 2;
+    o.window_size = 9;
+    return o;
+  }
+  static torch::Tensor allowed(int64_t n) {
+    return create_dilated_mask(n, 2) & create_local_mask(n, 9);
+  }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(DilatedWindow, MechanismContract, DilatedWindowTraits);
+
+TEST(Dilated, RateOneEqualsMultiHead) {
+  expect_equivalent(
+      DilatedSelfAttention({.d_model = 12, .dilation_rate = 1, .num_heads = 3, .dropout = 0}),
+      MultiHeadSelfAttention(12, 3));
+}
+
+TEST(Dilated, ConstructorErrors) {
+  expect_error([] { DilatedSelfAttention({.d_model = 16, .dilation_rate = 0}); },
+               {"DilatedSelfAttention", "dilation_rate", "0"});
+  expect_error([] { DilatedSelfAttention({.d_model = 16, .window_size = 0}); },
+               {"DilatedSelfAttention", "window_size", "0"});
+}
+
+}  // namespace
+}  // namespace attzoo::testing

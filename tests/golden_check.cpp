@@ -1,0 +1,346 @@
+// golden_check DIR: runs every case of a folder of reference cases through the public API and
+// compares outputs, weights and all gradients. A case is a safetensors file whose metadata name the
+// mechanism, its constructor arguments and the tensors of the call.
+//
+// A line for every failing case, a table of worst error / allowance, and `N passed, N failed,
+// N skipped`. Exit status 1 if a case failed or there was none, 2 for a wrong call.
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+
+#include "golden_modules.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+using Tensors = std::map<std::string, torch::Tensor>;
+
+struct Case {
+  std::string name, mechanism, dtype;
+  Json config;
+  std::set<std::string> quirks;
+  Tensors t;
+
+  bool has(const std::string& tensor) const { return t.count(tensor) > 0; }
+  const torch::Tensor& at(const std::string& tensor) const { return t.at(tensor); }
+  bool quirk(const char* tag) const { return quirks.count(tag) > 0; }
+};
+
+/// What went wrong in a case, and how near to the allowance the rest came.
+struct Report {
+  std::vector<std::string> failures;
+  double worst = 0;  // error / allowance
+
+  void fail(const std::string& what) { failures.push_back(what); }
+  void expect(bool ok, const std::string& what) {
+    if (!ok) fail(what);
+  }
+
+  /// |got - want| <= tolerance * (1 + max |want|); where `want` is NaN, `got` must be 0.
+  void compare(const std::string& what, const torch::Tensor& got, const torch::Tensor& want,
+               double tolerance) {
+    if (!got.defined() || got.sizes() != want.sizes()) {
+      return fail(what + c10::str(": expected the shape ", want.sizes(), ", got ",
+                                  got.defined() ? got.sizes() : torch::IntArrayRef()));
+    }
+    if (want.numel() == 0) return;
+    const auto a = got.detach().to(torch::kFloat64);
+    const auto b = torch::nan_to_num(want.to(torch::kFloat64), 0.0, INFINITY, -INFINITY);
+    const auto same = a == b;  // equal infinities
+    const auto error = torch::where(same, torch::zeros_like(a), (a - b).abs());
+    const auto finite = torch::where(torch::isfinite(b), b.abs(), torch::zeros_like(b));
+    const double allowed = tolerance * (1 + finite.max().item<double>());
+    const double ratio = error.max().item<double>() / allowed;
+    worst = std::max(worst, std::isnan(ratio) ? INFINITY : ratio);
+    expect(ratio <= 1, what + c10::str(": error ", ratio * allowed, " over the allowed ", allowed));
+  }
+
+  /// `f` must throw a c10::Error whose text has `part`.
+  void expect_error(const char* part, const std::function<void()>& f) {
+    try {
+      f();
+      fail(std::string("expected an error that names ") + part);
+    } catch (const c10::Error& e) {
+      const std::string text = e.what_without_backtrace();
+      expect(text.find(part) != std::string::npos,
+             std::string("expected an error that names ") + part + ", got: " + text);
+    }
+  }
+};
+
+double tolerance(const Case& c) { return c.dtype == "float64" ? 1e-12 : 1e-5; }
+double parameter_tolerance(const Case& c) { return c.dtype == "float64" ? 1e-12 : 5e-5; }
+
+// ---- modules ------------------------------------------------------------------------------------
+
+void load_parameters(AnyAttention& module, const Case& c) {
+  std::map<std::string, torch::Tensor> state;
+  std::map<std::string, std::string> erased;
+  for (const auto& [name, tensor] : state_dict(*module)) erased[plain_name(name)] = name;
+  for (const auto& [name, tensor] : c.t) {
+    if (!name.starts_with("param.")) continue;
+    const auto plain = name.substr(6);
+    const auto it = erased.find(plain);
+    state[it == erased.end() ? plain : it->second] = tensor;
+  }
+  if (c.dtype == "float64") module->to(torch::kFloat64);
+  load_state_dict(*module, state);
+}
+
+/// A floating mask is added in every mechanism; the Python library's local one reads it as a bool.
+/// What it should give: multi-head attention under the window and the floats.
+void check_local_float_mask(const Case& c, Report& report) {
+  Json::Object config = c.config.object();
+  const int64_t half = config.at("window_size").integer() / 2;
+  config.erase("window_size");
+  auto dense = build_module("mhsa", config, {});
+  auto local = build_module("local", c.config, {});
+  load_parameters(dense, c);
+  load_parameters(local, c);
+  const auto& x = c.at("x");
+  const auto outside = create_local_mask(x.size(1), 2 * half).logical_not();
+  const auto mask = c.at("mask").to(x.scalar_type());
+  const auto want = dense->forward(x, {.mask = mask.masked_fill(outside, -INFINITY)});
+  const auto got = local->forward(x, {.mask = mask});
+  report.compare("out", got.output, want.output, tolerance(c));
+  report.compare("weights", got.weights, want.weights, tolerance(c));
+}
+
+/// The mask of a case in the place where attzoo takes it; false if the case ends with an error.
+bool place_mask(AnyAttention& module, const Case& c, const torch::Tensor& x,
+                AttentionInputs& inputs, Report& report) {
+  if (c.has("global_attention")) inputs.global_attention = c.at("global_attention");
+  if (!c.has("mask")) return true;
+  const auto& mask = c.at("mask");
+  const auto call = [&] { module->forward(x, {.mask = mask}); };
+  if (!mask.is_floating_point() && mask.scalar_type() != torch::kBool) {
+    report.expect_error("kBool", call);
+    return false;
+  }
+  if (c.quirk("linear_mask_diagonal_only")) {
+    report.expect_error("key_padding_mask", call);
+    return false;
+  }
+  const bool tokens = mask.dim() == 1 || (c.mechanism == "linear" && mask.dim() == 2) ||
+                      c.config.dump().find("\"linear\"") != std::string::npos;
+  if (!tokens) {
+    inputs.mask = mask;
+    return true;
+  }
+  report.expect_error("key_padding_mask", call);
+  inputs.key_padding_mask = mask.to(torch::kBool).expand({x.size(0), x.size(1)});
+  return true;
+}
+
+void check_gradients(const Case& c, AnyAttention& module, const torch::Tensor& x, Report& report) {
+  report.compare("grad.x", x.grad(), c.at("grad.x"), tolerance(c));
+  std::set<std::string> seen;
+  for (const auto& p : module->named_parameters()) {
+    const auto name = "grad.param." + plain_name(p.key());
+    seen.insert(name);
+    if (c.has(name)) {
+      report.compare(name, p.value().grad(), c.at(name), parameter_tolerance(c));
+    } else {
+      report.fail(name + ": the case has no such gradient");
+    }
+  }
+  for (const auto& [name, tensor] : c.t) {
+    report.expect(!name.starts_with("grad.param.") || seen.count(name),
+                  name + ": the module has no such parameter");
+  }
+}
+
+void check_module(const Case& c, Report& report) {
+  if (c.quirk("block_silent_normalisation")) {
+    return report.expect_error("BlockSelfAttention",
+                               [&] { build_module(c.mechanism, c.config, c.quirks); });
+  }
+  if (c.quirk("local_nonbool_cast_to_bool") && c.at("mask").is_floating_point()) {
+    return check_local_float_mask(c, report);
+  }
+  auto module = build_module(c.mechanism, c.config, c.quirks);
+  load_parameters(module, c);
+  module->eval();
+  const auto x = c.at("x").detach().clone().requires_grad_();
+  AttentionInputs inputs;
+  if (!place_mask(module, c, x, inputs, report)) return;
+
+  const auto result = module->forward(x, inputs);
+  report.compare("out", result.output, c.at("out"), tolerance(c));
+  report.compare("weights", result.weights, c.at("weights"), tolerance(c));
+  if (c.has("stored_weights") && c.mechanism != "combined") {
+    report.compare("head_mean", result.weights.head_mean(), c.at("stored_weights"), tolerance(c));
+  }
+  if (!c.has("cotangent") || c.quirk("nan_rows")) return;
+  (result.output * c.at("cotangent")).sum().backward();
+  check_gradients(c, module, x, report);
+}
+
+// ---- functions ----------------------------------------------------------------------------------
+
+void check_sdpa(const Case& c, Report& report) {
+  const auto leaf = [&](const char* name) { return c.at(name).detach().clone().requires_grad_(); };
+  const auto q = leaf("query"), k = leaf("key"), v = leaf("value");
+  ScaledDotProductOptions options;
+  options.temperature = c.config["temperature"].number();
+  if (c.has("mask")) options.mask = c.at("mask");
+  if (c.has("mask") && !options.mask.is_floating_point() &&
+      options.mask.scalar_type() != torch::kBool) {
+    return report.expect_error("kBool", [&] { scaled_dot_product_attention(q, k, v, options); });
+  }
+  if (c.has("grad.mask")) options.mask = leaf("mask");
+  const auto result = scaled_dot_product_attention(q, k, v, options);
+  report.compare("out", result.output, c.at("out"), tolerance(c));
+  report.compare("weights", result.weights, c.at("weights"), tolerance(c));
+  if (!c.has("cotangent")) return;
+  (result.output * c.at("cotangent")).sum().backward();
+  report.compare("grad.query", q.grad(), c.at("grad.query"), tolerance(c));
+  report.compare("grad.key", k.grad(), c.at("grad.key"), tolerance(c));
+  report.compare("grad.value", v.grad(), c.at("grad.value"), tolerance(c));
+  if (c.has("grad.mask")) {
+    report.compare("grad.mask", options.mask.grad(), c.at("grad.mask"), tolerance(c));
+  }
+}
+
+void check_rope(const Case& c, Report& report) {
+  const RopeOptions options{.base = c.config["base"].number()};
+  report.compare("out_query", apply_rope(c.at("query"), options), c.at("out_query"), tolerance(c));
+  report.compare("out_key", apply_rope(c.at("key"), options), c.at("out_key"), tolerance(c));
+}
+
+void check_mask_function(const Case& c, Report& report) {
+  const auto integer = [&](const char* name) { return c.config[name].integer(); };
+  torch::Tensor got;
+  if (c.mechanism == "create_causal_mask") {
+    got = create_causal_mask(integer("seq_len"));
+  } else if (c.mechanism == "create_padding_mask") {
+    std::vector<int64_t> lengths;
+    for (const auto& n : c.config["seq_lengths"].array()) lengths.push_back(n.integer());
+    std::optional<int64_t> max_len;
+    if (!c.config["max_len"].is_null()) max_len = integer("max_len");
+    got = create_padding_mask(lengths, max_len);
+  } else if (c.mechanism == "create_local_mask") {
+    got = create_local_mask(integer("seq_len"), integer("window_size"));
+  } else if (c.mechanism == "create_dilated_mask") {
+    got = create_dilated_mask(integer("seq_len"), integer("dilation_rate"));
+  } else if (c.mechanism == "create_block_mask") {
+    got = create_block_mask(integer("seq_len"), integer("block_size"));
+  } else if (c.mechanism == "combine_masks") {
+    std::vector<torch::Tensor> masks;
+    for (int64_t i = 0; i < integer("count"); ++i)
+      masks.push_back(c.at("mask." + std::to_string(i)));
+    got = combine_masks(masks);
+  } else {
+    got = expand_mask_for_heads(c.at("mask"), integer("batch_size"), integer("num_heads"),
+                                integer("seq_len"));
+  }
+  // combine_masks gives bool where the Python library keeps the first mask's dtype.
+  const auto want = c.mechanism == "combine_masks" ? c.at("out").to(torch::kBool) : c.at("out");
+  report.expect(got.scalar_type() == want.scalar_type() && torch::equal(got, want), "out differs");
+}
+
+void check_alibi_slopes(const Case& c, Report& report) {
+  const auto got = alibi_slopes(c.config["num_heads"].integer(), c.quirk("alibi_slopes"));
+  report.compare("slopes", got, c.at("slopes"), tolerance(c));
+}
+
+void check_block_indices(const Case& c, Report& report) {
+  const int64_t n = c.config["seq_len"].integer(), size = c.config["block_size"].integer();
+  std::vector<int64_t> starts, ends;
+  if (c.config["overlap"].boolean()) {
+    const core::OverlappingBlocks blocks(n, size);
+    for (int64_t k = 0; k < blocks.count; ++k) {
+      starts.push_back(k * blocks.step);
+      ends.push_back(std::min(k * blocks.step + size, n));
+    }
+  } else {
+    for (int64_t start = 0; start < n; start += size) {
+      starts.push_back(start);
+      ends.push_back(std::min(start + size, n));
+    }
+  }
+  report.expect(torch::equal(torch::tensor(starts, torch::kInt64), c.at("starts")),
+                "starts differ");
+  report.expect(torch::equal(torch::tensor(ends, torch::kInt64), c.at("ends")), "ends differ");
+}
+
+void check_case(const Case& c, Report& report) {
+  if (c.mechanism == "sdpa") return check_sdpa(c, report);
+  if (c.mechanism == "rope") return check_rope(c, report);
+  if (c.mechanism == "alibi_slopes") return check_alibi_slopes(c, report);
+  if (c.mechanism == "block_indices") return check_block_indices(c, report);
+  if (c.mechanism.ends_with("_mask") || c.mechanism == "combine_masks" ||
+      c.mechanism == "expand_mask_for_heads") {
+    return check_mask_function(c, report);
+  }
+  check_module(c, report);
+}
+
+Case load_case(const std::filesystem::path& path) {
+  auto file = load_safetensors(path);
+  Case c;
+  c.name = path.stem().string();
+  c.mechanism = file.metadata.at("mechanism");
+  c.dtype = file.metadata.at("dtype");
+  c.config = Json::parse(file.metadata.at("config"));
+  const auto quirks = Json::parse(file.metadata.at("quirks"));
+  for (const auto& quirk : quirks.array()) c.quirks.insert(quirk.string());
+  c.t = std::move(file.tensors);
+  return c;
+}
+
+int run(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  int passed = 0, failed = 0, skipped = 0;
+  std::map<std::pair<std::string, std::string>, std::pair<int, double>> table;
+  for (const auto& path : files) {
+    Report report;
+    Case c;
+    c.name = path.stem().string();
+    try {
+      c = load_case(path);
+      check_case(c, report);
+    } catch (const UnknownMechanism& unknown) {
+      std::printf("SKIP %s: attzoo has no mechanism %s\n", c.name.c_str(), unknown.name.c_str());
+      ++skipped;
+      continue;
+    } catch (const std::exception& error) {
+      const auto* c10_error = dynamic_cast<const c10::Error*>(&error);
+      report.fail(c10_error ? c10_error->what_without_backtrace() : error.what());
+    }
+    auto& [count, worst] = table[{c.mechanism, c.dtype}];
+    ++count;
+    worst = std::max(worst, report.worst);
+    ++(report.failures.empty() ? passed : failed);
+    if (report.failures.empty()) continue;
+    std::printf("FAIL %s:", c.name.c_str());
+    for (const auto& failure : report.failures) std::printf(" %s;", failure.c_str());
+    std::printf("\n");
+  }
+  std::printf("%-24s %-8s %6s %24s\n", "mechanism", "dtype", "cases", "worst error / allowance");
+  for (const auto& [key, value] : table) {
+    std::printf("%-24s %-8s %6d %24.3g\n", key.first.c_str(), key.second.c_str(), value.first,
+                value.second);
+  }
+  if (files.empty()) std::printf("no cases in %s\n", folder.string().c_str());
+  std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+  return failed > 0 || files.empty() ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace attzoo::testing
+
+int main(int argc, char** argv) {
+  if (argc != 2 || !std::filesystem::is_directory(argv[1])) {
+    std::fprintf(stderr, "usage: golden_check DIR\nDIR holds reference cases (*.safetensors).\n");
+    return 2;
+  }
+  return attzoo::testing::run(argv[1]);
+}

@@ -1,0 +1,57 @@
+#include <gtest/gtest.h>
+#include <attzoo/local.hpp>
+#include <attzoo/multi_head.hpp>
+#include <attzoo/transformer.hpp>
+
+#include "support/wrapper_contract.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+TransformerBlock<MultiHeadSelfAttentionImpl> make(TransformerBlockOptions options = {}) {
+  return TransformerBlock(MultiHeadSelfAttention({.d_model = 12, .num_heads = 3, .dropout = 0}),
+                          options);
+}
+
+TEST(Transformer, IsItsDefinition) {
+  auto m = make({.mlp_hidden = 20});
+  m->to(torch::kFloat64);
+  const auto p = state_dict(*m);
+  const auto x = torch::randn({2, 7, 12}, torch::kFloat64);
+  const auto norm = [&](const torch::Tensor& t, const std::string& name) {
+    const auto centred = t - t.mean(-1, true);
+    const auto scaled = centred / (centred.square().mean(-1, true) + 1e-5).sqrt();
+    return scaled * p.at(name + ".weight") + p.at(name + ".bias");
+  };
+  const auto h = x + m->attn->forward(norm(x, "norm_attn"), {.causal = true}).output;
+  const auto hidden =
+      torch::gelu(torch::linear(norm(h, "norm_mlp"), p.at("mlp_in.weight"), p.at("mlp_in.bias")));
+  const auto want = h + torch::linear(hidden, p.at("mlp_out.weight"), p.at("mlp_out.bias"));
+  const auto r = m(x, {.causal = true});
+  EXPECT_TRUE(torch::allclose(r.output, want));
+  EXPECT_EQ(r.weights.sizes(), (std::vector<int64_t>{2, 3, 7, 7}));
+}
+
+TEST(Transformer, LivesAsAModule) { expect_lives_as_a_module(make(), 12); }
+
+TEST(Transformer, GradientsAreRight) { expect_gradients(make({.mlp_hidden = 9}), 12); }
+
+TEST(Transformer, DropoutActsWhileTraining) {
+  auto m = make({.dropout = 0.5});
+  const auto x = torch::randn({2, 7, 12});
+  EXPECT_FALSE(torch::equal(m(x).output, m(x).output));
+  m->eval();
+  EXPECT_TRUE(torch::equal(m(x).output, m(x).output));
+}
+
+TEST(Transformer, Errors) {
+  expect_error([] { make({.mlp_hidden = 0}); }, {"TransformerBlock", "mlp_hidden", "0"});
+  expect_error([] { make({.dropout = -1}); }, {"TransformerBlock", "dropout", "-1"});
+  expect_error([] { TransformerBlock(LocalSelfAttention({.d_model = 16, .input_dim = 8})); },
+               {"TransformerBlock", "input_dim=8", "d_model=16"});
+  expect_error([] { TransformerBlock(LocalSelfAttention(nullptr)); },
+               {"TransformerBlock", "empty"});
+}
+
+}  // namespace
+}  // namespace attzoo::testing
