@@ -1,6 +1,7 @@
 # A mechanism is one header, one line in the umbrella, one test file and one page. Fails where these
 # disagree, and where kernel/ knows LibTorch.
 
+cmake_minimum_required(VERSION 3.25)
 file(STRINGS ${ROOT}/include/attzoo/attzoo.hpp lines REGEX "^#include <attzoo/[a-z_]+\\.hpp>")
 set(included "")
 foreach(line ${lines})

@@ -1,0 +1,82 @@
+#pragma once
+/// \file
+/// The kernels' bodies, compiled once for each instruction set, and which of them to run. A user's
+/// program needs no -march: the choice is made at run time.
+
+#include <attzoo/kernel/dropout.hpp>
+#include <attzoo/kernel/half.hpp>
+#include <attzoo/kernel/masks.hpp>
+#include <attzoo/kernel/scores.hpp>
+#include <attzoo/kernel/tiling.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <string_view>
+#include <utility>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__clang__)
+#define ATTZOO_UNROLL _Pragma("unroll")
+#define ATTZOO_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define ATTZOO_UNROLL _Pragma("GCC unroll 16")
+#define ATTZOO_IVDEP _Pragma("GCC ivdep")
+#endif
+#define ATTZOO_INLINE inline __attribute__((always_inline)) ATTZOO_TARGET
+
+#if defined(__x86_64__)
+#define ATTZOO_ISA avx512
+#define ATTZOO_VECTOR_BYTES 64
+#define ATTZOO_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
+#include <attzoo/kernel/isa.inc>
+
+#define ATTZOO_ISA avx2
+#define ATTZOO_VECTOR_BYTES 32
+#define ATTZOO_TARGET __attribute__((target("avx2,fma")))
+#include <attzoo/kernel/isa.inc>
+#endif
+
+#define ATTZOO_ISA portable
+#define ATTZOO_VECTOR_BYTES 16
+#define ATTZOO_TARGET
+#include <attzoo/kernel/isa.inc>
+
+#undef ATTZOO_INLINE
+#undef ATTZOO_UNROLL
+#undef ATTZOO_IVDEP
+
+namespace attzoo::kernel {
+
+enum class Isa { kPortable, kAvx2, kAvx512 };
+
+inline Isa best_isa() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    return Isa::kAvx512;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
+#endif
+  return Isa::kPortable;
+}
+
+/// The environment variable ATTZOO_ISA = portable | avx2 | avx512 chooses a lesser instruction set
+/// than the CPU's best; one that the CPU lacks, or another word, changes nothing.
+inline Isa isa() {
+  static const Isa chosen = [] {
+    const char* wanted = std::getenv("ATTZOO_ISA");
+    const std::string_view name = wanted ? wanted : "";
+    const Isa best = best_isa();
+    if (name == "portable") return Isa::kPortable;
+    if (name == "avx2") return std::min(best, Isa::kAvx2);
+    return best;
+  }();
+  return chosen;
+}
+
+}  // namespace attzoo::kernel

@@ -1,0 +1,271 @@
+#pragma once
+/// \file
+/// The masks as the kernel sees them: plain numbers. Each says whether one pair may attend, and
+/// what a range of queries can reach (schedule.hpp). `shift` is S - L: a query's place among the
+/// keys is q + shift.
+
+#include <attzoo/kernel/schedule.hpp>
+
+#include <memory>
+
+namespace attzoo::kernel {
+
+inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
+
+struct Full {
+  bool operator()(int, int, int, int) const { return true; }
+  void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kFull, r.S); }
+};
+
+/// Keys from q + shift - left to q + shift + right; a side of 2^30 is unbounded.
+struct Window {
+  int shift, left, right;
+  bool operator()(int, int, int q, int kv) const {
+    const int distance = q + shift - kv;
+    return (distance <= left) & (distance >= -right);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int64_t first = int64_t{r.begin} + shift, last = int64_t{r.end} - 1 + shift;
+    append_nested(out, first - left, last - left, first + right + 1, last + right + 1, r.S);
+  }
+};
+
+/// Keys at the same place modulo the rate. As a stride the kernel walks nothing else.
+struct Dilated {
+  int shift, rate;
+  bool operator()(int, int, int q, int kv) const { return (q + shift - kv) % rate == 0; }
+  void reach(const Rows& r, Segments& out) const {
+    append(out, 0, r.S, r.stride % rate == 0 ? Cover::kFull : Cover::kPartial, r.S);
+  }
+};
+
+struct Blocks {
+  int shift, size, period, offset, end;
+  bool operator()(int, int, int q, int kv) const {
+    const int i = q + shift - offset, j = kv - offset;
+    // Exact for 31 bits, and vectorises, as an integer division would not.
+    const auto block = static_cast<int>((i + 0.5) * (1.0 / period));
+    const int start = block * period;
+    return (i >= 0) & (j >= start) & (i - start < size) & (j - start < size) &
+           (start < end - offset);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int first = r.begin + shift - offset, last = r.end - 1 + shift - offset;
+    for (int block = std::max(0, floor_div(first, period)); block <= floor_div(last, period);
+         ++block) {
+      const int64_t start = int64_t{block} * period;
+      if (start >= int64_t{end} - offset) break;
+      if (start > last || start + size <= first) continue;
+      const bool whole = first >= start && last < start + size;
+      append(out, start + offset, start + offset + size, whole ? Cover::kFull : Cover::kPartial,
+             r.S);
+    }
+  }
+};
+
+struct Prefix {
+  int length;
+  bool operator()(int, int, int, int kv) const { return kv < length; }
+  void reach(const Rows& r, Segments& out) const { append(out, 0, length, Cover::kFull, r.S); }
+};
+
+/// document[i] of every position and the ends of the documents.
+struct Documents {
+  int shift;
+  std::shared_ptr<const std::vector<int>> document, ends;
+  const int* of;
+  bool operator()(int, int, int q, int kv) const { return of[q + shift] == of[kv]; }
+  void reach(const Rows& r, Segments& out) const {
+    const int first = of[r.begin + shift], last = of[r.end - 1 + shift];
+    const auto start = [&](int d) { return d == 0 ? 0 : (*ends)[static_cast<size_t>(d) - 1]; };
+    append(out, start(first), (*ends)[static_cast<size_t>(last)],
+           first == last ? Cover::kFull : Cover::kPartial, r.S);
+  }
+};
+
+/// Flags over positions, one row of them per sequence, and where they are set.
+struct Flags {
+  Flags(const bool* data, int batch, int n)
+      : batch_(batch), n_(n), flags_(data, data + int64_t{batch} * n) {
+    for (int b = 0; b < batch; ++b) {
+      Segments runs;
+      for (int i = 0; i < n; ++i) {
+        if (at(b, i)) append(runs, i, i + 1, Cover::kFull, n);
+      }
+      runs_.push_back(std::move(runs));
+    }
+  }
+  bool at(int b, int i) const { return flags_[static_cast<size_t>(row(b) * n_ + i)] != 0; }
+  /// The set positions as intervals; scattered ones as one partial interval, which is cheaper to
+  /// visit than hundreds of single keys.
+  void reach(int b, Segments& out, int S) const {
+    const auto& runs = runs_[static_cast<size_t>(row(b))];
+    if (runs.size() > 16 && runs.size() > static_cast<size_t>(n_ / 16)) {
+      append(out, runs.front().begin, runs.back().end, Cover::kPartial, S);
+    } else {
+      out.insert(out.end(), runs.begin(), runs.end());
+    }
+  }
+  /// How much of [begin, end) is set.
+  Cover cover(int b, int begin, int end) const {
+    int set = 0;
+    for (int i = begin; i < end; ++i) set += at(b, i);
+    return set == 0 ? Cover::kEmpty : set == end - begin ? Cover::kFull : Cover::kPartial;
+  }
+
+ private:
+  int64_t row(int b) const { return batch_ == 1 ? 0 : b; }
+  int batch_, n_;
+  std::vector<uint8_t> flags_;
+  std::vector<Segments> runs_;
+};
+
+struct GlobalTokens {
+  int shift;
+  std::shared_ptr<const Flags> flags;
+  bool queries, keys;
+  bool operator()(int b, int, int q, int kv) const {
+    return (queries && flags->at(b, q + shift)) || (keys && flags->at(b, kv));
+  }
+  void reach(const Rows& r, Segments& out) const {
+    Segments rows, columns;
+    if (queries) {
+      append(rows, 0, r.S, flags->cover(r.b, r.begin + shift, r.end + shift), r.S);
+    }
+    if (keys) flags->reach(r.b, columns, r.S);
+    out = unite(rows, columns, r.S);
+  }
+};
+
+/// A bool tensor [B, H, L, S] by strides; null: everybody. `keys` is set where all queries and
+/// heads have the same keys.
+struct DenseMask {
+  const bool* data = nullptr;
+  int64_t b = 0, h = 0, q = 0, kv = 0;
+  std::shared_ptr<const Flags> keys = nullptr;
+  bool operator()(int ib, int ih, int iq, int ikv) const {
+    return !data || data[ib * b + ih * h + iq * q + ikv * kv];
+  }
+  void reach(const Rows& r, Segments& out) const {
+    if (keys) return keys->reach(r.b, out, r.S);
+    append(out, 0, r.S, data ? Cover::kPartial : Cover::kFull, r.S);
+  }
+};
+
+/// An interval of keys for every query: [begin, end) at [(b * H + h) * L + q]. Intervals of later
+/// queries neither begin nor end earlier than those of earlier ones, but for empty ones.
+struct Bands {
+  const int* begin;
+  const int* end;
+  int64_t b, h;
+  bool operator()(int ib, int ih, int iq, int ikv) const {
+    const int64_t at = ib * b + ih * h + iq;
+    return (ikv >= begin[at]) & (ikv < end[at]);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int64_t at = r.b * b + r.h * h;
+    int any_begin = r.S, any_end = 0, full_begin = 0, full_end = r.S;
+    for (int q = r.begin; q < r.end; ++q) {
+      full_begin = std::max(full_begin, begin[at + q]);
+      full_end = std::min(full_end, end[at + q]);
+      if (begin[at + q] >= end[at + q]) continue;
+      any_begin = std::min(any_begin, begin[at + q]);
+      any_end = std::max(any_end, end[at + q]);
+    }
+    if (any_begin < any_end) append_nested(out, any_begin, full_begin, full_end, any_end, r.S);
+  }
+};
+
+/// Any callable; nothing is known about it, so all pairs are visited.
+template <class F>
+struct MaskFunction {
+  F f;
+  bool operator()(int b, int h, int q, int kv) const { return static_cast<bool>(f(b, h, q, kv)); }
+  void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
+};
+
+/// How each tile of queries x keys is covered, evaluated once (block_mask).
+struct TileCover {
+  int tile, batches, heads, rows, columns;
+  std::vector<Cover> cover;  // [batches, heads, rows, columns]
+  void reach(const Rows& r, Segments& out) const {
+    const int b = batches == 1 ? 0 : r.b, h = heads == 1 ? 0 : r.h;
+    Segments seen;
+    for (int i = r.begin / tile; i <= (r.end - 1) / tile; ++i) {
+      Segments row;
+      const size_t base =
+          ((size_t(b) * size_t(heads) + size_t(h)) * size_t(rows) + size_t(i)) * size_t(columns);
+      for (int j = 0; j < columns; ++j) {
+        append(row, int64_t{j} * tile, (int64_t{j} + 1) * tile, cover[base + size_t(j)], r.S);
+      }
+      // Queries of two tile rows: full only where both are, empty only where both are.
+      seen = i == r.begin / tile ? row : combine(seen, row, r.S, [](Cover x, Cover y) {
+        return x == y ? x : Cover::kPartial;
+      });
+    }
+    out = std::move(seen);
+  }
+};
+
+template <class M>
+struct Tiled {
+  M mask;
+  std::shared_ptr<const TileCover> tiles;
+  bool operator()(int b, int h, int q, int kv) const { return mask(b, h, q, kv); }
+  void reach(const Rows& r, Segments& out) const { tiles->reach(r, out); }
+};
+
+// The step at which all attended keys of a query lie: the rate of a dilation that every pair obeys.
+template <class M>
+int stride_of(const M&) {
+  return 1;
+}
+inline int stride_of(const Dilated& m) { return m.rate; }
+
+/// `&` and `|`, not `&&` and `||`: branches would keep the compiler from vectorising.
+template <class A, class B>
+struct And {
+  A a;
+  B b;
+  bool operator()(int ib, int ih, int iq, int ikv) const {
+    return a(ib, ih, iq, ikv) & b(ib, ih, iq, ikv);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    Segments in_a, in_b;
+    a.reach(r, in_a);
+    b.reach(r, in_b);
+    out = intersect(in_a, in_b, r.S);
+  }
+};
+template <class A, class B>
+int stride_of(const And<A, B>& m) {
+  return std::max(stride_of(m.a), stride_of(m.b));
+}
+
+template <class A, class B>
+struct Or {
+  A a;
+  B b;
+  bool operator()(int ib, int ih, int iq, int ikv) const {
+    return a(ib, ih, iq, ikv) | b(ib, ih, iq, ikv);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    Segments in_a, in_b;
+    a.reach(r, in_a);
+    b.reach(r, in_b);
+    out = unite(in_a, in_b, r.S);
+  }
+};
+
+template <class A>
+struct Not {
+  A a;
+  bool operator()(int b, int h, int q, int kv) const { return !a(b, h, q, kv); }
+  void reach(const Rows& r, Segments& out) const {
+    Segments in_a;
+    a.reach(r, in_a);
+    out = complement(in_a, r.S);
+  }
+};
+
+}  // namespace attzoo::kernel

@@ -1,0 +1,131 @@
+#include <gtest/gtest.h>
+#include <attzoo/kernel/dropout.hpp>
+#include <attzoo/kernel/half.hpp>
+#include <attzoo/kernel/lane.hpp>
+
+#include <cmath>
+
+namespace attzoo::kernel {
+namespace {
+
+TEST(Math, ExponentialsAreAccurate) {
+  for (float x = -120; x < 120; x += 0.0137f) {
+    EXPECT_NEAR(exp2(x) / std::exp2(static_cast<double>(x)), 1, 4e-7) << x;
+  }
+  for (double x = -300; x < 300; x += 0.37) {
+    EXPECT_NEAR(exp2(x) / std::exp2(x), 1, 1e-15) << x;
+  }
+  for (float x = -20; x < 20; x += 0.0031f) {
+    EXPECT_NEAR(exp(x) / std::exp(static_cast<double>(x)), 1, 2e-6) << x;
+  }
+}
+
+TEST(Math, ExponentialsAtTheEnds) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(exp2(-kInf), 0);
+  EXPECT_EQ(exp2(-500.0f), 0);
+  EXPECT_EQ(exp2(kInf), kInf);
+  EXPECT_EQ(exp2(300.0f), kInf);
+  EXPECT_EQ(exp2(0.0f), 1);
+  EXPECT_TRUE(std::isnan(exp2(std::nanf(""))));
+  EXPECT_TRUE(std::isnan(tanh(std::nanf(""))));
+  EXPECT_NEAR(tanh(kInf), 1, 2e-7);
+  EXPECT_NEAR(tanh(-kInf), -1, 2e-7);
+  EXPECT_EQ(tanh(0.0), 0);
+}
+
+TEST(Math, TanhKeepsItsRelativeAccuracyAtZero) {
+  for (float x = -12; x < 12; x += 0.00137f) {
+    EXPECT_NEAR(tanh(x), std::tanh(static_cast<double>(x)), 6e-7 * std::abs(std::tanh(x))) << x;
+  }
+  for (const float x : {1e-30f, 1e-10f, -3e-5f}) EXPECT_NEAR(tanh(x) / x, 1, 1e-6);
+  for (double x = -21; x < 21; x += 0.0037) {
+    EXPECT_NEAR(tanh(x), std::tanh(x), 2e-15 * std::abs(std::tanh(x))) << x;
+  }
+}
+
+/// A callable as users write them: literals of any type, indices, all functions.
+constexpr auto kEverything = [](auto s, auto b, auto h, auto q, auto kv) {
+  using std::abs;
+  using std::exp;
+  using std::log;
+  using std::max;
+  using std::min;
+  using std::sqrt;
+  using std::tanh;
+  auto x = 2 * tanh(s / 3.0) + exp(-0.5 * s) - abs(s) * 0.25 + sqrt(s * s + 1) / (s * s + 2);
+  x = x + log(s * s + 1.5f) - 0.125 * (q - kv) + where(q >= kv, s * s, 3 * s) + sigmoid(s);
+  return max(x, s - 7) + min(s, 0.5 * (b + h) + 1.0) / (1 + (q - kv) % 3);
+};
+
+TEST(Lane, DualNumbersDifferentiate) {
+  using I = Index<double>;
+  for (double s = -3; s < 3; s += 0.173) {
+    for (int kv = 0; kv < 4; ++kv) {
+      const auto f = [&](double x) {
+        return kEverything(Real<double>(x), I{1}, I{2}, I{5}, I{kv}).v;
+      };
+      const auto dual = kEverything(Dual<double>(s, 1), I{1}, I{2}, I{5}, I{kv});
+      EXPECT_DOUBLE_EQ(dual.v, f(s));
+      EXPECT_NEAR(dual.d, (f(s + 1e-6) - f(s - 1e-6)) / 2e-6, 1e-7) << s;
+    }
+  }
+}
+
+TEST(Lane, LiteralsDoNotWiden) {
+  const Real<float> s(0.1f);
+  static_assert(std::is_same_v<decltype(20.0 * s), Real<float>>);
+  static_assert(std::is_same_v<decltype(0.5 * (Index<float>{3} - Index<float>{1})), Real<float>>);
+  static_assert(std::is_same_v<decltype(Index<float>{3} % 2), Index<float>>);
+  static_assert(std::is_same_v<decltype(s * Index<float>{3}), Real<float>>);
+}
+
+TEST(Half, EveryValueSurvives) {
+  for (uint32_t h = 0; h < 65536; ++h) {
+    const float f = half_to_float(h);
+    if (std::isnan(f)) {
+      EXPECT_TRUE(std::isnan(half_to_float(float_to_half(f))));
+    } else {
+      EXPECT_EQ(float_to_half(f), h);
+    }
+    const float b = std::bit_cast<float>(h << 16);
+    if (!std::isnan(b)) {
+      EXPECT_EQ(float_to_bfloat16(b), h);
+    }
+  }
+}
+
+TEST(Half, RoundsToTheNearestEven) {
+  EXPECT_EQ(half_to_float(float_to_half(1.0f + 0x1p-11f)), 1.0f);
+  EXPECT_EQ(half_to_float(float_to_half(1.0f + 3 * 0x1p-11f)), 1.0f + 0x1p-9f);
+  EXPECT_EQ(half_to_float(float_to_half(65519.0f)), 65504.0f);
+  EXPECT_TRUE(std::isinf(half_to_float(float_to_half(65520.0f))));
+  EXPECT_EQ(float_to_half(0x1p-25f), 0);
+  EXPECT_EQ(half_to_float(float_to_half(0x1.8p-25f)), 0x1p-24f);
+  EXPECT_EQ(float_to_bfloat16(1.0f + 0x1p-8f), 0x3f80);
+  EXPECT_EQ(float_to_bfloat16(1.0f + 3 * 0x1p-8f), 0x3f82);
+  EXPECT_TRUE(std::isnan(std::bit_cast<float>(uint32_t{float_to_bfloat16(std::nanf(""))} << 16)));
+}
+
+TEST(Dropout, KeepsTheRightShareIndependently) {
+  constexpr int kRows = 200, kKeys = 500;
+  for (const double p : {0.1, 0.5, 0.9}) {
+    int dropped = 0, pairs = 0;
+    for (int q = 0; q < kRows; ++q) {
+      const auto key = dropout_row_key<int64_t>(17, 1, 2, q);
+      bool before = false;
+      for (int kv = 0; kv < kKeys; ++kv) {
+        const bool drop = dropout_bits<int64_t>(key, kv) < dropout_threshold(p);
+        dropped += drop;
+        pairs += drop && before;
+        before = drop;
+      }
+    }
+    EXPECT_NEAR(dropped / (1.0 * kRows * kKeys), p, 0.01);
+    EXPECT_NEAR(pairs / (1.0 * kRows * kKeys), p * p,
+                0.01);  // neighbours know nothing of each other
+  }
+}
+
+}  // namespace
+}  // namespace attzoo::kernel
