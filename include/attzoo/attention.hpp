@@ -2,7 +2,7 @@
 /// \file
 /// The functional entry point: attention for any mask and any change of scores.
 
-#include <attzoo/core/aten.hpp>
+#include <attzoo/core/fused.hpp>
 #include <attzoo/core/reference.hpp>
 #include <attzoo/core/result.hpp>
 #include <attzoo/modifiers.hpp>
@@ -25,6 +25,24 @@ struct AttentionOptions {
   /// Decides which weights are dropped; default: drawn from torch's CPU generator, so that
   /// torch::manual_seed makes it repeatable.
   std::optional<uint64_t> seed = std::nullopt;
+};
+
+/// While one lives, attention() on this thread runs by definition, everything n x n in memory: to
+/// compare with, and to debug. Example: `EagerReferenceGuard eager; auto want = attn(x).output;`
+class EagerReferenceGuard {
+ public:
+  EagerReferenceGuard() : before_(enabled()) { enabled() = true; }
+  ~EagerReferenceGuard() { enabled() = before_; }
+  EagerReferenceGuard(const EagerReferenceGuard&) = delete;
+  EagerReferenceGuard& operator=(const EagerReferenceGuard&) = delete;
+
+  static bool& enabled() {
+    static thread_local bool on = false;
+    return on;
+  }
+
+ private:
+  bool before_;
 };
 
 namespace core {
@@ -66,19 +84,31 @@ inline uint64_t random_seed() {
   return generator.get<at::CPUGeneratorImpl>()->random64();
 }
 
-/// Runs the problem by the fastest way that is exact for it.
+/// Runs the problem by the fastest way that is exact for it: fused on CPU; by definition on another
+/// device, or where there is nothing to compute.
 template <MaskMod Mask, ScoreMod Score>
 OutputAndLse dispatch(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                       const Mask& mask, const Score& score, double scale, const Dropout& dropout) {
-  if constexpr (std::is_same_v<Score, IdentityScore>) {
-    const auto is_causal = aten_causal(mask, {q.size(0), q.size(1), q.size(2), k.size(2)});
-    if (is_causal && dropout.p == 0 && aten_cpu_fits(q, k, v)) {
-      const auto result =
-          FusedAttention::apply(c10::make_intrusive<AtenCpuKernel>(*is_causal, scale), q, k, v);
-      return {result[0], result[1]};
-    }
+#if ATTZOO_HAS_FUSED_KERNEL
+  using Kernel = FusedCpuKernel<Mask, Score>;
+  if (Kernel::fits(q, k, v) && !EagerReferenceGuard::enabled()) {
+    return run_fused(c10::make_intrusive<Kernel>(mask, score, scale, dropout), q, k, v);
   }
+#endif
   return reference(q, k, v, mask, score, scale, dropout);
+}
+
+/// Adds exp(sink[h]) to the softmax's denominator: all weights shrink by the share that is left.
+inline AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& sink) {
+  const auto logit = sink.to(r.lse.scalar_type()).view({1, -1, 1});
+  const auto share = torch::sigmoid(r.lse - logit).unsqueeze(-1);  // [B, H, L, 1]
+  return {(r.output * share).to(r.output.scalar_type()),
+          LazyWeights(r.weights.sizes().vec(),
+                      [weights = r.weights, share](int64_t begin, int64_t end) {
+                        const auto w = weights.rows(begin, end);
+                        return (w * share.slice(2, begin, end)).to(w.scalar_type());
+                      }),
+          torch::logaddexp(r.lse, logit)};
 }
 
 }  // namespace core
@@ -108,12 +138,15 @@ AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const 
   const double scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))));
   core::Dropout dropout{options.dropout};
   if (dropout.p > 0) dropout.seed = options.seed ? *options.seed : core::random_seed();
-  auto result = core::dispatch(q, k, v, mask, score, scale, dropout);
+  const auto resolved = core::resolve(score, shape);
+  const auto [output, lse] = core::dispatch(q, k, v, mask, resolved, scale, dropout);
   LazyWeights weights({shape.B, shape.H, shape.L, shape.S}, [=](int64_t begin, int64_t end) {
-    return core::reference_weights(q, k, mask, score, scale, dropout, begin, end)
+    return core::reference_weights(q, k, mask, resolved, scale, dropout, begin, end)
         .weights.to(q.scalar_type());
   });
-  return {std::move(result.output), std::move(weights), std::move(result.lse)};
+  const AttentionResult result{output, std::move(weights), lse};
+  const auto sink = core::sink_of(score);
+  return sink.defined() ? core::with_sink(result, sink) : result;
 }
 
 /// The same without a mask: `attention(q, k, v, score_mod(f))`.

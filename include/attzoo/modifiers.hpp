@@ -8,256 +8,13 @@
 /// f(score, b, h, q, kv) -> score, FlexAttention's names and order (Dong et al., "Flex Attention: A
 /// Programming Model for Generating Optimized Attention Kernels", 2024, arXiv:2412.05496).
 
-#include <attzoo/core/inputs.hpp>
-#include <attzoo/core/tensor_lane.hpp>
+#include <attzoo/core/score_modifiers.hpp>
 
-#include <concepts>
 #include <utility>
 
 namespace attzoo {
 
-namespace core {
-
-/// A piece of the [B, H, L, S] score grid for the eager reference: the index of every entry, as
-/// tensors that broadcast against each other, and the lengths of the whole.
-struct Grid {
-  Shape shape;
-  int64_t q_begin, q_end;     // the rows present
-  torch::Tensor b, h, q, kv;  // [B,1,1,1] [1,H,1,1] [1,1,rows,1] [1,1,1,S], int64
-
-  Grid(const Shape& n, int64_t begin, int64_t end, const torch::Device& device)
-      : shape(n), q_begin(begin), q_end(end) {
-    auto index = [&](int64_t from, int64_t to, std::vector<int64_t> sizes) {
-      return torch::arange(from, to, torch::dtype(torch::kInt64).device(device)).view(sizes);
-    };
-    b = index(0, n.B, {n.B, 1, 1, 1});
-    h = index(0, n.H, {1, n.H, 1, 1});
-    q = index(begin, end, {1, 1, end - begin, 1});
-    kv = index(0, n.S, {1, 1, 1, n.S});
-  }
-};
-
-/// The rows of a tensor [.., L or 1, S or 1] that a grid holds.
-inline torch::Tensor grid_rows(const torch::Tensor& t, const Grid& g) {
-  return t.size(2) == 1 ? t : t.slice(2, g.q_begin, g.q_end);
-}
-
-template <class F>
-concept MaskCallable = requires(const F& f, const TensorLane& i) {
-  { f(i, i, i, i) } -> std::convertible_to<TensorLane>;
-};
-template <class F>
-concept ScoreCallable = requires(const F& f, const TensorLane& i) {
-  { f(i, i, i, i, i) } -> std::convertible_to<TensorLane>;
-};
-
-/// A captured tensor against the sizes that the problem asks for; 1 always broadcasts.
-inline void check_captured(const torch::Tensor& t, std::vector<int64_t> sizes,
-                           const torch::Device& device, const char* who, const char* shape,
-                           const Shape& n) {
-  bool fits = t.dim() == static_cast<int64_t>(sizes.size());
-  for (int64_t d = 0; fits && d < t.dim(); ++d) {
-    const int64_t want = sizes[static_cast<size_t>(d)];
-    fits = t.size(d) == want || t.size(d) == 1;
-  }
-  TORCH_CHECK_VALUE(fits, who, ": the tensor must have shape ", shape, " with B=", n.B, " H=", n.H,
-                    " L=", n.L, " S=", n.S, " (or 1 to broadcast), got ", t.sizes());
-  TORCH_CHECK_VALUE(t.device() == device, who, ": the tensor must be on ", device, ", got ",
-                    t.device());
-}
-
-/// Holds what a modifier captured against the problem that it meets.
-template <class M>
-void check_modifier(const M& m, const Shape& n, const torch::Device& device) {
-  if constexpr (requires { m.check(n, device); }) m.check(n, device);
-}
-
-}  // namespace core
-
-/// Something that says which pairs may attend. `evaluate` is its meaning on tensors: true = attend,
-/// broadcastable to [B, H, rows, S].
-template <class M>
-concept MaskMod = M::is_mask && requires(const M& m, const core::Grid& g) {
-  { m.evaluate(g) } -> std::same_as<torch::Tensor>;
-};
-
-/// Something that changes scores. `evaluate` is its meaning on tensors [B, H, rows, S].
-template <class M>
-concept ScoreMod = M::is_score &&
-    requires(const M& m, const torch::Tensor& s, const core::Grid& g) {
-  { m.evaluate(s, g) } -> std::same_as<torch::Tensor>;
-};
-
 // ---- masks --------------------------------------------------------------------------------------
-
-namespace core {
-
-/// A mask made of a callable on indices.
-template <MaskCallable F>
-struct MaskFunction {
-  static constexpr bool is_mask = true;
-  F f;
-  torch::Tensor evaluate(const Grid& g) const {
-    return TensorLane(f(TensorLane(g.b), TensorLane(g.h), TensorLane(g.q), TensorLane(g.kv)))
-        .t.to(torch::kBool);
-  }
-};
-
-struct FullMask {
-  static constexpr bool is_mask = true;
-  torch::Tensor evaluate(const Grid& g) const {
-    return torch::ones({1, 1, 1, 1}, g.kv.options().dtype(torch::kBool));
-  }
-};
-
-struct CausalMask {
-  static constexpr bool is_mask = true;
-  bool top_left = false;
-  bool enabled = true;  // a module's run-time switch: off means full
-
-  int64_t offset(const Shape& n) const { return top_left ? 0 : n.S - n.L; }
-  torch::Tensor evaluate(const Grid& g) const {
-    if (!enabled) return FullMask{}.evaluate(g);
-    return g.kv <= g.q + offset(g.shape);
-  }
-};
-
-/// q's index among the keys: rows are aligned so that the last query meets the last key.
-inline torch::Tensor aligned_query(const Grid& g) { return g.q + (g.shape.S - g.shape.L); }
-
-struct WindowMask {
-  static constexpr bool is_mask = true;
-  int64_t left, right;
-  torch::Tensor evaluate(const Grid& g) const {
-    const auto distance = aligned_query(g) - g.kv;
-    return torch::logical_and(distance <= left, distance >= -right);
-  }
-};
-
-struct DilatedMask {
-  static constexpr bool is_mask = true;
-  int64_t rate;
-  torch::Tensor evaluate(const Grid& g) const {
-    return (aligned_query(g) - g.kv).remainder(rate) == 0;
-  }
-};
-
-/// Blocks of `size` positions that start at offset, offset + period, ...; from `end` on there are
-/// none. Two positions attend if one block holds both.
-struct BlocksMask {
-  static constexpr bool is_mask = true;
-  int64_t size, period, offset, end;
-
-  torch::Tensor evaluate(const Grid& g) const {
-    const auto [q_block, q_inside] = locate(aligned_query(g));
-    const auto [kv_block, kv_inside] = locate(g.kv);
-    return torch::logical_and(q_block == kv_block, torch::logical_and(q_inside, kv_inside));
-  }
-
- private:
-  std::pair<torch::Tensor, torch::Tensor> locate(const torch::Tensor& i) const {
-    const auto block = torch::div(i - offset, period, "floor");
-    const auto within = i - offset - block * period;
-    return {block, torch::logical_and(torch::logical_and(within < size, block >= 0),
-                                      block * period + offset < end)};
-  }
-};
-
-struct PrefixMask {
-  static constexpr bool is_mask = true;
-  int64_t length;
-  torch::Tensor evaluate(const Grid& g) const { return g.kv < length; }
-};
-
-struct DocumentsMask {
-  static constexpr bool is_mask = true;
-  torch::Tensor document;  // int64 [S]: the document of every position
-  void check(const Shape& n, const torch::Device& device) const {
-    TORCH_CHECK_VALUE(document.size(0) == n.S && n.L <= n.S,
-                      "documents: the last offset must be S=", n.S, " and L <= S, got ",
-                      document.size(0), " and L=", n.L);
-    TORCH_CHECK_VALUE(document.device() == device, "documents: offsets must be on ", device,
-                      ", got ", document.device());
-  }
-  torch::Tensor evaluate(const Grid& g) const {
-    const auto of_query =
-        document.slice(0, g.shape.S - g.shape.L + g.q_begin, g.shape.S - g.shape.L + g.q_end);
-    return of_query.view({1, 1, -1, 1}) == document.view({1, 1, 1, -1});
-  }
-};
-
-struct GlobalTokensMask {
-  static constexpr bool is_mask = true;
-  torch::Tensor is_global;  // bool [1 or B, S]
-  bool queries = true, keys = true;
-  void check(const Shape& n, const torch::Device& device) const {
-    TORCH_CHECK_VALUE((is_global.size(0) == n.B || is_global.size(0) == 1) &&
-                          is_global.size(1) == n.S && n.L <= n.S,
-                      "global_tokens: is_global must have shape [S] or [B, S] with B=", n.B,
-                      " S=", n.S, ", and L <= S, got ", is_global.sizes(), " and L=", n.L);
-    TORCH_CHECK_VALUE(is_global.device() == device, "global_tokens: is_global must be on ", device,
-                      ", got ", is_global.device());
-  }
-  torch::Tensor evaluate(const Grid& g) const {
-    const int64_t offset = g.shape.S - g.shape.L;
-    const auto q =
-        is_global.slice(1, offset + g.q_begin, offset + g.q_end).unsqueeze(1).unsqueeze(3);
-    const auto kv = is_global.unsqueeze(1).unsqueeze(1);
-    if (!keys) return q;
-    return queries ? torch::logical_or(q, kv) : kv;
-  }
-};
-
-struct TensorMask {
-  static constexpr bool is_mask = true;
-  torch::Tensor mask;  // bool, rank 4, broadcastable; undefined: nothing is masked
-  void check(const Shape& n, const torch::Device& device) const {
-    if (!mask.defined()) return;
-    check_captured(mask, {n.B, n.H, n.L, n.S}, device, "mask_tensor",
-                   "[L, S], [B, L, S] or [B, H, L, S]", n);
-  }
-  torch::Tensor evaluate(const Grid& g) const {
-    return mask.defined() ? grid_rows(mask, g) : FullMask{}.evaluate(g);
-  }
-};
-
-template <MaskMod A, MaskMod B>
-struct AndMask {
-  static constexpr bool is_mask = true;
-  A a;
-  B b;
-  void check(const Shape& n, const torch::Device& device) const {
-    check_modifier(a, n, device);
-    check_modifier(b, n, device);
-  }
-  torch::Tensor evaluate(const Grid& g) const {
-    return torch::logical_and(a.evaluate(g), b.evaluate(g));
-  }
-};
-
-template <MaskMod A, MaskMod B>
-struct OrMask {
-  static constexpr bool is_mask = true;
-  A a;
-  B b;
-  void check(const Shape& n, const torch::Device& device) const {
-    check_modifier(a, n, device);
-    check_modifier(b, n, device);
-  }
-  torch::Tensor evaluate(const Grid& g) const {
-    return torch::logical_or(a.evaluate(g), b.evaluate(g));
-  }
-};
-
-template <MaskMod A>
-struct NotMask {
-  static constexpr bool is_mask = true;
-  A a;
-  void check(const Shape& n, const torch::Device& device) const { check_modifier(a, n, device); }
-  torch::Tensor evaluate(const Grid& g) const { return torch::logical_not(a.evaluate(g)); }
-};
-
-}  // namespace core
 
 /// Every query attends to every key.
 inline core::FullMask full() { return {}; }
@@ -272,9 +29,6 @@ enum class CausalAlignment {
 inline core::CausalMask causal(CausalAlignment alignment = CausalAlignment::kBottomRight) {
   return {alignment == CausalAlignment::kTopLeft};
 }
-
-/// No limit on one side of a window.
-inline constexpr int64_t kUnbounded = int64_t{1} << 40;
 
 /// Query i attends to the keys i - left ... i + right, both included; kUnbounded lifts a side. With
 /// L != S, i is aligned to the bottom right, as in causal(). Throws for a negative argument.
@@ -345,6 +99,22 @@ inline core::TensorMask mask_tensor(const torch::Tensor& mask) {
   return {core::mask_rank4(mask)};
 }
 
+/// The same mask with its tiles of 64 x 64 pairs looked at once, so that attention() skips the
+/// empty ones and asks no more about the full ones; for a mask_mod or mask_tensor that is used
+/// again and again. Lengths L and S as in the calls to come; `batch` and `heads` 1 if the mask does
+/// not depend on them. Costs O(L S) time and O(S) memory here. Throws c10::Error on a size below 1.
+/// Example: `auto m = block_mask(mask_mod(f), n, n); attention(q, k, v, m);`
+template <MaskMod M>
+core::BlockMask<M> block_mask(M mask, int64_t L, int64_t S, int64_t batch = 1, int64_t heads = 1) {
+  TORCH_CHECK_VALUE(L > 0 && S > 0 && batch > 0 && heads > 0,
+                    "block_mask: L, S, batch and heads must be > 0, got L=", L, " S=", S,
+                    " batch=", batch, " heads=", heads);
+  const core::Shape n{batch, heads, L, S};
+  core::check_modifier(mask, n, torch::kCPU);
+  auto tiles = core::tile_cover(mask, n);
+  return {std::move(mask), L, S, std::move(tiles)};
+}
+
 template <MaskMod A, MaskMod B>
 auto operator&&(A a, B b) {
   if constexpr (std::is_same_v<A, core::FullMask>) {
@@ -365,73 +135,6 @@ core::NotMask<A> operator!(A a) {
 }
 
 // ---- scores -------------------------------------------------------------------------------------
-
-namespace core {
-
-struct IdentityScore {
-  static constexpr bool is_score = true;
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid&) const { return s; }
-};
-
-template <ScoreCallable F>
-struct ScoreFunction {
-  static constexpr bool is_score = true;
-  F f;
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return TensorLane(f(TensorLane(s), TensorLane(g.b), TensorLane(g.h), TensorLane(g.q),
-                        TensorLane(g.kv)))
-        .t.to(s.scalar_type());
-  }
-};
-
-struct AlibiScore {
-  static constexpr bool is_score = true;
-  torch::Tensor slopes;  // [H]
-  void check(const Shape& n, const torch::Device& device) const {
-    check_captured(slopes, {n.H}, device, "alibi", "[H]", n);
-  }
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    const auto distance = (aligned_query(g) - g.kv).abs().to(s.scalar_type());
-    return s - slopes.to(s.scalar_type()).view({1, -1, 1, 1}) * distance;
-  }
-};
-
-struct SoftcapScore {
-  static constexpr bool is_score = true;
-  double cap;
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid&) const {
-    return torch::tanh(s / cap) * cap;
-  }
-};
-
-struct TensorBias {
-  static constexpr bool is_score = true;
-  torch::Tensor bias;  // floating, rank 4, broadcastable; undefined: nothing is added
-  void check(const Shape& n, const torch::Device& device) const {
-    if (!bias.defined()) return;
-    check_captured(bias, {n.B, n.H, n.L, n.S}, device, "bias_tensor",
-                   "[L, S], [B, L, S] or [B, H, L, S]", n);
-  }
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return bias.defined() ? s + grid_rows(bias, g).to(s.scalar_type()) : s;
-  }
-};
-
-template <ScoreMod A, ScoreMod B>
-struct ChainScore {
-  static constexpr bool is_score = true;
-  A a;
-  B b;
-  void check(const Shape& n, const torch::Device& device) const {
-    check_modifier(a, n, device);
-    check_modifier(b, n, device);
-  }
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return b.evaluate(a.evaluate(s, g), g);
-  }
-};
-
-}  // namespace core
 
 /// A score modifier from any callable f(score, b, h, q, kv) -> score. Use the functions that attzoo
 /// finds for you by their plain names (tanh, exp, log, sqrt, abs, min, max, where):
@@ -463,6 +166,36 @@ inline core::TensorBias bias_tensor(const torch::Tensor& bias) {
   TORCH_CHECK_VALUE(bias.dim() >= 2 && bias.dim() <= 4,
                     "bias_tensor: expected [L, S], [B, L, S] or [B, H, L, S], got ", bias.sizes());
   return {core::mask_rank4(bias)};
+}
+
+/// Options of `relative_bias`.
+struct RelativeBiasOptions {
+  bool bidirectional = true;   ///< half of the buckets for keys after the query, as in an encoder
+  int64_t max_distance = 128;  ///< from here on all distances share a bucket
+};
+
+/// T5's relative position bias (Raffel et al., 2020, arXiv:1910.10683): s + table[bucket(kv - q),
+/// h]. `table` [buckets, H], floating; differentiable. Throws on another rank or dtype, fewer than
+/// 4 buckets, or a max_distance that is not above the number of exact buckets.
+inline core::RelativeBiasScore relative_bias(const torch::Tensor& table,
+                                             const RelativeBiasOptions& options = {}) {
+  core::check_floating(table, "relative_bias", "table");
+  TORCH_CHECK_VALUE(table.dim() == 2 && table.size(0) >= 4,
+                    "relative_bias: table must have shape [buckets >= 4, H], got ", table.sizes());
+  const int64_t exact = table.size(0) / (options.bidirectional ? 4 : 2);
+  TORCH_CHECK_VALUE(options.max_distance > exact, "relative_bias: max_distance must be > ", exact,
+                    ", the number of exact buckets, got ", options.max_distance);
+  return {table, options.bidirectional, options.max_distance};
+}
+
+/// A learnable logit of each head that takes part in the softmax's denominator but has no value, so
+/// that a query may attend to nothing (Xiao et al., 2023, arXiv:2309.17453). `logits` [H],
+/// floating; differentiable. The weights then sum to less than 1, and lse includes the sink. Throws
+/// on another rank or dtype.
+inline core::SinkScore sink(const torch::Tensor& logits) {
+  core::check_floating(logits, "sink", "logits");
+  TORCH_CHECK_VALUE(logits.dim() == 1, "sink: logits must have shape [H], got ", logits.sizes());
+  return {logits};
 }
 
 template <ScoreMod A, ScoreMod B>

@@ -11,13 +11,15 @@
 
 namespace attzoo::core {
 
-/// One attention problem, all but its tensors: how it runs, and what it means.
+/// One attention problem, all but q, k, v: how it runs, and what it means.
 /// q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], output [B, H, L, Dv], lse [B, H, L].
 class AttentionKernel : public torch::CustomClassHolder {
  public:
+  /// Tensors of the score modifier that require gradients.
+  virtual torch::autograd::variable_list learnable() const = 0;
   virtual OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
                                const torch::Tensor& v) const = 0;
-  /// Gradients of q, k, v; grad_lse may be undefined.
+  /// Gradients of q, k, v and of the learnable tensors; grad_lse may be undefined.
   virtual torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
                                                   const torch::Tensor& v,
                                                   const OutputAndLse& result,
@@ -28,18 +30,20 @@ class AttentionKernel : public torch::CustomClassHolder {
                                  const torch::Tensor& v) const = 0;
 };
 
-/// Gradients of `reference` at the given point, differentiable again if grad mode is on.
+/// Gradients of `reference` with respect to q, k, v and the learnable tensors, differentiable again
+/// if grad mode is on.
 inline torch::autograd::variable_list reference_backward(const AttentionKernel& kernel,
-                                                         torch::autograd::variable_list inputs,
+                                                         torch::autograd::variable_list qkv,
                                                          const torch::Tensor& grad_output,
                                                          const torch::Tensor& grad_lse) {
   const bool create_graph = torch::GradMode::is_enabled();
   torch::AutoGradMode enable(true);
-  for (auto& t : inputs) {
+  for (auto& t : qkv) {
     if (!t.requires_grad()) t = t.detach().requires_grad_();
   }
-  const auto result = kernel.reference(inputs[0], inputs[1], inputs[2]);
-  torch::autograd::variable_list outputs, grads;
+  const auto result = kernel.reference(qkv[0], qkv[1], qkv[2]);
+  torch::autograd::variable_list outputs, grads, inputs = std::move(qkv);
+  for (const auto& t : kernel.learnable()) inputs.push_back(t);
   if (grad_output.defined()) {
     outputs.push_back(result.output);
     grads.push_back(grad_output);
@@ -48,7 +52,7 @@ inline torch::autograd::variable_list reference_backward(const AttentionKernel& 
     outputs.push_back(result.lse);
     grads.push_back(grad_lse);
   }
-  if (outputs.empty()) return {torch::Tensor(), torch::Tensor(), torch::Tensor()};
+  if (outputs.empty()) return torch::autograd::variable_list(inputs.size());
   return torch::autograd::grad(outputs, inputs, grads, /*retain_graph=*/true, create_graph,
                                /*allow_unused=*/true);
 }
@@ -56,13 +60,18 @@ inline torch::autograd::variable_list reference_backward(const AttentionKernel& 
 struct FusedAttention : torch::autograd::Function<FusedAttention> {
   using Kernel = c10::intrusive_ptr<AttentionKernel>;
 
+  /// `learnable` are kernel->learnable()'s tensors: autograd knows inputs only by arguments.
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
                                                 const Kernel& kernel, const torch::Tensor& q,
-                                                const torch::Tensor& k, const torch::Tensor& v) {
+                                                const torch::Tensor& k, const torch::Tensor& v,
+                                                at::TensorList learnable) {
     auto result = kernel->forward(q, k, v);
     ctx->set_materialize_grads(false);
     ctx->saved_data["kernel"] = torch::IValue::make_capsule(kernel);
-    ctx->save_for_backward({q, k, v, result.output, result.lse});
+    torch::autograd::variable_list saved{q, k, v, result.output, result.lse};
+    // Saved although the kernel holds them: autograd then notices changes in place.
+    saved.insert(saved.end(), learnable.begin(), learnable.end());
+    ctx->save_for_backward(saved);
     return {result.output, result.lse};
   }
 
@@ -71,14 +80,22 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
     const auto saved = ctx->get_saved_variables();
     const auto kernel =
         c10::static_intrusive_pointer_cast<AttentionKernel>(ctx->saved_data["kernel"].toCapsule());
-    torch::autograd::variable_list inputs(saved.begin(), saved.begin() + 3);
-    auto result = torch::GradMode::is_enabled() || !grads[0].defined()
-                      ? reference_backward(*kernel, inputs, grads[0], grads[1])
-                      : kernel->backward(saved[0], saved[1], saved[2], {saved[3], saved[4]},
-                                         grads[0], grads[1]);
+    auto result =
+        torch::GradMode::is_enabled() || !grads[0].defined()
+            ? reference_backward(*kernel, {saved[0], saved[1], saved[2]}, grads[0], grads[1])
+            : kernel->backward(saved[0], saved[1], saved[2], {saved[3], saved[4]}, grads[0],
+                               grads[1]);
     result.insert(result.begin(), torch::Tensor());  // the kernel argument has no gradient
     return result;
   }
 };
+
+/// Runs a kernel under autograd.
+inline OutputAndLse run_fused(const FusedAttention::Kernel& kernel, const torch::Tensor& q,
+                              const torch::Tensor& k, const torch::Tensor& v) {
+  const auto learnable = kernel->learnable();
+  const auto result = FusedAttention::apply(kernel, q, k, v, at::TensorList(learnable));
+  return {result[0], result[1]};
+}
 
 }  // namespace attzoo::core

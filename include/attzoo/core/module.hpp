@@ -91,16 +91,21 @@ class SelfAttentionBase : public torch::nn::Cloneable<Derived> {
                         ": temperature must be > 0, got ", options.temperature);
     }
     check_divides(query_heads.name, query_heads_, "d_model", options.d_model);
+    if constexpr (requires { options.feature_dim; }) {
+      if (!options.feature_dim) options.feature_dim = options.d_model;
+      check_positive("feature_dim", *options.feature_dim);
+      check_divides(query_heads.name, query_heads_, "feature_dim", *options.feature_dim);
+    }
     if constexpr (requires { options.rope; }) {
-      TORCH_CHECK_VALUE(!options.rope || d_head() % 2 == 0, name,
-                        ": rope needs an even head size d_model / num_heads, got ", d_head());
+      TORCH_CHECK_VALUE(!options.rope || d_qk() % 2 == 0, name,
+                        ": rope needs an even head size d_model / num_heads, got ", d_qk());
     }
   }
 
   /// Creates the projections: Xavier uniform weights, zero biases.
   void reset() override {
-    w_q = make_projection("w_q", input_dim(), d_model());
-    w_k = make_projection("w_k", input_dim(), kv_heads_ * d_head());
+    w_q = make_projection("w_q", input_dim(), query_heads_ * d_qk());
+    w_k = make_projection("w_k", input_dim(), kv_heads_ * d_qk());
     w_v = make_projection("w_v", input_dim(), kv_heads_ * d_head());
     w_o = make_projection("w_o", d_model(), d_model());
   }
@@ -121,6 +126,11 @@ class SelfAttentionBase : public torch::nn::Cloneable<Derived> {
   int64_t d_model() const { return options.d_model; }
   int64_t input_dim() const { return *options.input_dim; }
   int64_t d_head() const { return options.d_model / query_heads_; }
+  /// Features of a query and a key in one head: d_head, but for mechanisms with a feature_dim.
+  int64_t d_qk() const {
+    if constexpr (requires { options.feature_dim; }) return *options.feature_dim / query_heads_;
+    return d_head();
+  }
   /// Options that build this module again, every default filled in.
   Config get_config() const { return options; }
 
@@ -160,8 +170,8 @@ class SelfAttentionBase : public torch::nn::Cloneable<Derived> {
                      const torch::Tensor& x, const AttentionInputs& in) {
     const auto& context = in.context.defined() ? in.context : x;
     // [B, N, heads * dh] -> [B, heads, N, dh], a view
-    const auto split = [this](const torch::Tensor& t, int64_t heads) {
-      return t.view({t.size(0), t.size(1), heads, d_head()}).transpose(1, 2);
+    const auto split = [](const torch::Tensor& t, int64_t heads) {
+      return t.view({t.size(0), t.size(1), heads, t.size(2) / heads}).transpose(1, 2);
     };
     Heads heads{split(to_q(x), query_heads_), split(to_k(context), kv_heads_),
                 split(to_v(context), kv_heads_)};
@@ -179,9 +189,8 @@ class SelfAttentionBase : public torch::nn::Cloneable<Derived> {
   template <MaskMod Mask = FullMask, ScoreMod Score = IdentityScore>
   AttentionResult attend(const Heads& heads, const AttentionInputs& in, const Mask& pattern = {},
                          const Score& score = {}) {
-    const CausalMask causal{.enabled = in.causal.value_or(options.causal)};
-    const AttentionOptions how{.scale = scale(),
-                               .dropout = this->is_training() ? options.dropout : 0.0};
+    const CausalMask causal{.enabled = is_causal(in)};
+    const AttentionOptions how = attention_options();
     const auto& [q, k, v] = heads;
     if (!in.mask.defined() && !in.key_padding_mask.defined()) {
       return attention(q, k, v, pattern && causal, score, how);
@@ -195,6 +204,12 @@ class SelfAttentionBase : public torch::nn::Cloneable<Derived> {
       padding.mask = in.key_padding_mask.unsqueeze(1).unsqueeze(1);  // [B, 1, 1, S]
     }
     return attention(q, k, v, pattern && causal && mask && padding, score + bias, how);
+  }
+
+  bool is_causal(const AttentionInputs& in) const { return in.causal.value_or(options.causal); }
+
+  AttentionOptions attention_options() const {
+    return {.scale = scale(), .dropout = this->is_training() ? options.dropout : 0.0};
   }
 
   /// Joins the heads of an attention output and applies w_o: [B, H, L, dh] -> [B, L, d_model].

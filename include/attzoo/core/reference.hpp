@@ -45,34 +45,38 @@ inline torch::ScalarType compute_dtype(const torch::Tensor& t) {
 }
 
 struct ReferenceWeights {
-  torch::Tensor weights, lse;  // [B, H, rows, S] after dropout, [B, H, rows]; compute dtype
+  torch::Tensor weights, lse;  // [B, H, rows, S], [B, H, rows]; compute dtype
 };
 
-/// The weights of the query rows [begin, end): q [B, H, L, D], k [B, Hkv, S, D].
+/// Softmax over the allowed keys of scores [B, H, rows, S].
+inline ReferenceWeights masked_softmax(const torch::Tensor& scores, const torch::Tensor& allowed) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto masked = scores.masked_fill(allowed.logical_not(), -kInf);
+  // A row with nothing to attend has the maximum -inf: shift it by 0 and divide it by 1, so that
+  // its weights are 0 and no gradient meets inf - inf.
+  auto max = masked.size(-1) > 0
+                 ? masked.detach().amax(-1, /*keepdim=*/true)
+                 : masked.new_full({masked.size(0), masked.size(1), masked.size(2), 1}, -kInf);
+  max = max.masked_fill(max == -kInf, 0.0);
+  const auto weights = torch::exp(masked - max);
+  auto sum = weights.sum(-1, /*keepdim=*/true);
+  const auto empty = sum == 0;
+  sum = sum.masked_fill(empty, 1.0);
+  return {weights / sum, (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
+}
+
+/// The weights, after dropout, of the query rows [begin, end): q [B, H, L, D], k [B, Hkv, S, D].
 template <MaskMod Mask, ScoreMod Score>
 ReferenceWeights reference_weights(const torch::Tensor& q, const torch::Tensor& k, const Mask& mask,
                                    const Score& score, double scale, const Dropout& dropout,
                                    int64_t begin, int64_t end) {
-  constexpr double kInf = std::numeric_limits<double>::infinity();
   const auto dtype = compute_dtype(q);
   const Grid grid({q.size(0), q.size(1), q.size(2), k.size(2)}, begin, end, q.device());
-  auto scores = grouped_matmul(q.slice(2, begin, end).to(dtype), k.to(dtype).transpose(-2, -1));
-  scores = score.evaluate(scores * scale, grid);
-  scores = scores.masked_fill(mask.evaluate(grid).logical_not(), -kInf);
-
-  // A row with nothing to attend has the maximum -inf: shift it by 0 and divide it by 1, so that
-  // its weights are 0 and no gradient meets inf - inf.
-  auto max = scores.size(-1) > 0
-                 ? scores.detach().amax(-1, /*keepdim=*/true)
-                 : scores.new_full({grid.shape.B, grid.shape.H, end - begin, 1}, -kInf);
-  max = max.masked_fill(max == -kInf, 0.0);
-  auto weights = torch::exp(scores - max);
-  auto sum = weights.sum(-1, /*keepdim=*/true);
-  const auto empty = sum == 0;
-  sum = sum.masked_fill(empty, 1.0);
-  weights = weights / sum;
-  if (dropout.p > 0) weights = weights * dropout_factor(dropout, grid, dtype);
-  return {weights, (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
+  const auto scores =
+      grouped_matmul(q.slice(2, begin, end).to(dtype), k.to(dtype).transpose(-2, -1));
+  auto result = masked_softmax(score.evaluate(scores * scale, grid), mask.evaluate(grid));
+  if (dropout.p > 0) result.weights = result.weights * dropout_factor(dropout, grid, dtype);
+  return result;
 }
 
 struct OutputAndLse {

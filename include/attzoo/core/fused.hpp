@@ -1,0 +1,156 @@
+#pragma once
+/// \file
+/// The fused CPU kernel (kernel/attention.hpp) as an AttentionKernel: tensors to views, LibTorch's
+/// threads and memory to the kernel's.
+
+#include <attzoo/core/autograd.hpp>
+#include <attzoo/core/runtime.hpp>
+
+#if ATTZOO_HAS_FUSED_KERNEL
+#include <attzoo/kernel/attention.hpp>
+
+namespace attzoo::core {
+
+template <MaskMod Mask, ScoreMod Score>
+class FusedCpuKernel final : public AttentionKernel {
+ public:
+  FusedCpuKernel(Mask mask, Score score, double scale, Dropout dropout)
+      : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {}
+
+  /// Lengths that the kernel's 32-bit indices hold, and something to compute.
+  static bool fits(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+    constexpr int64_t kMost = int64_t{1} << 30;
+    return q.device().is_cpu() && q.numel() > 0 && k.numel() > 0 && v.numel() > 0 &&
+           q.size(2) < kMost && k.size(2) < kMost;
+  }
+
+  torch::autograd::variable_list learnable() const override {
+    torch::autograd::variable_list tensors;
+    for (const auto& l : captured()) {
+      if (l.learns()) tensors.push_back(l.tensor);
+    }
+    return tensors;
+  }
+
+  OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
+                       const torch::Tensor& v) const override {
+    auto output = empty_as(q, v.size(3), q.scalar_type());
+    auto lse = torch::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(compute_dtype(q)));
+    with_compute_type(q, [&]<class T>(T) {
+      Captured keep;
+      TorchRuntime runtime;
+      kernel::forward(problem<T>(q, k, v, {output, lse}), bind<T>(q, k, keep), runtime);
+    });
+    return {output, lse};
+  }
+
+  torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
+                                          const torch::Tensor& v, const OutputAndLse& result,
+                                          const torch::Tensor& grad_output,
+                                          const torch::Tensor& grad_lse) const override {
+    auto grad_q = empty_as(q, q.size(3), q.scalar_type());
+    auto grad_k = accumulator(k), grad_v = accumulator(v);
+    torch::autograd::variable_list grads(3);
+    with_compute_type(q, [&]<class T>(T) {
+      Captured keep;
+      TorchRuntime runtime;
+      const auto lse = grad_lse.defined() ? grad_lse.to(compute_dtype(q)).contiguous() : grad_lse;
+      const kernel::Gradients<T> gradients{
+          view(grad_output.to(q.scalar_type())), view(grad_q),
+          lse.defined() ? lse.template const_data_ptr<T>() : nullptr, view(grad_k), view(grad_v)};
+      const auto p = problem<T>(q, k, v, result);
+      const auto modifiers = bind<T>(q, k, keep);
+      kernel::backward(p, modifiers, gradients, runtime);
+      if constexpr (kernel::kTensors < decltype(modifiers.score) >> 0) {
+        for (auto& g : learnable_gradients<T>(p, modifiers, gradients, runtime)) grads.push_back(g);
+      }
+    });
+    grads[0] = grad_q;
+    grads[1] = grad_k.slice(3, 0, k.size(3)).to(k.scalar_type());
+    grads[2] = grad_v.slice(3, 0, v.size(3)).to(v.scalar_type());
+    return grads;
+  }
+
+  OutputAndLse reference(const torch::Tensor& q, const torch::Tensor& k,
+                         const torch::Tensor& v) const override {
+    return core::reference(q, k, v, mask_, score_, scale_, dropout_);
+  }
+
+ private:
+  template <class T>
+  auto bind(const torch::Tensor& q, const torch::Tensor& k, Captured& keep) const {
+    const Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
+    return kernel::MaskAndScore{mask_.bind(n), score_.template bind<T>(n, keep)};
+  }
+
+  template <class T>
+  kernel::Problem<T> problem(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                             const OutputAndLse& result) const {
+    const auto n = [](int64_t size) { return static_cast<int>(size); };
+    return {view(q),
+            view(k),
+            view(v),
+            view(result.output),
+            result.lse.template data_ptr<T>(),
+            n(q.size(0)),
+            n(q.size(1)),
+            n(k.size(1)),
+            n(q.size(2)),
+            n(k.size(2)),
+            n(q.size(3)),
+            n(v.size(3)),
+            static_cast<T>(scale_),
+            dropout_.p,
+            dropout_.seed};
+  }
+
+  std::vector<Learnable> captured() const {
+    std::vector<Learnable> tensors;
+    core::learnable(score_, tensors);
+    return tensors;
+  }
+
+  /// Gradients of learnable().
+  template <class T, class Modifiers>
+  std::vector<torch::Tensor> learnable_gradients(const kernel::Problem<T>& p,
+                                                 const Modifiers& modifiers,
+                                                 const kernel::Gradients<T>& gradients,
+                                                 kernel::Runtime& runtime) const {
+    std::vector<torch::Tensor> sums;  // [slots or 1, the tensor's sizes]
+    kernel::TensorGradients<T> to;    // in step with captured(); nobody asks for the others
+    for (const auto& l : captured()) {
+      to.tensors.emplace_back();
+      to.slot_stride.push_back(0);
+      if (!l.learns()) continue;
+      const bool by_query = l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1;
+      auto sizes = l.tensor.sizes().vec();
+      sizes.insert(sizes.begin(), by_query ? 1 : kernel::TensorGradients<T>::kSlots);
+      sums.push_back(torch::zeros(sizes, c10::CppTypeToScalarType<T>::value));
+      const auto& sum = sums.back();
+      const auto stride = [&](size_t d) {
+        return l.dims[d] < 0 ? int64_t{0} : step(sum, l.dims[d] + 1);
+      };
+      to.tensors.back() = {sum.template data_ptr<T>(), stride(0), stride(1), stride(2), stride(3)};
+      if (!by_query) to.slot_stride.back() = sum.stride(0);
+    }
+    if (sums.empty()) return sums;
+    kernel::backward_tensors(p, modifiers, gradients, to, runtime);
+    const auto tensors = learnable();
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i].sum(0).to(tensors[i].scalar_type());
+    return sums;
+  }
+
+  /// Zeros [B, Hkv, S, features padded] to add gradients into, in the memory order of `like`.
+  static torch::Tensor accumulator(const torch::Tensor& like) {
+    return empty_as(like, kernel::padded(static_cast<int>(like.size(3))), compute_dtype(like))
+        .zero_();
+  }
+
+  Mask mask_;
+  Score score_;
+  double scale_;
+  Dropout dropout_;
+};
+
+}  // namespace attzoo::core
+#endif
