@@ -90,6 +90,20 @@ void load_parameters(AnyAttention& module, const Case& c) {
   load_state_dict(*module, state);
 }
 
+/// Hashes with the vectors that the Python library drew.
+void set_projections(AnyAttention& module, const Case& c) {
+  std::vector<torch::Tensor> projections;
+  for (int r = 0; c.has("projection." + std::to_string(r)); ++r) {
+    projections.push_back(c.at("projection." + std::to_string(r)));
+  }
+  if (projections.empty()) return;
+  for (const auto& part : module->modules()) {
+    if (auto* lsh = dynamic_cast<LSHSelfAttentionImpl*>(part.get())) {
+      lsh->set_projections(projections);
+    }
+  }
+}
+
 /// A floating mask is added in every mechanism; the Python library's local one reads it as a bool.
 /// What it should give: multi-head attention under the window and the floats.
 void check_local_float_mask(const Case& c, Report& report) {
@@ -163,6 +177,7 @@ void check_module(const Case& c, Report& report) {
   }
   auto module = build_module(c.mechanism, c.config, c.quirks);
   load_parameters(module, c);
+  set_projections(module, c);
   module->eval();
   const auto x = c.at("x").detach().clone().requires_grad_();
   AttentionInputs inputs;

@@ -125,6 +125,21 @@ inline AnyAttention build_module(const std::string& mechanism, const Json& confi
     return build<ALiBiSelfAttention, ALiBiSelfAttentionOptions>(
         config, [](auto& r, auto& o) { r.read("max_seq_len", o.max_seq_len); });
   }
+  if (mechanism == "linear") {
+    return build<LinearSelfAttention, LinearSelfAttentionOptions>(config, [](auto& r, auto& o) {
+      r.read("feature_dim", o.feature_dim);
+      r.read("eps", o.eps);
+      o.num_heads = 1;
+      o.python_weights = true;
+    });
+  }
+  if (mechanism == "lsh") {
+    return build<LSHSelfAttention, LSHSelfAttentionOptions>(config, [](auto& r, auto& o) {
+      r.read("bucket_size", o.bucket_size);
+      r.read("num_hashes", o.num_hashes);
+      o.exact_buckets = true;
+    });
+  }
   if (mechanism == "longformer") {
     return build<LongformerSelfAttention, LongformerSelfAttentionOptions>(
         config, [](auto& r, auto& o) { r.read("window_size", o.window_size); });

@@ -8,8 +8,10 @@
 #include <attzoo/dilated.hpp>
 #include <attzoo/gated.hpp>
 #include <attzoo/grouped.hpp>
+#include <attzoo/linear.hpp>
 #include <attzoo/local.hpp>
 #include <attzoo/longformer.hpp>
+#include <attzoo/lsh.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/vanilla.hpp>
 

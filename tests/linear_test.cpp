@@ -1,0 +1,222 @@
+#include <gtest/gtest.h>
+#include <torch/serialize.h>
+#include <attzoo/linear.hpp>
+#include <attzoo/masks.hpp>
+
+#include <sstream>
+
+#include "support/error_rule.hpp"
+#include "support/expect_error.hpp"
+#include "support/gradcheck.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+constexpr auto kDouble = torch::kFloat64;
+
+template <class Module = LinearSelfAttention>
+Module make(LinearSelfAttentionOptions options) {
+  torch::manual_seed(3);
+  Module m(options);
+  m->to(kDouble);
+  m->eval();
+  return m;
+}
+
+LinearSelfAttentionOptions options(int64_t heads = 1, bool causal = false) {
+  return {.d_model = 12,
+          .input_dim = 10,
+          .dropout = 0,
+          .bias = true,
+          .feature_dim = 6,
+          .causal = causal,
+          .num_heads = heads};
+}
+
+/// The definition, quadratic: allowed [B or 1, 1, L, S].
+template <class Map, class Module>
+std::pair<torch::Tensor, torch::Tensor> dense(Module& m, const torch::Tensor& x,
+                                              const torch::Tensor& context,
+                                              const torch::Tensor& allowed) {
+  const int64_t H = m->options.num_heads;
+  const auto split = [H](const torch::Tensor& t) {
+    return t.view({t.size(0), t.size(1), H, -1}).transpose(1, 2);
+  };
+  const auto q = Map()(split(m->w_q(x))), k = Map()(split(m->w_k(context))),
+             v = split(m->w_v(context));
+  auto s = torch::matmul(q, k.transpose(-2, -1)) * allowed;
+  s = s / (s.sum(-1, true) + m->options.eps);
+  return {m->w_o(torch::matmul(s, v).transpose(1, 2).flatten(2)), H == 1 ? s.squeeze(1) : s};
+}
+
+torch::Tensor tril(int64_t L, int64_t S) { return torch::ones({1, 1, L, S}, kDouble).tril(S - L); }
+
+template <class Map>
+void check_definition() {
+  for (const int64_t heads : {1, 3}) {
+    auto m = make<LinearSelfAttentionWith<Map>>(options(heads));
+    for (const auto& [L, S] : {std::pair{1, 1}, {9, 9}, {200, 200}, {5, 9}, {9, 5}, {70, 200}}) {
+      const auto x = torch::randn({2, L, 10}, kDouble), context = torch::randn({2, S, 10}, kDouble);
+      for (const bool causal : {false, true}) {
+        const auto got = m(x, {.causal = causal, .context = context});
+        const auto [out, weights] =
+            dense<Map>(m, x, context, causal ? tril(L, S) : torch::ones({1, 1, L, S}, kDouble));
+        EXPECT_TRUE(torch::allclose(got.output, out, 1e-9, 1e-11)) << L << " " << S << causal;
+        EXPECT_EQ(got.weights.sizes(), weights.sizes());
+        EXPECT_TRUE(torch::allclose(got.weights, weights, 1e-9, 1e-11));
+        EXPECT_TRUE(torch::allclose(got.weights.rows(0, 1), weights.slice(-2, 0, 1), 1e-9, 1e-11));
+      }
+    }
+  }
+}
+
+TEST(Linear, IsItsDefinition) {
+  check_definition<EluPlusOne>();
+  check_definition<ReluMap>();
+  check_definition<ExpMap>();
+  struct Square {
+    torch::Tensor operator()(const torch::Tensor& z) const { return z * z; }
+  };
+  check_definition<Square>();
+}
+
+TEST(Linear, PaddingChangesNothing) {
+  for (const bool causal : {false, true}) {
+    auto m = make(options(3, causal));
+    const std::vector<int64_t> lengths{9, 4, 1};
+    auto x = torch::randn({3, 9, 10}, kDouble);
+    x[1][7][0] = std::nan("");  // what is padded is not looked at
+    const auto padded = m(x, {.key_padding_mask = create_padding_mask(lengths)}).output;
+    for (int64_t b = 0; b < 3; ++b) {
+      const auto n = lengths[static_cast<size_t>(b)];
+      const auto alone = m(x.slice(0, b, b + 1).slice(1, 0, n)).output;
+      EXPECT_TRUE(torch::allclose(padded.slice(0, b, b + 1).slice(1, 0, n), alone, 1e-10, 1e-12));
+    }
+  }
+}
+
+TEST(Linear, CausalNeverLooksAhead) {
+  auto m = make(options(3, true));
+  auto x = torch::randn({1, 300, 10}, kDouble);
+  const auto before = m(x).output.slice(1, 0, 150);
+  x.slice(1, 150).normal_();
+  EXPECT_TRUE(torch::equal(before, m(x).output.slice(1, 0, 150)));
+}
+
+TEST(Linear, Gradients) {
+  for (const bool causal : {false, true}) {
+    auto m = make(options(2, causal));
+    auto x = torch::randn({2, 5, 10}, kDouble).requires_grad_();
+    auto context = torch::randn({2, 6, 10}, kDouble).requires_grad_();
+    Tensors leaves{x, context};
+    for (const auto& p : m->named_parameters()) leaves.push_back(p.value());
+    const auto cotangent = torch::randn({2, 5, 12}, kDouble);
+    const auto f = [&] { return (m(x, {.context = context}).output * cotangent).sum(); };
+    gradcheck(f, leaves, "linear");
+    gradgradcheck(f, {x, context}, "linear");
+    gradcheck([&] { return torch::Tensor(m(x).weights).square().sum(); }, {x}, "linear weights");
+  }
+}
+
+TEST(Linear, ScanIsExactInEveryDerivative) {
+  for (const bool reverse : {false, true}) {
+    const auto leaf = [](std::vector<int64_t> sizes) {
+      return torch::randn(sizes, kDouble).requires_grad_();
+    };
+    const auto q = leaf({2, 3, 200, 20}), k = leaf({2, 3, 200, 20}), v = leaf({2, 3, 200, 150});
+    const auto pairs = torch::matmul(q, k.transpose(-2, -1));
+    const auto want = torch::matmul(reverse ? pairs.triu() : pairs.tril(), v);
+    for (const auto& got :
+         {core::CausalScan::apply(q, k, v, reverse), core::scan_by_chunks(q, k, v, reverse)}) {
+      EXPECT_TRUE(torch::allclose(got, want, 1e-9, 1e-9));
+      const auto g = torch::randn_like(want);
+      const auto a = torch::autograd::grad({got}, {q, k, v}, {g});
+      const auto b = torch::autograd::grad({want}, {q, k, v}, {g}, true);
+      for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-9, 1e-9)) << i;
+    }
+  }
+}
+
+TEST(Linear, HalfTypesFollowTheErrorRule) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
+    const auto draw = [&] { return torch::rand({1, 2, 150, 17}).to(dtype); };
+    const auto q = draw(), k = draw(), v = draw();
+    const auto plain = [](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+      return torch::matmul(torch::matmul(q, k.transpose(-2, -1)).tril(), v);
+    };
+    expect_within_rule(core::CausalScan::apply(q, k, v, false),
+                       plain(q.to(kDouble), k.to(kDouble), v.to(kDouble)), plain(q, k, v), 2, 150,
+                       c10::toString(dtype));
+    LinearSelfAttention m({.d_model = 12, .causal = true});
+    m->to(dtype);
+    EXPECT_EQ(m(torch::randn({1, 9, 12}).to(dtype)).output.scalar_type(), dtype);
+  }
+}
+
+TEST(Linear, LivesAsAModule) {
+  auto m = make(options(3, true));
+  const auto x = torch::randn({2, 6, 10}, kDouble);
+  const auto want = m(x).output;
+  const auto copy = std::dynamic_pointer_cast<LinearSelfAttentionImpl<>>(m->clone());
+  EXPECT_TRUE(torch::equal(copy->forward(x).output, want));
+  std::stringstream stream;
+  torch::save(m, stream);
+  LinearSelfAttention loaded(m->get_config());
+  loaded->to(kDouble);
+  torch::load(loaded, stream);
+  EXPECT_TRUE(torch::equal(loaded(x).output, want));
+  torch::nn::AnyModule any(m);
+  EXPECT_TRUE(torch::equal(any.forward<AttentionResult>(x).output, want));
+  std::stringstream text;
+  text << m;
+  EXPECT_NE(text.str().find("attzoo::LinearSelfAttention(d_model=12"), std::string::npos);
+  EXPECT_EQ(m->w_q->weight.sizes(), (std::vector<int64_t>{6, 10}));
+  EXPECT_EQ(m(torch::randn({0, 6, 10}, kDouble)).output.sizes(), (std::vector<int64_t>{0, 6, 12}));
+  EXPECT_EQ(m(torch::randn({2, 0, 10}, kDouble)).output.sizes(), (std::vector<int64_t>{2, 0, 12}));
+}
+
+TEST(Linear, DropoutActsOnTheAttendedVectors) {
+  auto o = options();
+  o.dropout = 0.5;
+  auto m = make(o);
+  m->train();
+  const auto x = torch::randn({2, 64, 10}, kDouble);
+  torch::manual_seed(1);
+  const auto a = m(x).output, b = m(x).output;
+  torch::manual_seed(1);
+  EXPECT_TRUE(torch::equal(a, m(x).output));
+  EXPECT_FALSE(torch::equal(a, b));
+}
+
+TEST(Linear, Errors) {
+  const auto bad = [](auto change, std::vector<std::string> parts) {
+    auto o = options();
+    change(o);
+    parts.push_back("LinearSelfAttention");
+    expect_error([&] { LinearSelfAttention m(o); }, parts);
+  };
+  bad([](auto& o) { o.d_model = 0; }, {"d_model", "0"});
+  bad([](auto& o) { o.feature_dim = 0; }, {"feature_dim", "0"});
+  bad([](auto& o) { o.num_heads = 5; }, {"num_heads", "5", "12"});
+  bad([](auto& o) { o.num_heads = 4; }, {"num_heads", "feature_dim", "4", "6"});
+  bad([](auto& o) { o.eps = -1; }, {"eps", "-1"});
+  bad([](auto& o) { o.dropout = 2; }, {"dropout", "2"});
+  bad([](auto& o) { o.num_heads = 2, o.rope = true; }, {"rope", "even", "3"});
+  auto m = make(options());
+  const auto x = torch::randn({2, 6, 10}, kDouble);
+  expect_error(
+      [&] {
+        m(x, {.mask = torch::ones({6, 6}, torch::kBool)});
+      },
+      {"LinearSelfAttention", "mask", "key_padding_mask", "causal"});
+  expect_error(
+      [&] {
+        m(x, {.key_padding_mask = torch::ones({2, 7}, torch::kBool)});
+      },
+      {"LinearSelfAttention", "key_padding_mask", "[2, 7]"});
+  expect_error([&] { m(x[0]); }, {"LinearSelfAttention", "x", "[6, 10]"});
+  expect_error([&] { m(x, {.global_attention = torch::ones({6})}); }, {"global_attention"});
+}
+
+}  // namespace
+}  // namespace attzoo::testing

@@ -1,0 +1,194 @@
+#include <attzoo/lsh.hpp>
+
+#include "support/mechanism_contract.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+/// One bucket: plain multi-head attention.
+struct LSHTraits : PlainTraits {
+  using Module = LSHSelfAttention;
+  static constexpr const char* kName = "LSHSelfAttention";
+  static LSHSelfAttentionOptions options() {
+    return {.d_model = 12, .num_heads = 3, .bucket_size = 200, .dropout = 0, .bias = true};
+  }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(LSH, MechanismContract, LSHTraits);
+
+LSHSelfAttention make(LSHSelfAttentionOptions options) {
+  torch::manual_seed(11);
+  LSHSelfAttention m(options);
+  m->to(torch::kFloat64);
+  m->eval();
+  return m;
+}
+
+torch::Tensor heads_of(const torch::Tensor& t, int64_t heads) {
+  return t.view({t.size(0), t.size(1), heads, -1}).transpose(1, 2);
+}
+
+/// Who attends to whom in one round, token by token.
+torch::Tensor allowed_pairs(const torch::Tensor& id, bool causal, int64_t reach) {
+  const int64_t n = id.size(-1);
+  auto allowed = torch::zeros({id.size(0), id.size(1), n, n}, torch::kBool);
+  auto a = allowed.accessor<bool, 4>();
+  const auto ids = id.accessor<int64_t, 3>();
+  for (int64_t b = 0; b < id.size(0); ++b) {
+    for (int64_t h = 0; h < id.size(1); ++h) {
+      for (int64_t i = 0; i < n; ++i) {
+        std::vector<int64_t> bucket;
+        int64_t place = 0;
+        for (int64_t j = 0; j < n; ++j) {
+          if (ids[b][h][j] != ids[b][h][i]) continue;
+          if (j == i) place = static_cast<int64_t>(bucket.size());
+          bucket.push_back(j);
+        }
+        for (int64_t p = 0; p < static_cast<int64_t>(bucket.size()); ++p) {
+          // here = place + 1 keys up to the query itself
+          const int64_t begin = place + 1 - (causal ? 2 * reach : reach);
+          const int64_t end = causal ? place + 1 : place + 1 + reach;
+          if (p >= begin && p < end) a[b][h][i][bucket[static_cast<size_t>(p)]] = true;
+        }
+      }
+    }
+  }
+  return allowed;
+}
+
+TEST(LSH, IsItsDefinition) {
+  for (const bool causal : {false, true}) {
+    for (const int64_t rounds : {1, 3}) {
+      auto m = make({.d_model = 16,
+                     .num_heads = 2,
+                     .bucket_size = 6,
+                     .num_hashes = rounds,
+                     .dropout = 0,
+                     .causal = causal});
+      std::vector<torch::Tensor> projections;
+      for (int64_t r = 0; r < rounds; ++r) projections.push_back(torch::randn({2, 8, 4}));
+      m->set_projections(projections);
+      auto x = torch::randn({2, 50, 16}, torch::kFloat64).requires_grad_();
+      const auto got = m(x);
+
+      const auto q = heads_of(m->w_q(x), 2), k = heads_of(m->w_k(x), 2), v = heads_of(m->w_v(x), 2);
+      const auto scores = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(8.0);
+      std::vector<torch::Tensor> lse, outputs, weights;
+      for (const auto& p : projections) {
+        const auto s = torch::matmul(q, p.to(torch::kFloat64));
+        const auto id = s.slice(-1, 0, 2).argmax(-1) * 2 + s.slice(-1, 2).argmax(-1);
+        const auto masked =
+            scores.masked_fill(allowed_pairs(id, causal, 6).logical_not(), kNegativeInfinity);
+        weights.push_back(torch::softmax(masked, -1));
+        lse.push_back(torch::logsumexp(masked, -1));
+      }
+      const auto share = torch::softmax(torch::stack(lse), 0).unsqueeze(-1);
+      const auto w = (share * torch::stack(weights)).sum(0);
+      const auto want = m->w_o(torch::matmul(w, v).transpose(1, 2).flatten(2));
+      EXPECT_TRUE(torch::allclose(got.output, want, 1e-10, 1e-12)) << causal << rounds;
+      EXPECT_TRUE(torch::allclose(got.weights, w, 1e-10, 1e-12));
+      EXPECT_TRUE(torch::allclose(got.weights.rows(7, 20), w.slice(2, 7, 20), 1e-10, 1e-12));
+      EXPECT_TRUE(torch::allclose(got.lse, torch::logsumexp(torch::stack(lse), 0), 1e-10, 1e-12));
+      const auto g = torch::randn_like(want);
+      EXPECT_TRUE(torch::allclose(torch::autograd::grad({got.output}, {x}, {g}, true)[0],
+                                  torch::autograd::grad({want}, {x}, {g}, true)[0], 1e-9, 1e-11));
+    }
+  }
+}
+
+TEST(LSH, CausalDependsOnThePastAlone) {
+  auto m = make({.d_model = 32,
+                 .num_heads = 4,
+                 .bucket_size = 8,
+                 .num_hashes = 3,
+                 .dropout = 0,
+                 .causal = true});
+  auto x = torch::randn({2, 90, 32}, torch::kFloat64);
+  const auto before = m(x).output.slice(1, 0, 50);
+  x.slice(1, 50).normal_();
+  EXPECT_TRUE(torch::allclose(before, m(x).output.slice(1, 0, 50), 1e-12, 1e-14));
+}
+
+TEST(LSH, PaddedKeysAreInNoBucket) {
+  for (const bool causal : {false, true}) {
+    auto m = make({.d_model = 16,
+                   .num_heads = 2,
+                   .bucket_size = 4,
+                   .num_hashes = 2,
+                   .dropout = 0,
+                   .causal = causal});
+    m->set_projections({torch::randn({2, 8, 4}), torch::randn({2, 8, 4})});
+    const std::vector<int64_t> lengths{30, 17};
+    auto x = torch::randn({2, 30, 16}, torch::kFloat64);
+    const auto padded = m(x, {.key_padding_mask = create_padding_mask(lengths)});
+    for (int64_t b = 0; b < 2; ++b) {
+      const int64_t n = lengths[static_cast<size_t>(b)];
+      const auto alone = m(x.slice(0, b, b + 1).slice(1, 0, n)).output;
+      EXPECT_TRUE(
+          torch::allclose(padded.output.slice(0, b, b + 1).slice(1, 0, n), alone, 1e-10, 1e-12));
+    }
+    EXPECT_EQ(torch::Tensor(padded.weights)[1].slice(-1, 17).abs().sum().item<double>(), 0);
+  }
+}
+
+TEST(LSH, DropsTheSameInOutputAndWeights) {
+  auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 6, .num_hashes = 2, .dropout = 0.4});
+  m->train();
+  const auto x = torch::randn({2, 50, 16}, torch::kFloat64);
+  const auto r = m(x);
+  const auto v = heads_of(m->w_v(x), 2);
+  const auto want = m->w_o(torch::matmul(r.weights.tensor(), v).transpose(1, 2).flatten(2));
+  EXPECT_TRUE(torch::allclose(r.output, want, 1e-10, 1e-12));
+}
+
+TEST(LSH, ProjectionsAreFixedInEvalAndDrawnInTraining) {
+  auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 4, .dropout = 0});
+  const auto x = torch::randn({1, 60, 16}, torch::kFloat64);
+  EXPECT_TRUE(torch::equal(m(x).output, m(x).output));
+  m->train();
+  EXPECT_FALSE(torch::equal(m(x).output, m(x).output));
+  const auto with_generator = [&] {
+    m->set_generator(at::make_generator<at::CPUGeneratorImpl>(5));
+    return m(x).output;
+  };
+  EXPECT_TRUE(torch::equal(with_generator(), with_generator()));
+}
+
+/// The more rounds, the more of the full attention's mass is found; sharing projections helps.
+TEST(LSH, RecallGrowsWithRounds) {
+  double last = 0;
+  for (const int64_t rounds : {1, 2, 4, 8}) {
+    auto m = make(
+        {.d_model = 32, .num_heads = 2, .bucket_size = 16, .num_hashes = rounds, .dropout = 0});
+    torch::NoGradGuard no_grad;
+    m->w_k->weight.copy_(m->w_q->weight);
+    const auto x = 3 * torch::randn({1, 256, 32}, torch::kFloat64);
+    const torch::Tensor found = m(x).weights;
+    const auto q = heads_of(m->w_q(x), 2);
+    const auto full = torch::softmax(torch::matmul(q, q.transpose(-2, -1)) / 4.0, -1);
+    const double recall = (full * (found > 0)).sum(-1).mean().item<double>();
+    EXPECT_GT(recall, last);
+    last = recall;
+  }
+  EXPECT_GT(last, 0.5);
+}
+
+TEST(LSH, Errors) {
+  expect_error([] { LSHSelfAttention({.d_model = 16, .num_heads = 2, .bucket_size = 0}); },
+               {"LSHSelfAttention", "bucket_size", "0"});
+  expect_error([] { LSHSelfAttention({.d_model = 16, .num_heads = 2, .num_hashes = 0}); },
+               {"LSHSelfAttention", "num_hashes", "0"});
+  LSHSelfAttention m(16, 2);
+  expect_error(
+      [&] {
+        m->set_projections({torch::randn({2, 8, 4}), torch::randn({2, 8, 4})});
+      },
+      {"LSHSelfAttention", "num_hashes=1", "2"});
+  expect_error(
+      [&] {
+        m->set_projections({torch::randn({2, 7, 4})});
+      },
+      {"LSHSelfAttention", "d_head=8", "[2, 7, 4]"});
+}
+
+}  // namespace
+}  // namespace attzoo::testing
