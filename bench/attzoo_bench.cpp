@@ -1,116 +1,204 @@
-// attzoo_bench: every mechanism and the functional core, forward and forward + backward, beside
-// ATen's scaled_dot_product_attention and torch::nn::MultiheadAttention in the same process.
+// attzoo_bench: every mechanism of the zoo, forward and forward + backward, beside torch's own.
 //
-//   attzoo_bench --benchmark_filter=... --benchmark_out=bench.json --benchmark_out_format=json
+//   attzoo_bench --benchmark_filter='local|multi_head' --benchmark_out=f.json
+//   attzoo_bench --benchmark_filter=vs_eager
 //
-// Shapes: batch 1, d_model 512, 8 heads; the argument is n, the sequence length. Counters: peak and
-// allocated bytes of one call. Threads: OMP_NUM_THREADS.
+// Batch 1, d_model 512, 8 heads, float32; threads by OMP_NUM_THREADS. <name>/<direction>/n times a
+// mechanism, with the peak and total bytes of one call; vs_eager/<name>/<direction> runs it at
+// n = 4096 in turn with the eager n x n reference, and `ratio` is reference / own of the least
+// times. At the end: growth with n between 4096 and 16384, and time relative to multi_head at 4096.
 
 #include <benchmark/benchmark.h>
 #include <torch/nn/modules/activation.h>
 #include <attzoo/attzoo.hpp>
 
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <string>
+
 #include "tests/support/peak_memory.hpp"
 
 namespace {
 
-using attzoo::AttentionResult;
+using namespace attzoo;
+constexpr int64_t kWidth = 512, kHeads = 8, kQuadratic = 4096, kLinear = 16384;
 
-constexpr int64_t kWidth = 512, kHeads = 8;
+/// x [1, n, 512] -> output.
+using Call = std::function<torch::Tensor(const torch::Tensor&)>;
 
-/// Times `call`, which returns the output to differentiate, or not.
-template <class Call>
-void measure(benchmark::State& state, bool backward, Call&& call) {
-  const auto once = [&] {
-    if (backward) {
-      call().sum().backward();
-    } else {
-      torch::NoGradGuard no_grad;
-      benchmark::DoNotOptimize(call());
-    }
-  };
-  once();
-  {
-    attzoo::testing::PeakMemory memory;
-    once();
-    state.counters["peak_bytes"] = static_cast<double>(memory.peak());
-    state.counters["total_bytes"] = static_cast<double>(memory.total());
+void once(const Call& call, const torch::Tensor& x) {
+  if (x.requires_grad()) {
+    call(x).sum().backward();
+  } else {
+    torch::NoGradGuard no_grad;
+    benchmark::DoNotOptimize(call(x));
   }
-  for (auto _ : state) once();
+}
+
+double seconds(const Call& call, const torch::Tensor& x) {
+  const auto start = std::chrono::steady_clock::now();
+  once(call, x);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+torch::Tensor input(int64_t n, bool backward) {
+  return torch::randn({1, n, kWidth}).requires_grad_(backward);
+}
+
+const char* direction(bool backward) { return backward ? "forward_backward" : "forward"; }
+
+void add(const std::string& name, int64_t largest, const Call& call) {
+  for (const bool backward : {false, true}) {
+    for (int64_t n = 256; n <= largest; n *= 2) {
+      benchmark::RegisterBenchmark(
+          (name + "/" + direction(backward) + "/" + std::to_string(n)).c_str(),
+          [=](benchmark::State& state) {
+            const auto x = input(n, backward);
+            once(call, x);
+            {
+              attzoo::testing::PeakMemory memory;
+              once(call, x);
+              state.counters["peak_bytes"] = static_cast<double>(memory.peak());
+              state.counters["total_bytes"] = static_cast<double>(memory.total());
+            }
+            double best = 1e300;
+            for (auto _ : state) {
+              const double t = seconds(call, x);
+              best = std::min(best, t);
+              state.SetIterationTime(t);
+            }
+            state.counters["least_ms"] = best * 1e3;
+          })
+          ->UseManualTime()
+          ->Unit(benchmark::kMillisecond);
+    }
+  }
+}
+
+void add_against_eager(const std::string& name, const Call& call) {
+  for (const bool backward : {false, true}) {
+    benchmark::RegisterBenchmark(("vs_eager/" + name + "/" + direction(backward)).c_str(),
+                                 [=](benchmark::State& state) {
+                                   const auto x = input(kQuadratic, backward);
+                                   once(call, x);
+                                   double own = 1e300, eager = 1e300;
+                                   for (auto _ : state) {
+                                     const double t = seconds(call, x);
+                                     own = std::min(own, t);
+                                     EagerReferenceGuard guard;
+                                     eager = std::min(eager, seconds(call, x));
+                                     state.SetIterationTime(t);
+                                   }
+                                   state.counters["own_ms"] = own * 1e3;
+                                   state.counters["eager_ms"] = eager * 1e3;
+                                   state.counters["ratio"] = eager / own;
+                                 })
+        ->UseManualTime()
+        ->Iterations(5)
+        ->Unit(benchmark::kMillisecond);
+  }
 }
 
 template <class Module>
-void add_module(const char* name, Module module, int64_t max_n) {
-  for (const bool backward : {false, true}) {
-    auto* b = benchmark::RegisterBenchmark(
-        (std::string(name) + (backward ? "/forward_backward" : "/forward")).c_str(),
-        [=](benchmark::State& state) mutable {
-          auto x = torch::randn({1, state.range(0), kWidth}).requires_grad_(backward);
-          measure(state, backward, [&] { return module(x).output; });
-        });
-    for (int64_t n = 256; n <= max_n; n *= 2) b->Arg(n);
-    b->Unit(benchmark::kMillisecond)->UseRealTime();
-  }
-}
-
-template <class Function>
-void add_function(const char* name, Function function) {
-  for (const bool backward : {false, true}) {
-    auto* b = benchmark::RegisterBenchmark(
-        (std::string(name) + (backward ? "/forward_backward" : "/forward")).c_str(),
-        [=](benchmark::State& state) {
-          const auto make = [&] {
-            return torch::randn({1, kHeads, state.range(0), kWidth / kHeads})
-                .requires_grad_(backward);
-          };
-          const auto q = make(), k = make(), v = make();
-          measure(state, backward, [&] { return function(q, k, v); });
-        });
-    b->RangeMultiplier(2)->Range(256, 4096)->Unit(benchmark::kMillisecond)->UseRealTime();
-  }
+void add_mechanism(const std::string& name, int64_t largest, Module module) {
+  const Call call = [module](const torch::Tensor& x) mutable { return module(x).output; };
+  add(name, largest, call);
+  add_against_eager(name, call);
 }
 
 void add_peers() {
-  add_function("aten/sdpa", [](const auto& q, const auto& k, const auto& v) {
-    return at::scaled_dot_product_attention(q, k, v);
-  });
-  add_function("aten/sdpa_causal", [](const auto& q, const auto& k, const auto& v) {
-    return at::scaled_dot_product_attention(q, k, v, {}, 0.0, true);
+  const auto heads = [](const torch::Tensor& x) {
+    return x.view({1, x.size(1), kHeads, kWidth / kHeads}).transpose(1, 2);
+  };
+  add("aten_sdpa", kQuadratic, [=](const torch::Tensor& x) {
+    return at::scaled_dot_product_attention(heads(x), heads(x), heads(x));
   });
   torch::nn::MultiheadAttention peer(torch::nn::MultiheadAttentionOptions(kWidth, kHeads));
-  for (const bool backward : {false, true}) {
-    auto* b = benchmark::RegisterBenchmark(
-        backward ? "torch/nn_MultiheadAttention/forward_backward"
-                 : "torch/nn_MultiheadAttention/forward",
-        [=](benchmark::State& state) mutable {
-          auto x = torch::randn({state.range(0), 1, kWidth}).requires_grad_(backward);
-          measure(state, backward, [&] { return std::get<0>(peer(x, x, x)); });
-        });
-    b->RangeMultiplier(2)->Range(256, 4096)->Unit(benchmark::kMillisecond)->UseRealTime();
-  }
+  add("torch_nn_MultiheadAttention", kQuadratic, [=](const torch::Tensor& x) mutable {
+    const auto t = x.transpose(0, 1);
+    return std::get<0>(peer(t, t, t));
+  });
 }
 
-void add_attzoo() {
-  using namespace attzoo;
-  add_function("attzoo/attention", [](const auto& q, const auto& k, const auto& v) {
-    return attention(q, k, v).output;
-  });
-  add_function("attzoo/attention_causal", [](const auto& q, const auto& k, const auto& v) {
-    return attention(q, k, v, causal()).output;
-  });
-  constexpr int64_t kQuadratic = 4096;
-  add_module("attzoo/vanilla", VanillaSelfAttention({.d_model = kWidth, .dropout = 0}), kQuadratic);
+void add_zoo() {
   const MultiHeadSelfAttention multi_head({.d_model = kWidth, .num_heads = kHeads, .dropout = 0});
-  add_module("attzoo/multi_head", multi_head, kQuadratic);
-  add_module("attzoo/grouped",
-             GroupedSelfAttention(
-                 {.d_model = kWidth, .num_query_heads = kHeads, .num_kv_heads = 2, .dropout = 0}),
-             kQuadratic);
-  add_module("attzoo/gated", GatedSelfAttention(multi_head), kQuadratic);
-  add_module("attzoo/combined",
-             CombinedAttention(multi_head, VanillaSelfAttention({.d_model = kWidth, .dropout = 0})),
-             kQuadratic);
+  add_mechanism("vanilla", kQuadratic, VanillaSelfAttention({.d_model = kWidth, .dropout = 0}));
+  add_mechanism("multi_head", kLinear, multi_head);
+  add_mechanism(
+      "grouped", kQuadratic,
+      GroupedSelfAttention(
+          {.d_model = kWidth, .num_query_heads = kHeads, .num_kv_heads = 2, .dropout = 0}));
+  add_mechanism("local_128", kLinear,
+                LocalSelfAttention({.d_model = kWidth, .window_size = 128, .dropout = 0}));
+  add_mechanism("dilated_4", kLinear,
+                DilatedSelfAttention(
+                    {.d_model = kWidth, .dilation_rate = 4, .num_heads = kHeads, .dropout = 0}));
+  add_mechanism("block_128", kLinear,
+                BlockSelfAttention({.d_model = kWidth, .block_size = 128, .dropout = 0}));
+  add_mechanism("alibi", kQuadratic,
+                ALiBiSelfAttention({.d_model = kWidth, .num_heads = kHeads, .dropout = 0}));
+  add_mechanism("lsh_64", kLinear,
+                LSHSelfAttention({.d_model = kWidth, .num_heads = kHeads, .dropout = 0}));
+  LongformerSelfAttention longformer(
+      {.d_model = kWidth, .num_heads = kHeads, .window_size = 128, .dropout = 0});
+  const Call with_globals = [longformer](const torch::Tensor& x) mutable {
+    auto global = torch::zeros({x.size(1)}, torch::kBool);
+    global.slice(0, 0, 16) = true;
+    return longformer(x, {.global_attention = global}).output;
+  };
+  add("longformer_128_g16", kLinear, with_globals);
+  add_against_eager("longformer_128_g16", with_globals);
+  const auto linear = [](bool causal) -> Call {
+    LinearSelfAttention module(
+        {.d_model = kWidth, .dropout = 0, .causal = causal, .num_heads = kHeads});
+    return [module](const torch::Tensor& x) mutable { return module(x).output; };
+  };
+  add("linear", kLinear, linear(false));
+  add("linear_causal", kLinear, linear(true));
+  add_mechanism("gated", kQuadratic, GatedSelfAttention(multi_head));
+  add_mechanism(
+      "combined", kQuadratic,
+      CombinedAttention(multi_head,
+                        LocalSelfAttention({.d_model = kWidth, .window_size = 128, .dropout = 0})));
 }
+
+/// The console table, and what several rows say together.
+class Summary : public benchmark::ConsoleReporter {
+ public:
+  void ReportRuns(const std::vector<Run>& runs) override {
+    ConsoleReporter::ReportRuns(runs);
+    for (const auto& run : runs) {
+      const std::string name = run.benchmark_name();
+      const auto slash = name.find('/', name.find('/') + 1);
+      const auto least = run.counters.find("least_ms");
+      if (least == run.counters.end()) continue;
+      times_[name.substr(0, slash)][std::atol(name.c_str() + slash + 1)] = least->second.value;
+    }
+  }
+  void Finalize() override {
+    const auto time = [&](const std::string& name, int64_t n) {
+      const auto of_name = times_.find(name);
+      if (of_name == times_.end() || !of_name->second.count(n)) return std::nan("");
+      return of_name->second.at(n);
+    };
+    if (!times_.empty()) {
+      std::printf("\n%-46s %10s %18s %14s\n", "", "ms at 4096", "times multi_head", "n^k, 4k..16k");
+    }
+    for (const auto& [name, of_n] : times_) {
+      const std::string same = "multi_head" + name.substr(name.find('/'));
+      std::printf("%-46s %10.2f %18.3f %14.2f\n", name.c_str(), time(name, 4096),
+                  time(name, 4096) / time(same, 4096),
+                  std::log(time(name, 16384) / time(name, 4096)) / std::log(4.0));
+    }
+    ConsoleReporter::Finalize();
+  }
+
+ private:
+  std::map<std::string, std::map<int64_t, double>> times_;
+};
 
 }  // namespace
 
@@ -118,6 +206,7 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   add_peers();
-  add_attzoo();
-  benchmark::RunSpecifiedBenchmarks();
+  add_zoo();
+  Summary summary;
+  benchmark::RunSpecifiedBenchmarks(&summary);
 }
