@@ -40,6 +40,21 @@ std::vector<Mechanism> choose_mechanisms(const std::vector<std::string>& names) 
   return chosen;
 }
 
+void run_long(const std::vector<Mechanism>& mechanisms, const Text& text, Options options,
+              torch::Device device) {
+  options.seq_len = 16384;
+  options.batch = 1;
+  std::printf("one training step at %ld tokens, %ld blocks of width %ld\n\n%-12s %10s %14s\n",
+              static_cast<long>(options.seq_len), static_cast<long>(options.layers),
+              static_cast<long>(options.width), "mechanism", "seconds", "peak memory");
+  for (const auto& m : mechanisms) {
+    if (m.quadratic) continue;
+    const auto step = long_step(m, text, options, device);
+    std::printf("%-12s %10.2f %10.1f MiB\n", m.name.c_str(), step.seconds,
+                static_cast<double>(step.bytes) / (1 << 20));
+  }
+}
+
 void run(Options options) {
   const auto mechanisms = choose_mechanisms(options.mechanisms);
   const auto device = choose_device(options.device);
@@ -47,6 +62,7 @@ void run(Options options) {
   if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
   if (options.text.empty()) options.text = project_files(ATTZOO_SOURCE_DIR);
   const auto text = load_text(options.text);
+  if (options.long_step) return run_long(mechanisms, text, options, device);
   std::filesystem::create_directories(options.out);
   const std::filesystem::path out = options.out;
 

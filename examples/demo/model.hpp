@@ -19,15 +19,19 @@ struct Mechanism {
   std::string name;
   std::function<torch::nn::AnyModule(const Options&, int64_t layer)> block;
   std::function<torch::nn::AnyModule(const Options&, int64_t layer)> attention;
+  bool quadratic;  // costs n^2, whatever its constant
 };
 
+enum class Cost { kQuadratic, kLess };
+
 template <class Make>
-Mechanism mechanism(std::string name, Make make) {
+Mechanism mechanism(std::string name, Cost cost, Make make) {
   return {std::move(name),
           [make](const Options& o, int64_t layer) {
             return torch::nn::AnyModule(attzoo::TransformerBlock(make(o, layer)));
           },
-          [make](const Options& o, int64_t layer) { return torch::nn::AnyModule(make(o, layer)); }};
+          [make](const Options& o, int64_t layer) { return torch::nn::AnyModule(make(o, layer)); },
+          cost == Cost::kQuadratic};
 }
 
 inline std::vector<Mechanism> all_mechanisms() {
@@ -44,12 +48,13 @@ inline std::vector<Mechanism> all_mechanisms() {
                                .causal = true});
   };
   return {
-      mechanism("vanilla",
+      mechanism("vanilla", Cost::kQuadratic,
                 [](const Options& o, int64_t) {
                   return VanillaSelfAttention({.d_model = o.width, .dropout = 0, .causal = true});
                 }),
-      mechanism("multi_head", [=](const Options& o, int64_t) { return multi_head(o); }),
-      mechanism("grouped",
+      mechanism("multi_head", Cost::kQuadratic,
+                [=](const Options& o, int64_t) { return multi_head(o); }),
+      mechanism("grouped", Cost::kQuadratic,
                 [](const Options& o, int64_t) {
                   return GroupedSelfAttention({.d_model = o.width,
                                                .num_query_heads = o.heads,
@@ -57,8 +62,8 @@ inline std::vector<Mechanism> all_mechanisms() {
                                                .dropout = 0,
                                                .causal = true});
                 }),
-      mechanism("local", [=](const Options& o, int64_t) { return local(o); }),
-      mechanism("dilated",  // another rate in every layer, so that residues mix
+      mechanism("local", Cost::kLess, [=](const Options& o, int64_t) { return local(o); }),
+      mechanism("dilated", Cost::kQuadratic,  // another rate in every layer, so that residues mix
                 [](const Options& o, int64_t layer) {
                   return DilatedSelfAttention({.d_model = o.width,
                                                .dilation_rate = 2 + layer,
@@ -66,7 +71,7 @@ inline std::vector<Mechanism> all_mechanisms() {
                                                .dropout = 0,
                                                .causal = true});
                 }),
-      mechanism("block",
+      mechanism("block", Cost::kLess,
                 [](const Options& o, int64_t) {
                   return BlockSelfAttention({.d_model = o.width,
                                              .block_size = 32,
@@ -75,12 +80,26 @@ inline std::vector<Mechanism> all_mechanisms() {
                                              .overlap = true,
                                              .causal = true});
                 }),
-      mechanism("alibi",
+      mechanism("alibi", Cost::kQuadratic,
                 [](const Options& o, int64_t) {
                   return ALiBiSelfAttention(
                       {.d_model = o.width, .num_heads = o.heads, .dropout = 0, .causal = true});
                 }),
-      mechanism("longformer",
+      mechanism("linear", Cost::kLess,
+                [](const Options& o, int64_t) {
+                  return LinearSelfAttention(
+                      {.d_model = o.width, .dropout = 0, .causal = true, .num_heads = o.heads});
+                }),
+      mechanism("lsh", Cost::kLess,
+                [](const Options& o, int64_t) {
+                  return LSHSelfAttention({.d_model = o.width,
+                                           .num_heads = o.heads,
+                                           .bucket_size = 16,
+                                           .num_hashes = 2,
+                                           .dropout = 0,
+                                           .causal = true});
+                }),
+      mechanism("longformer", Cost::kLess,
                 [](const Options& o, int64_t) {
                   return LongformerSelfAttention({.d_model = o.width,
                                                   .num_heads = o.heads,
@@ -88,10 +107,11 @@ inline std::vector<Mechanism> all_mechanisms() {
                                                   .dropout = 0,
                                                   .causal = true});
                 }),
-      mechanism("gated",
+      mechanism("gated", Cost::kQuadratic,
                 [=](const Options& o, int64_t) { return GatedSelfAttention(multi_head(o)); }),
-      mechanism("combined", [=](const Options& o,
-                                int64_t) { return CombinedAttention(local(o), multi_head(o)); }),
+      mechanism(
+          "combined", Cost::kQuadratic,
+          [=](const Options& o, int64_t) { return CombinedAttention(local(o), multi_head(o)); }),
   };
 }
 

@@ -19,13 +19,15 @@ struct Options {
   std::string device = "auto";
   int64_t threads = 0, seed = 1;
   std::string out = "attzoo_demo_out";
+  bool long_step = false;
 };
 
 /// One option: its name, what it takes, what it does, and how a value is stored.
 struct Flag {
   std::string name, help;
   std::function<bool(const std::string&)> set;
-  bool many = false;  // takes all values up to the next option
+  bool many = false;   // takes all values up to the next option
+  bool alone = false;  // takes none
 };
 
 inline std::function<bool(const std::string&)> positive(int64_t& field, int64_t least = 1) {
@@ -64,6 +66,8 @@ inline std::vector<Flag> flags(Options& o) {
        }},
       {"threads", "N  CPU threads, default LibTorch's choice", positive(o.threads)},
       {"seed", "N  default 1", positive(o.seed, 0)},
+      {"long", "instead: one training step at 16384 tokens with each sub-quadratic mechanism",
+       [&o](const std::string&) { return o.long_step = true; }, false, true},
       {"out", "DIR  where results go, default attzoo_demo_out",
        [&o](const std::string& s) {
          o.out = s;
@@ -105,8 +109,8 @@ inline Options parse_options(int argc, char** argv) {
       if (!flag->set(v)) usage(known, "bad value '" + v + "' for " + name);
       ++values;
     };
-    if (inline_value) take(value);
-    while (!inline_value && i + 1 < args.size() && !args[i + 1].starts_with("--") &&
+    if (inline_value || flag->alone) take(value);
+    while (!inline_value && !flag->alone && i + 1 < args.size() && !args[i + 1].starts_with("--") &&
            (values == 0 || flag->many)) {
       take(args[++i]);
     }

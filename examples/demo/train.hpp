@@ -69,6 +69,8 @@ inline torch::Tensor loss_of(LanguageModel& model, const torch::Tensor& windows)
 
 /// Windows of seq_len + 1 bytes from random places.
 inline torch::Tensor random_windows(const torch::Tensor& text, const Options& o) {
+  TORCH_CHECK_VALUE(text.size(0) > o.seq_len, "attzoo_demo: sequences of ", o.seq_len,
+                    " bytes need a longer text than ", text.size(0), " bytes");
   const auto starts = torch::randint(text.size(0) - o.seq_len, {o.batch, 1});
   return text.index({starts + torch::arange(o.seq_len + 1)});
 }
@@ -127,6 +129,28 @@ inline Result train(const Mechanism& mechanism, const Text& text, const Options&
   }
   result.bits_per_byte = validate(model, text, o, device);
   return result;
+}
+
+/// One step of training at `seq_len` tokens.
+struct LongStep {
+  double seconds;
+  int64_t bytes;  // peak, beyond the model and its optimizer
+};
+inline LongStep long_step(const Mechanism& mechanism, const Text& text, const Options& o,
+                          torch::Device device) {
+  LanguageModel model(mechanism, o);
+  model.to(device);
+  torch::optim::AdamW optimizer(model.parameters(), torch::optim::AdamWOptions(o.lr));
+  const auto windows = random_windows(text.train, o).to(device);
+  attzoo::testing::PeakMemory memory;
+  const auto start = std::chrono::steady_clock::now();
+  auto loss = loss_of(model, windows);
+  loss.backward();
+  optimizer.step();
+  const double value = loss.item<double>();  // waits for the device
+  TORCH_CHECK(std::isfinite(value), mechanism.name, ": the loss is ", value);
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  return {spent.count(), memory.peak()};
 }
 
 /// Continues `start` [n] by `count` bytes drawn at a temperature of 0.7.
