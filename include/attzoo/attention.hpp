@@ -2,6 +2,7 @@
 /// \file
 /// The functional entry point: attention for any mask and any change of scores.
 
+#include <attzoo/core/chunked.hpp>
 #include <attzoo/core/fused.hpp>
 #include <attzoo/core/reference.hpp>
 #include <attzoo/core/result.hpp>
@@ -84,17 +85,23 @@ inline uint64_t random_seed() {
   return generator.get<at::CPUGeneratorImpl>()->random64();
 }
 
-/// Runs the problem by the fastest way that is exact for it: fused on CPU; by definition on another
-/// device, or where there is nothing to compute.
+/// Runs the problem by the best way that is exact for it: fused on CPU; elsewhere in chunks of
+/// query rows; by definition what is small, empty, or asked for by an EagerReferenceGuard.
 template <MaskMod Mask, ScoreMod Score>
 OutputAndLse dispatch(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                       const Mask& mask, const Score& score, double scale, const Dropout& dropout) {
+  const bool eager = EagerReferenceGuard::enabled();
 #if ATTZOO_HAS_FUSED_KERNEL
-  using Kernel = FusedCpuKernel<Mask, Score>;
-  if (Kernel::fits(q, k, v) && !EagerReferenceGuard::enabled()) {
-    return run_fused(c10::make_intrusive<Kernel>(mask, score, scale, dropout), q, k, v);
+  using Fused = FusedCpuKernel<Mask, Score>;
+  if (!eager && Fused::fits(q, k, v)) {
+    return run_kernel(c10::make_intrusive<Fused>(mask, score, scale, dropout), q, k, v);
   }
 #endif
+  const int64_t rows = chunk_rows({q.size(0), q.size(1), q.size(2), k.size(2)});
+  if (!eager && q.size(2) > rows) {
+    using Chunked = ChunkedKernel<Mask, Score>;
+    return run_kernel(c10::make_intrusive<Chunked>(mask, score, scale, dropout, rows), q, k, v);
+  }
   return reference(q, k, v, mask, score, scale, dropout);
 }
 

@@ -208,6 +208,32 @@ TEST(Fused, DocumentsAndBlockMask) {
       kNoScore);
 }
 
+/// What runs on other devices, here on the CPU; 16 rows a chunk.
+TEST(Chunked, IsTheReference) {
+  torch::manual_seed(8);
+  const auto leaf = [](std::vector<int64_t> sizes) {
+    return torch::randn(sizes, kDouble).requires_grad_();
+  };
+  const auto q = leaf({1, 4, 50, 6}), k = leaf({1, 2, 60, 6}), v = leaf({1, 2, 60, 5}),
+             slopes = leaf({4});
+  const auto mask = causal() && !window(3, 3);
+  const auto score = alibi(slopes) + softcap(2.0);
+  using Kernel = core::ChunkedKernel<decltype(mask), decltype(score)>;
+  const core::Dropout dropout{0.2, 3};
+  const core::OutputAndLse want = core::reference(q, k, v, mask, score, 0.4, dropout);
+  const auto g = torch::randn_like(want.output), gl = torch::randn_like(want.lse);
+  const auto grads = [&](const core::OutputAndLse& r) {
+    return torch::autograd::grad({r.output, r.lse.masked_fill(r.lse.isinf(), 0)}, {q, k, v, slopes},
+                                 {g, gl}, true);
+  };
+  const auto got =
+      core::run_kernel(c10::make_intrusive<Kernel>(mask, score, 0.4, dropout, 16), q, k, v);
+  EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-12, 1e-14));
+  EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-12, 1e-14));
+  const auto a = grads(got), b = grads(want);
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-10, 1e-12)) << i;
+}
+
 // ---- gradients of what modifiers hold -----------------------------------------------------------
 
 TEST(Fused, LearnableTensors) {

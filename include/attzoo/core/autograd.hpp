@@ -1,7 +1,7 @@
 #pragma once
 /// \file
-/// Ties a fused forward and backward to autograd: first derivatives run fused, derivatives of
-/// derivatives (create_graph) go through the eager reference.
+/// Ties a forward and a backward of one's own to autograd: first derivatives run by them,
+/// derivatives of derivatives (create_graph) through the eager reference.
 
 #include <attzoo/core/reference.hpp>
 
@@ -57,7 +57,7 @@ inline torch::autograd::variable_list reference_backward(const AttentionKernel& 
                                /*allow_unused=*/true);
 }
 
-struct FusedAttention : torch::autograd::Function<FusedAttention> {
+struct KernelFunction : torch::autograd::Function<KernelFunction> {
   using Kernel = c10::intrusive_ptr<AttentionKernel>;
 
   /// `learnable` are kernel->learnable()'s tensors: autograd knows inputs only by arguments.
@@ -91,10 +91,10 @@ struct FusedAttention : torch::autograd::Function<FusedAttention> {
 };
 
 /// Runs a kernel under autograd.
-inline OutputAndLse run_fused(const FusedAttention::Kernel& kernel, const torch::Tensor& q,
-                              const torch::Tensor& k, const torch::Tensor& v) {
+inline OutputAndLse run_kernel(const KernelFunction::Kernel& kernel, const torch::Tensor& q,
+                               const torch::Tensor& k, const torch::Tensor& v) {
   const auto learnable = kernel->learnable();
-  const auto result = FusedAttention::apply(kernel, q, k, v, at::TensorList(learnable));
+  const auto result = KernelFunction::apply(kernel, q, k, v, at::TensorList(learnable));
   return {result[0], result[1]};
 }
 

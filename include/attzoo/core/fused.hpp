@@ -24,13 +24,7 @@ class FusedCpuKernel final : public AttentionKernel {
            q.size(2) < kMost && k.size(2) < kMost;
   }
 
-  torch::autograd::variable_list learnable() const override {
-    torch::autograd::variable_list tensors;
-    for (const auto& l : captured()) {
-      if (l.learns()) tensors.push_back(l.tensor);
-    }
-    return tensors;
-  }
+  torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
 
   OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
                        const torch::Tensor& v) const override {
@@ -104,21 +98,17 @@ class FusedCpuKernel final : public AttentionKernel {
             dropout_.seed};
   }
 
-  std::vector<Learnable> captured() const {
-    std::vector<Learnable> tensors;
-    core::learnable(score_, tensors);
-    return tensors;
-  }
-
   /// Gradients of learnable().
   template <class T, class Modifiers>
   std::vector<torch::Tensor> learnable_gradients(const kernel::Problem<T>& p,
                                                  const Modifiers& modifiers,
                                                  const kernel::Gradients<T>& gradients,
                                                  kernel::Runtime& runtime) const {
+    std::vector<Learnable> tensors;
+    core::learnable(score_, tensors);
     std::vector<torch::Tensor> sums;  // [slots or 1, the tensor's sizes]
-    kernel::TensorGradients<T> to;    // in step with captured(); nobody asks for the others
-    for (const auto& l : captured()) {
+    kernel::TensorGradients<T> to;    // in step with `tensors`; nobody asks for the others
+    for (const auto& l : tensors) {
       to.tensors.emplace_back();
       to.slot_stride.push_back(0);
       if (!l.learns()) continue;
@@ -135,8 +125,8 @@ class FusedCpuKernel final : public AttentionKernel {
     }
     if (sums.empty()) return sums;
     kernel::backward_tensors(p, modifiers, gradients, to, runtime);
-    const auto tensors = learnable();
-    for (size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i].sum(0).to(tensors[i].scalar_type());
+    const auto learning = learnable();
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i].sum(0).to(learning[i].scalar_type());
     return sums;
   }
 

@@ -65,18 +65,26 @@ inline ReferenceWeights masked_softmax(const torch::Tensor& scores, const torch:
   return {weights / sum, (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
 }
 
-/// The weights, after dropout, of the query rows [begin, end): q [B, H, L, D], k [B, Hkv, S, D].
+/// The weights, after dropout, of the query rows of a grid: q_rows [B, H, rows, D], k [B, Hkv, S,
+/// D].
+template <MaskMod Mask, ScoreMod Score>
+ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& q_rows, const torch::Tensor& k,
+                              const Mask& mask, const Score& score, double scale,
+                              const Dropout& dropout) {
+  const auto dtype = compute_dtype(q_rows);
+  const auto scores = grouped_matmul(q_rows.to(dtype), k.to(dtype).transpose(-2, -1));
+  auto result = masked_softmax(score.evaluate(scores * scale, grid), mask.evaluate(grid));
+  if (dropout.p > 0) result.weights = result.weights * dropout_factor(dropout, grid, dtype);
+  return result;
+}
+
+/// The same for the rows [begin, end) of q [B, H, L, D].
 template <MaskMod Mask, ScoreMod Score>
 ReferenceWeights reference_weights(const torch::Tensor& q, const torch::Tensor& k, const Mask& mask,
                                    const Score& score, double scale, const Dropout& dropout,
                                    int64_t begin, int64_t end) {
-  const auto dtype = compute_dtype(q);
   const Grid grid({q.size(0), q.size(1), q.size(2), k.size(2)}, begin, end, q.device());
-  const auto scores =
-      grouped_matmul(q.slice(2, begin, end).to(dtype), k.to(dtype).transpose(-2, -1));
-  auto result = masked_softmax(score.evaluate(scores * scale, grid), mask.evaluate(grid));
-  if (dropout.p > 0) result.weights = result.weights * dropout_factor(dropout, grid, dtype);
-  return result;
+  return grid_weights(grid, q.slice(2, begin, end), k, mask, score, scale, dropout);
 }
 
 struct OutputAndLse {

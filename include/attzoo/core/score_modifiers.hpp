@@ -32,6 +32,18 @@ void learnable(const M& m, std::vector<Learnable>& out) {
   if constexpr (requires { m.learnable(out); }) m.learnable(out);
 }
 
+/// Those of them that require gradients.
+template <class M>
+std::vector<torch::Tensor> learning_tensors(const M& m) {
+  std::vector<Learnable> all;
+  std::vector<torch::Tensor> learning;
+  learnable(m, all);
+  for (const auto& l : all) {
+    if (l.learns()) learning.push_back(l.tensor);
+  }
+  return learning;
+}
+
 /// The form of a modifier that meets this problem: learnable tensors as the kernel reads them.
 template <class M>
 auto resolve(const M& m, const Shape& n) {

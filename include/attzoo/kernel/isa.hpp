@@ -22,10 +22,12 @@
 
 #if defined(__clang__)
 #define ATTZOO_UNROLL _Pragma("unroll")
-#define ATTZOO_IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#define ATTZOO_LANES _Pragma("clang loop vectorize(assume_safety)")
 #else
 #define ATTZOO_UNROLL _Pragma("GCC unroll 16")
-#define ATTZOO_IVDEP _Pragma("GCC ivdep")
+// A loop over lanes: to be vectorised as it stands. Unrolled first, as -O3 would, it is scalar
+// code.
+#define ATTZOO_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
 #endif
 #define ATTZOO_INLINE inline __attribute__((always_inline)) ATTZOO_TARGET
 
@@ -48,7 +50,7 @@
 
 #undef ATTZOO_INLINE
 #undef ATTZOO_UNROLL
-#undef ATTZOO_IVDEP
+#undef ATTZOO_LANES
 
 namespace attzoo::kernel {
 

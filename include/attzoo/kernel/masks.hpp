@@ -228,7 +228,7 @@ struct And {
   A a;
   B b;
   bool operator()(int ib, int ih, int iq, int ikv) const {
-    return a(ib, ih, iq, ikv) & b(ib, ih, iq, ikv);
+    return (int{a(ib, ih, iq, ikv)} & int{b(ib, ih, iq, ikv)}) != 0;
   }
   void reach(const Rows& r, Segments& out) const {
     Segments in_a, in_b;
@@ -247,7 +247,7 @@ struct Or {
   A a;
   B b;
   bool operator()(int ib, int ih, int iq, int ikv) const {
-    return a(ib, ih, iq, ikv) | b(ib, ih, iq, ikv);
+    return (int{a(ib, ih, iq, ikv)} | int{b(ib, ih, iq, ikv)}) != 0;
   }
   void reach(const Rows& r, Segments& out) const {
     Segments in_a, in_b;

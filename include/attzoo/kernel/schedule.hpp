@@ -54,7 +54,7 @@ template <class Op>
 Segments combine(const Segments& a, const Segments& b, int S, Op op) {
   Segments out;
   size_t i = 0, j = 0;
-  const auto at = [S](const Segments& s, size_t& k, int position, int& end) {
+  const auto at = [](const Segments& s, size_t& k, int position, int& end) {
     while (k < s.size() && s[k].end <= position) ++k;
     if (k == s.size()) return Cover::kEmpty;
     const bool inside = s[k].begin <= position;

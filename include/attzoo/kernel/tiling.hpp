@@ -33,7 +33,7 @@ Tiling choose_tiling(const Problem<T>& p, const Modifiers<T>& m) {
           reached);
   int64_t keys = 0;
   for (const auto& s : reached) keys += s.end - s.begin;
-  return keys / m.stride <= 256 ? Tiling{32, 64} : Tiling{64, 48};
+  return keys / m.stride <= 256 ? Tiling{32, 64} : Tiling{64, 96};
 }
 
 /// The key tiles of a block of queries; keeps its memory from block to block.

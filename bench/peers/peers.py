@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Other libraries' attention on the shapes of attzoo_bench, in one sitting.
+
+    pip install -r bench/peers/requirements.txt
+    cmake --build --preset bench
+    python bench/peers/peers.py --attzoo build/bench --out peers.md
+
+Batch 1, d_model 512, 8 heads, float32; forward, and forward + backward; least of several runs, in ms.
+Peers that are not installed, or that refuse the work, are listed with the reason. attzoo's own rows
+come from attention_bench and attzoo_bench, run here between the peers.
+"""
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+
+import torch
+
+D_MODEL, HEADS = 512, 8
+HEAD_DIM = D_MODEL // HEADS
+
+
+def least_ms(call, repeats=5):
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times) * 1e3
+
+
+def both_ways(make, inputs):
+    """Times make() -> function of `inputs`, forward and forward + backward."""
+    function = make()
+
+    def forward():
+        with torch.no_grad():
+            function(*inputs)
+
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+
+    def backward():
+        out = function(*leaves)
+        out.sum().backward()
+
+    row = [least_ms(forward)]
+    try:
+        row.append(least_ms(backward))
+    except Exception as error:  # a peer that cannot train says so in its row
+        row.append("no: " + str(error).splitlines()[0][:60])
+    return row
+
+
+def qkv(n):
+    return [torch.randn(1, HEADS, n, HEAD_DIM) for _ in range(3)]
+
+
+def tokens(n):
+    return [torch.randn(1, n, D_MODEL)]
+
+
+def flex_window(n):
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    mask = create_block_mask(lambda b, h, q, kv: (q - kv).abs() <= 64, None, None, n, n, device="cpu")
+    compiled = torch.compile(flex_attention)
+    return lambda q, k, v: compiled(q, k, v, block_mask=mask)
+
+
+def lucidrains_local(n):
+    from local_attention import LocalAttention
+
+    attention = LocalAttention(dim=HEAD_DIM, window_size=64, causal=False, look_backward=1,
+                               look_forward=1, autopad=True, use_rotary_pos_emb=False)
+    return lambda q, k, v: attention(q, k, v)
+
+
+def hf_longformer(n):
+    from transformers import LongformerConfig
+    from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+
+    config = LongformerConfig(hidden_size=D_MODEL, num_attention_heads=HEADS,
+                              attention_window=[128], attention_probs_dropout_prob=0.0)
+    module = LongformerSelfAttention(config, layer_id=0).eval()
+    mask = torch.zeros(1, n)
+    mask[:, :16] = 10000.0  # global tokens, in this module's convention
+    is_global = mask > 0
+    return lambda x: module(x, attention_mask=mask, is_index_masked=mask < 0,
+                            is_index_global_attn=is_global, is_global_attn=True)[0]
+
+
+def hf_bigbird(n):
+    from transformers import BigBirdConfig
+    from transformers.models.big_bird.modeling_big_bird import BigBirdModel
+
+    config = BigBirdConfig(hidden_size=D_MODEL, num_attention_heads=HEADS, num_hidden_layers=1,
+                           intermediate_size=D_MODEL, block_size=64, num_random_blocks=3,
+                           max_position_embeddings=n, attention_type="block_sparse",
+                           attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
+    module = BigBirdModel(config, add_pooling_layer=False).eval()
+    return lambda x: module(inputs_embeds=x).last_hidden_state
+
+
+def hf_reformer(n):
+    from transformers import ReformerConfig
+    from transformers.models.reformer.modeling_reformer import LSHSelfAttention
+
+    config = ReformerConfig(hidden_size=D_MODEL, num_attention_heads=HEADS,
+                            attention_head_size=HEAD_DIM, lsh_attn_chunk_length=64, num_hashes=1,
+                            num_buckets=n // 64, is_decoder=False,
+                            lsh_attention_probs_dropout_prob=0.0)
+    module = LSHSelfAttention(config).eval()
+    return lambda x: module(x).hidden_states
+
+
+PEERS = [
+    ("FlexAttention compiled, window 64 (core alone)", flex_window, qkv),
+    ("lucidrains local-attention, window 64 (core alone)", lucidrains_local, qkv),
+    ("Hugging Face Longformer, 128, 16 global", hf_longformer, tokens),
+    ("Hugging Face BigBird, a whole layer", hf_bigbird, tokens),
+    ("Hugging Face Reformer LSH, 64", hf_reformer, tokens),
+]
+
+OWN = {
+    "attzoo window(64, 64) (core alone)": ("attention_bench", "f32/window64/", "own_ms"),
+    "attzoo LocalSelfAttention, 128": ("attzoo_bench", "local_128/", "least_ms"),
+    "attzoo LongformerSelfAttention, 128, 16 global": ("attzoo_bench", "longformer_128_g16/",
+                                                       "least_ms"),
+    "attzoo LSHSelfAttention, 64": ("attzoo_bench", "lsh_64/", "least_ms"),
+}
+
+
+def own_rows(folder, n, threads):
+    rows = []
+    for name, (program, prefix, counter) in OWN.items():
+        core = program == "attention_bench"
+        pattern = f"^{prefix}.*/n:{n}/.*threads:{threads}$" if core else f"^{prefix}.*/{n}$"
+        with tempfile.NamedTemporaryFile(suffix=".json") as out:
+            subprocess.run([os.path.join(folder, program), f"--benchmark_filter={pattern}",
+                            f"--benchmark_out={out.name}", "--benchmark_out_format=json"],
+                           check=True, stdout=subprocess.DEVNULL,
+                           env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
+            runs = json.load(out)["benchmarks"]
+        times = {"backward" in run["name"]: run[counter] for run in runs}
+        if not times:
+            continue
+        # attention_bench times the backward pass alone
+        both = times[True] + times[False] if core else times[True]
+        rows.append((name, [times[False], both]))
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attzoo", help="folder of attention_bench and attzoo_bench")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", default="peers.md")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    lines = [f"torch {torch.__version__}, {args.threads} threads, ms, least of 5", "",
+             "| what | n | forward | forward + backward |", "|---|---|---|---|"]
+    for n in args.lengths:
+        rows = []
+        for name, make, inputs in PEERS:
+            try:
+                rows.append((name, both_ways(lambda: make(n), inputs(n))))
+            except Exception as error:
+                rows.append((name, ["no: " + str(error).splitlines()[0][:60], ""]))
+            print(n, *rows[-1], flush=True)
+        if args.attzoo:
+            rows += own_rows(args.attzoo, n, args.threads)
+        for name, times in rows:
+            cells = [f"{t:.1f}" if isinstance(t, float) else t for t in times]
+            lines.append(f"| {name} | {n} | {' | '.join(cells)} |")
+    with open(args.out, "w", encoding="utf-8") as out:
+        out.write("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
