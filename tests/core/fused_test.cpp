@@ -95,20 +95,29 @@ void check_case(Draw& draw, const std::string& what, const core::Shape& n, int64
     std::ostringstream label;
     label << what << " " << names[i] << " " << dtype << " B" << n.B << " H" << n.H << "/" << group
           << " L" << n.L << " S" << n.S << " D" << D << " Dv" << Dv << " p" << dropout.p;
-    expect_within_rule(got[i], gold[i], plain[i], i < 2 ? 2 : 3, std::max(n.S, D), label.str());
+    if (dtype == kDouble) {  // the reference rounds as often as the kernel does
+      const auto infinite = gold[i].isinf();
+      EXPECT_TRUE(torch::equal(got[i].isinf(), infinite)) << label.str();
+      EXPECT_TRUE(torch::allclose(got[i].masked_fill(infinite, 0.0),
+                                  gold[i].masked_fill(infinite, 0.0), 1e-10, 1e-12))
+          << label.str();
+    } else {
+      expect_within_rule(got[i], gold[i], plain[i], i < 2 ? 2 : 3, std::max(n.S, D), label.str());
+    }
   }
 }
 
 /// `cases` random problems for modifiers that depend on the problem's shape.
 template <class MakeMask, class MakeScore>
-void check_many(const char* what, int cases, MakeMask make_mask, MakeScore make_score) {
+void check_many(const char* what, int cases, MakeMask make_mask, MakeScore make_score,
+                bool fewer_keys = true) {
   const unsigned seed = 20250101;
   SCOPED_TRACE(std::string(what) + ", seed " + std::to_string(seed));
   Draw draw(seed);
   for (int i = 0; i < cases && !::testing::Test::HasFailure(); ++i) {
     const int64_t group = draw.integer(1, 3);
     core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, 80), 0};
-    n.S = draw.chance(0.5) ? n.L : draw.integer(1, 90);
+    n.S = draw.chance(0.5) ? n.L : draw.integer(fewer_keys ? 1 : n.L, fewer_keys ? 90 : n.L + 40);
     check_case(draw, what, n, group, make_mask(draw, n), make_score(draw, n));
   }
 }
@@ -178,14 +187,13 @@ TEST(Fused, MaskTensorsAndBias) {
 TEST(Fused, GlobalTokens) {
   check_many(
       "global tokens", 260,
-      [](Draw& d, auto n) {
-        n.L = std::min(n.L, n.S);
+      [](Draw& d, const auto& n) {
         const double share = d.chance(0.5) ? 0.05 : 0.5;
         return (window(d.integer(0, 9), d.integer(0, 9)) ||
-                global_tokens(torch::rand({n.B, std::max(n.S, n.L)}) < share)) &&
+                global_tokens(torch::rand({n.B, n.S}) < share)) &&
                causal();
       },
-      kNoScore);
+      kNoScore, /*fewer_keys=*/false);
 }
 
 TEST(Fused, DocumentsAndBlockMask) {
@@ -195,7 +203,7 @@ TEST(Fused, DocumentsAndBlockMask) {
         const int64_t cut = d.integer(0, n.S);
         return documents(torch::tensor({int64_t{0}, cut, std::max(cut, n.S - 3), n.S}));
       },
-      kNoScore);
+      kNoScore, /*fewer_keys=*/false);
   check_many(
       "block mask", 130,
       [](Draw& d, const auto& n) {
