@@ -73,6 +73,9 @@ void add(const std::string& name, int64_t largest, const Call& call) {
             state.counters["least_ms"] = best * 1e3;
           })
           ->UseManualTime()
+          ->Iterations(n <= 1024   ? 30
+                       : n <= 4096 ? 10
+                                   : 4)
           ->Unit(benchmark::kMillisecond);
     }
   }
@@ -168,6 +171,7 @@ void add_zoo() {
 /// The console table, and what several rows say together.
 class Summary : public benchmark::ConsoleReporter {
  public:
+  Summary() : ConsoleReporter(OO_Tabular) {}
   void ReportRuns(const std::vector<Run>& runs) override {
     ConsoleReporter::ReportRuns(runs);
     for (const auto& run : runs) {

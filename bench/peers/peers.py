@@ -137,7 +137,7 @@ def own_rows(folder, n, threads):
     rows = []
     for name, (program, prefix, counter) in OWN.items():
         core = program == "attention_bench"
-        pattern = f"^{prefix}.*/n:{n}/.*threads:{threads}$" if core else f"^{prefix}.*/{n}$"
+        pattern = f"^{prefix}.*/n:{n}/.*threads:{threads}/" if core else f"^{prefix}.*/{n}/"
         with tempfile.NamedTemporaryFile(suffix=".json") as out:
             subprocess.run([os.path.join(folder, program), f"--benchmark_filter={pattern}",
                             f"--benchmark_out={out.name}", "--benchmark_out_format=json"],

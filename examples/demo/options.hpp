@@ -14,7 +14,7 @@ namespace demo {
 struct Options {
   std::vector<std::string> mechanisms;  // empty: all
   std::vector<std::string> text;        // empty: the project's own files
-  int64_t steps = 150, seq_len = 128, width = 128, heads = 4, layers = 2, batch = 16;
+  int64_t steps = 250, seq_len = 128, width = 128, heads = 4, layers = 2, batch = 16;
   double lr = 3e-3;
   std::string device = "auto";
   int64_t threads = 0, seed = 1;
@@ -47,7 +47,7 @@ inline std::vector<Flag> flags(Options& o) {
   return {
       {"mechanisms", "NAME...  which mechanisms to train; default all", append(o.mechanisms), true},
       {"text", "FILE...  text to learn; default attzoo's own files", append(o.text), true},
-      {"steps", "N  training steps, default 150", positive(o.steps)},
+      {"steps", "N  training steps, default 250", positive(o.steps)},
       {"seq-len", "N  bytes in a sequence, default 128", positive(o.seq_len, 8)},
       {"width", "N  features of the model, default 128", positive(o.width)},
       {"heads", "N  attention heads, default 4", positive(o.heads)},

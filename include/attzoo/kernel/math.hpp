@@ -23,6 +23,7 @@ struct Exp2<float> {
   static constexpr int kMantissa = 23, kBias = 127;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static inline float smallest = -127.0f;       // from here on down the result is exactly 0
+  static inline float negligible = -80.0f;      // of a weight next to the largest, in any sum
   static inline float largest = 127.0f;         // beyond, only the power of two grows
   static inline float tanh_is_one = 9.1f;
   // (2^f - 1) / f, highest power first; relative error of 2^f: 2e-9
@@ -36,6 +37,7 @@ struct Exp2<double> {
   static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static inline double smallest = -1023.0;
+  static inline double negligible = -900.0;
   static inline double largest = 1023.0;
   static inline double tanh_is_one = 19.1;
   // relative error of 2^f: 4e-20, below rounding
