@@ -1,0 +1,86 @@
+// Complexity is a promise: the memory of a forward and a backward pass grows with n as it says,
+// counted in bytes.
+
+#include <gtest/gtest.h>
+#include <attzoo/attzoo.hpp>
+
+#include "support/peak_memory.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+template <class Module>
+double bytes_per_token(Module& module, int64_t n, const AttentionInputs& inputs) {
+  const auto x = torch::randn({1, n, 32}).requires_grad_();
+  PeakMemory memory;
+  module(x, inputs).output.sum().backward();
+  return static_cast<double>(memory.peak()) / static_cast<double>(n);
+}
+
+/// Peak bytes of a token hardly change from n = 1024 to 4096 to 16384. (A lone head is split into
+/// up to eight chunks for the threads' sake, each with gradients of its own: that is the first
+/// step.)
+template <class Module>
+void expect_linear(
+    const char* name, Module module,
+    std::function<AttentionInputs(int64_t)> inputs = [](int64_t) { return AttentionInputs{}; }) {
+  bytes_per_token(module, 64, inputs(64));  // the parameters' gradients exist from here on
+  const double at_1k = bytes_per_token(module, 1024, inputs(1024));
+  const double at_4k = bytes_per_token(module, 4096, inputs(4096));
+  EXPECT_LT(at_4k, 1.5 * at_1k) << name;
+  EXPECT_LT(bytes_per_token(module, 16384, inputs(16384)), 1.05 * at_4k) << name;
+}
+
+TEST(Memory, IsLinearInEveryMechanism) {
+  const MultiHeadSelfAttention multi_head({.d_model = 32, .num_heads = 2, .dropout = 0});
+  const LocalSelfAttention local({.d_model = 32, .window_size = 64, .num_heads = 2, .dropout = 0});
+  expect_linear("vanilla", VanillaSelfAttention({.d_model = 32, .dropout = 0}));
+  expect_linear("multi_head", multi_head);
+  expect_linear(
+      "grouped",
+      GroupedSelfAttention({.d_model = 32, .num_query_heads = 4, .num_kv_heads = 2, .dropout = 0}));
+  expect_linear("alibi", ALiBiSelfAttention({.d_model = 32, .num_heads = 2, .dropout = 0}));
+  expect_linear("dilated", DilatedSelfAttention(
+                               {.d_model = 32, .dilation_rate = 4, .num_heads = 2, .dropout = 0}));
+  expect_linear("gated", GatedSelfAttention(multi_head));
+  expect_linear("combined", CombinedAttention(multi_head, local));
+  expect_linear("local", local);
+  expect_linear(
+      "dilated in a window",
+      DilatedSelfAttention(
+          {.d_model = 32, .dilation_rate = 4, .num_heads = 2, .dropout = 0, .window_size = 256}));
+  for (const bool overlap : {false, true}) {
+    expect_linear(
+        "block",
+        BlockSelfAttention(
+            {.d_model = 32, .block_size = 64, .num_heads = 2, .dropout = 0, .overlap = overlap}));
+  }
+  expect_linear(
+      "lsh",
+      LSHSelfAttention(
+          {.d_model = 32, .num_heads = 2, .bucket_size = 32, .num_hashes = 2, .dropout = 0}));
+  for (const bool causal : {false, true}) {
+    expect_linear("linear", LinearSelfAttention(
+                                {.d_model = 32, .dropout = 0, .causal = causal, .num_heads = 2}));
+  }
+  expect_linear(
+      "longformer",
+      LongformerSelfAttention({.d_model = 32, .num_heads = 2, .window_size = 64, .dropout = 0}),
+      [](int64_t n) {
+        auto global = torch::zeros({n}, torch::kBool);
+        global.slice(0, 0, 4) = true;
+        return AttentionInputs{.global_attention = global};
+      });
+}
+
+/// Padding and a causal switch cost no n x n either.
+TEST(Memory, IsLinearUnderPadding) {
+  expect_linear("padded", LocalSelfAttention({.d_model = 32, .num_heads = 2, .dropout = 0}),
+                [](int64_t n) {
+                  return AttentionInputs{.key_padding_mask = torch::arange(n).unsqueeze(0) < n - 10,
+                                         .causal = true};
+                });
+}
+
+}  // namespace
+}  // namespace attzoo::testing
