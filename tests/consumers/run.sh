@@ -6,6 +6,7 @@ work=$2
 source=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf "$work"
 mkdir -p "$work"
+work=$(cd "$work" && pwd)
 
 cmake -S "$source" -B "$work/attzoo" -DCMAKE_PREFIX_PATH="$torch" -DATTZOO_PCH=OFF
 cmake --install "$work/attzoo" --prefix "$work/prefix"
