@@ -161,7 +161,7 @@ inline void save_safetensors(const std::filesystem::path& path,
                       "\" is undefined or has a reserved name");
     const auto* dtype =
         std::find_if(std::begin(core::kSafeTensorsDtypes), std::end(core::kSafeTensorsDtypes),
-                     [&](const auto& d) { return tensor.scalar_type() == d.second; });
+                     [type = tensor.scalar_type()](const auto& d) { return d.second == type; });
     TORCH_CHECK_TYPE(dtype != std::end(core::kSafeTensorsDtypes), file, ": tensor \"", name,
                      "\" has the dtype ", tensor.scalar_type(), ", which the format lacks");
     data.push_back(tensor.detach().to(torch::kCPU).contiguous());

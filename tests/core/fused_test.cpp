@@ -242,6 +242,14 @@ TEST(Chunked, IsTheReference) {
   for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-10, 1e-12)) << i;
 }
 
+TEST(Fused, NotOfNotIsTheMask) {
+  const auto x = torch::randn({1, 1, 20, 4});
+  EXPECT_TRUE(
+      attention(x, x, x, !!window(3, 1)).output.equal(attention(x, x, x, window(3, 1)).output));
+  EXPECT_FALSE(
+      attention(x, x, x, !window(3, 1)).output.equal(attention(x, x, x, window(3, 1)).output));
+}
+
 // ---- gradients of what modifiers hold -----------------------------------------------------------
 
 TEST(Fused, LearnableTensors) {

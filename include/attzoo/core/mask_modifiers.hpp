@@ -261,7 +261,7 @@ struct NotMask {
   A a;
   void check(const Shape& n, const torch::Device& device) const { check_modifier(a, n, device); }
   torch::Tensor evaluate(const Grid& g) const { return torch::logical_not(a.evaluate(g)); }
-  auto bind(const Shape& n) const { return kernel::Not{a.bind(n)}; }
+  auto bind(const Shape& n) const { return kernel::Not<decltype(a.bind(n))>{a.bind(n)}; }
 };
 
 /// A mask and how each of its tiles is covered.

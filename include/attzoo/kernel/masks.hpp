@@ -214,6 +214,8 @@ struct Tiled {
   bool operator()(int b, int h, int q, int kv) const { return mask(b, h, q, kv); }
   void reach(const Rows& r, Segments& out) const { tiles->reach(r, out); }
 };
+template <class M>
+Tiled(M, std::shared_ptr<const TileCover>) -> Tiled<M>;
 
 // The step at which all attended keys of a query lie: the rate of a dilation that every pair obeys.
 template <class M>
@@ -238,6 +240,8 @@ struct And {
   }
 };
 template <class A, class B>
+And(A, B) -> And<A, B>;
+template <class A, class B>
 int stride_of(const And<A, B>& m) {
   return std::max(stride_of(m.a), stride_of(m.b));
 }
@@ -256,6 +260,8 @@ struct Or {
     out = unite(in_a, in_b, r.S);
   }
 };
+template <class A, class B>
+Or(A, B) -> Or<A, B>;
 
 template <class A>
 struct Not {

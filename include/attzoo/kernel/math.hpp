@@ -5,6 +5,7 @@
 /// [-1/2, 1/2]; 2^f is a minimax polynomial.
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -64,7 +65,8 @@ inline SplitExp2<T> split_exp2(T x) {
   const auto n =
       std::bit_cast<typename E::Bits>(rounded) - std::bit_cast<typename E::Bits>(E::kRound);
   T p = E::kCoefficients[0];
-  for (size_t i = 1; i < sizeof(E::kCoefficients) / sizeof(T); ++i) p = p * f + E::kCoefficients[i];
+  for (std::size_t i = 1; i < sizeof(E::kCoefficients) / sizeof(T); ++i)
+    p = p * f + E::kCoefficients[i];
   return {std::bit_cast<T>(static_cast<typename E::Bits>((n + E::kBias) << E::kMantissa)), p * f};
 }
 

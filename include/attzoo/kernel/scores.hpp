@@ -133,6 +133,8 @@ struct Chain {
   }
 };
 template <class A, class B>
+Chain(A, B) -> Chain<A, B>;
+template <class A, class B>
 constexpr int kTensors<Chain<A, B>> = kTensors<A> + kTensors<B>;
 
 }  // namespace attzoo::kernel

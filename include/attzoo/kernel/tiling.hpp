@@ -14,6 +14,8 @@ struct MaskAndScore {
   Mask mask;
   Score score;
 };
+template <class Mask, class Score>
+MaskAndScore(Mask, Score) -> MaskAndScore<Mask, Score>;
 
 /// Queries and keys of a tile.
 struct Tiling {
