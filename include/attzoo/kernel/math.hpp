@@ -21,11 +21,12 @@ struct Exp2;
 template <>
 struct Exp2<float> {
   using Bits = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  static inline float smallest = -127.0f;       // from here on down the result is exactly 0
-  static inline float negligible = -80.0f;      // of a weight next to the largest, in any sum
-  static inline float largest = 127.0f;         // beyond, only the power of two grows
+  static constexpr int kMantissa = 23;
+  // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves that, biased, in the lowest bits.
+  static constexpr float kRound = 12583039.0f;
+  static inline float smallest = -127.0f;   // from here on down the result is exactly 0
+  static inline float negligible = -80.0f;  // of a weight next to the largest, in any sum
+  static inline float largest = 127.0f;     // beyond, only the power of two grows
   static inline float tanh_is_one = 9.1f;
   // (2^f - 1) / f, highest power first; relative error of 2^f: 2e-9
   static constexpr float kCoefficients[] = {0.000154614447f, 0.00134004282f, 0.00961805668f,
@@ -35,8 +36,8 @@ struct Exp2<float> {
 template <>
 struct Exp2<double> {
   using Bits = int64_t;
-  static constexpr int kMantissa = 52, kBias = 1023;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr int kMantissa = 52;
+  static constexpr double kRound = 6755399441056767.0;  // 1.5 * 2^52 + 1023
   static inline double smallest = -1023.0;
   static inline double negligible = -900.0;
   static inline double largest = 1023.0;
@@ -62,12 +63,11 @@ inline SplitExp2<T> split_exp2(T x) {
   using E = Exp2<T>;
   const T rounded = x + E::kRound;
   const T f = x - (rounded - E::kRound);
-  const auto n =
-      std::bit_cast<typename E::Bits>(rounded) - std::bit_cast<typename E::Bits>(E::kRound);
+  const auto power = std::bit_cast<typename E::Bits>(rounded) << E::kMantissa;
   T p = E::kCoefficients[0];
   for (std::size_t i = 1; i < sizeof(E::kCoefficients) / sizeof(T); ++i)
     p = p * f + E::kCoefficients[i];
-  return {std::bit_cast<T>(static_cast<typename E::Bits>((n + E::kBias) << E::kMantissa)), p * f};
+  return {std::bit_cast<T>(power), p * f};
 }
 
 /// 2^x; 0 below the smallest normal number, a NaN stays one.
