@@ -91,7 +91,9 @@ void add(const Case& c, const Call& own, const Call& other) {
           name.c_str(),
           [=](benchmark::State& state) { measure(state, c, backward, threads, own, other); })
           ->UseManualTime()
-          ->Iterations(c.n <= 2048 ? 30 : 4)
+          ->Iterations(c.n <= 2048   ? 30
+                       : c.n <= 4096 ? 4
+                                     : 2)
           ->Unit(benchmark::kMillisecond);
     }
   }
@@ -117,7 +119,8 @@ void add_all() {
   };
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     for (const int64_t D : {32, 64, 128}) {
-      for (const int64_t n : {512, 1024, 4096}) {
+      for (const int64_t n : {512, 1024, 4096, 16384}) {
+        if (n > 4096 && D != 64) continue;
         add({"dense", n, D, dtype}, dense, aten);
         add({"causal", n, D, dtype, 8, 0.5}, own_causal, aten_causal);
       }

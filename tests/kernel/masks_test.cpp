@@ -87,12 +87,12 @@ TEST(Masks, SchedulesCostWhatTheyVisit) {
   std::vector<KeyTile> tiles;
   Segments segments;
   Window{0, 64, 64}.reach({0, 0, 500'000, 500'064, 1'000'000}, segments);
-  cut(segments, 0, 1, 48, tiles);
+  cut(segments, 0, 1, 48, 1, tiles);
   EXPECT_EQ(tiles.size(), 4u);
   // A dilation walks one residue alone.
   segments.clear();
   And<Dilated, Window>{{0, 100}, {0, 1000, 1000}}.reach({0, 0, 5007, 5008, 100'000, 100}, segments);
-  cut(segments, 7, 100, 48, tiles);
+  cut(segments, 7, 100, 48, 1, tiles);
   ASSERT_EQ(tiles.size(), 1u);
   EXPECT_EQ(tiles[0].begin, 4007);
   EXPECT_EQ(tiles[0].count, 21);
@@ -111,7 +111,7 @@ TEST(Masks, TilesCoverTheSegmentsOnce) {
       at += length;
     }
     std::vector<KeyTile> tiles;
-    cut(segments, residue, stride, 16, tiles);
+    cut(segments, residue, stride, 16, 1, tiles);
     std::vector<int> visits(static_cast<size_t>(S), 0), full(static_cast<size_t>(S), 0);
     for (const auto& t : tiles) {
       EXPECT_LE(t.count, 16);

@@ -25,7 +25,7 @@ void with_isa(const MaskAndScore<Mask, Score>& modifiers, F&& f) {
                  },
                  std::max(1, stride_of(modifiers.mask)), changes(modifiers.score)};
 #if defined(__x86_64__)
-  if (isa() == Isa::kAvx512) {
+  if (isa() >= Isa::kAvx512) {
     m.modify = avx512::modify<T, Mask, Score>;
     if constexpr (kTensors < Score >> 0) m.collect = avx512::collect<T, Mask, Score>;
     return f(m, Functions<T>{avx512::forward<T>, avx512::backward<T>, avx512::backward_tensors<T>});

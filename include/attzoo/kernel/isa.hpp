@@ -17,8 +17,55 @@
 #include <utility>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
+#endif
+
+namespace attzoo::kernel {
+
+enum class Isa { kPortable, kAvx2, kAvx512, kAmx };
+
+inline Isa best_isa() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+#if defined(__linux__)
+    constexpr int kTile = 1 << 24, kBFloat16 = 1 << 22, kNeeded = kTile | kBFloat16;  // leaf 7, edx
+    constexpr int kRequestPermission = 0x1023, kTileData = 18;                        // arch_prctl
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kNeeded) == kNeeded &&
+        __builtin_cpu_supports("avx512bf16") &&
+        syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0) {
+      return Isa::kAmx;
+    }
+#endif
+    return Isa::kAvx512;
+  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
+#endif
+  return Isa::kPortable;
+}
+
+/// The environment variable ATTZOO_ISA = portable | avx2 | avx512 chooses a lesser instruction set
+/// than the CPU's best; one that the CPU lacks, or another word, changes nothing.
+inline Isa isa() {
+  static const Isa chosen = [] {
+    const char* wanted = std::getenv("ATTZOO_ISA");
+    const std::string_view name = wanted ? wanted : "";
+    const Isa best = best_isa();
+    if (name == "portable") return Isa::kPortable;
+    if (name == "avx2") return std::min(best, Isa::kAvx2);
+    if (name == "avx512") return std::min(best, Isa::kAvx512);
+    return best;
+  }();
+  return chosen;
+}
+
+}  // namespace attzoo::kernel
 
 #if defined(__clang__)
 #define ATTZOO_UNROLL _Pragma("unroll")
@@ -51,34 +98,3 @@
 #undef ATTZOO_INLINE
 #undef ATTZOO_UNROLL
 #undef ATTZOO_LANES
-
-namespace attzoo::kernel {
-
-enum class Isa { kPortable, kAvx2, kAvx512 };
-
-inline Isa best_isa() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Isa::kAvx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
-#endif
-  return Isa::kPortable;
-}
-
-/// The environment variable ATTZOO_ISA = portable | avx2 | avx512 chooses a lesser instruction set
-/// than the CPU's best; one that the CPU lacks, or another word, changes nothing.
-inline Isa isa() {
-  static const Isa chosen = [] {
-    const char* wanted = std::getenv("ATTZOO_ISA");
-    const std::string_view name = wanted ? wanted : "";
-    const Isa best = best_isa();
-    if (name == "portable") return Isa::kPortable;
-    if (name == "avx2") return std::min(best, Isa::kAvx2);
-    return best;
-  }();
-  return chosen;
-}
-
-}  // namespace attzoo::kernel

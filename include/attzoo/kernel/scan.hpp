@@ -10,7 +10,7 @@ namespace attzoo::kernel {
 template <class T>
 void scan(const ScanProblem& p, Runtime& runtime) {
 #if defined(__x86_64__)
-  if (isa() == Isa::kAvx512) return avx512::scan<T>(p, runtime);
+  if (isa() >= Isa::kAvx512) return avx512::scan<T>(p, runtime);
   if (isa() == Isa::kAvx2) return avx2::scan<T>(p, runtime);
 #endif
   portable::scan<T>(p, runtime);

@@ -89,8 +89,8 @@ struct KeyTile {
 
 /// Cuts the segments into tiles of at most `size` keys out of `residue` modulo `stride`. A tile
 /// goes on across the border of a full and a partial segment: few tiles of equal size beat exact
-/// borders.
-inline void cut(const Segments& segments, int residue, int stride, int size,
+/// borders. All but the last tile of a run have a multiple of `step` keys, as `size` is.
+inline void cut(const Segments& segments, int residue, int stride, int size, int step,
                 std::vector<KeyTile>& out) {
   out.clear();
   const auto units = [&](int position) {  // keys of the residue before this position
@@ -103,8 +103,9 @@ inline void cut(const Segments& segments, int residue, int stride, int size,
     const int begin = units(segments[first].begin), end = units(segments[next - 1].end);
     const int tiles = (end - begin + size - 1) / size;
     size_t s = first;
-    for (int i = 0, t = begin; i < tiles; ++i) {
-      const int count = (end - t + tiles - i - 1) / (tiles - i);
+    for (int i = 0, t = begin; t < end; ++i) {
+      const int share = (end - t + tiles - i - 1) / (tiles - i);
+      const int count = std::min((share + step - 1) / step * step, end - t);
       bool partial = false;
       for (;; ++s) {
         const int covered = units(segments[s].end);

@@ -17,25 +17,25 @@ struct MaskAndScore {
 template <class Mask, class Score>
 MaskAndScore(Mask, Score) -> MaskAndScore<Mask, Score>;
 
-/// Queries and keys of a tile.
+/// Queries and keys of a tile; all but the last tile of a run of keys have a multiple of `step`.
 struct Tiling {
-  int lanes, keys;
+  int lanes, keys, step;
 };
 
 /// Wide blocks reuse every key more often, narrow ones visit fewer keys that a narrow pattern
 /// forbids. Chosen by how far a block in the middle reaches.
 template <class T>
-Tiling choose_tiling(const Problem<T>& p, const Modifiers<T>& m) {
+Tiling choose_tiling(const Problem<T>& p, const Modifiers<T>& m, const Tiling& wide) {
   const int most = (p.L + m.stride - 1) / m.stride;
-  if (most <= 16) return {16, 64};
-  if (most <= 32) return {32, 64};
+  if (most <= 16) return {16, 64, wide.step};
+  if (most <= 32) return {32, 64, wide.step};
   const int begin = p.L / 2;
   Segments reached;
   m.reach(m.mask_and_score, {0, 0, begin, std::min(p.L, begin + 64 * m.stride), p.S, m.stride},
           reached);
   int64_t keys = 0;
   for (const auto& s : reached) keys += s.end - s.begin;
-  return keys / m.stride <= 256 ? Tiling{32, 64} : Tiling{64, 96};
+  return keys / m.stride <= 256 ? Tiling{32, 64, wide.step} : wide;
 }
 
 /// The key tiles of a block of queries; keeps its memory from block to block.
@@ -47,7 +47,7 @@ class Schedule {
     segments_.clear();
     const int end = block.begin + (block.count - 1) * m.stride + 1;
     m.reach(m.mask_and_score, {b, h, block.begin, end, p.S, m.stride}, segments_);
-    cut(segments_, block.residue, m.stride, tiling.keys, tiles_);
+    cut(segments_, block.residue, m.stride, tiling.keys, tiling.step, tiles_);
     return tiles_;
   }
 
