@@ -29,8 +29,9 @@ TEST(Math, ExponentialsAtTheEnds) {
   EXPECT_EQ(exp2(0.0f), 1);
   EXPECT_TRUE(std::isnan(exp2(std::nanf(""))));
   EXPECT_TRUE(std::isnan(tanh(std::nanf(""))));
-  EXPECT_NEAR(tanh(kInf), 1, 2e-7);
-  EXPECT_NEAR(tanh(-kInf), -1, 2e-7);
+  EXPECT_NEAR(tanh(kInf), 1, 4e-7);
+  EXPECT_LE(tanh(kInf), 1);
+  EXPECT_NEAR(tanh(-kInf), -1, 4e-7);
   EXPECT_EQ(tanh(0.0), 0);
 }
 

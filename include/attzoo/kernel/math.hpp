@@ -27,7 +27,7 @@ struct Exp2<float> {
   static inline float smallest = -127.0f;   // from here on down the result is exactly 0
   static inline float negligible = -80.0f;  // of a weight next to the largest, in any sum
   static inline float largest = 127.0f;     // beyond, only the power of two grows
-  static inline float tanh_is_one = 9.1f;
+  static inline float tanh_is_one = 7.9f;
   // (2^f - 1) / f, highest power first; relative error of 2^f: 2e-9
   static constexpr float kCoefficients[] = {0.000154614447f, 0.00134004282f, 0.00961805668f,
                                             0.0555032723f,   0.240226509f,   0.693147207f};
@@ -95,17 +95,28 @@ inline float reciprocal(float x) {
   y = y * (2 - x * y);
   return y * (2 - x * y);
 }
-inline double reciprocal(double x) { return 1 / x; }
 
 /// tanh(x) = (e^2x - 1) / (e^2x + 1), from e^2x - 1 without cancellation.
-template <class T>
-inline T tanh(T x) {
-  const T magnitude = x < 0 ? -x : x;
-  const T a = magnitude > Exp2<T>::tanh_is_one ? Exp2<T>::tanh_is_one : magnitude;
-  const auto [power, fraction] = split_exp2(a * static_cast<T>(2 * kLog2e));
-  const T e = fraction * power + (power - 1);
-  const T t = e * reciprocal(e + 2);
+inline double tanh(double x) {
+  const double magnitude = x < 0 ? -x : x;
+  const double limit = Exp2<double>::tanh_is_one;
+  const auto [power, fraction] = split_exp2((magnitude > limit ? limit : magnitude) * 2 * kLog2e);
+  const double e = fraction * power + (power - 1);
+  const double t = e / (e + 2);
   return x < 0 ? -t : t;
+}
+
+/// x P(x^2) / Q(x^2), a minimax quotient with the relative error 6e-9: fewer operations than by an
+/// exponential.
+inline float tanh(float x) {
+  const float limit = Exp2<float>::tanh_is_one;
+  const float raised = x < -limit ? -limit : x;
+  const float a = raised > limit ? limit : raised, y = a * a;
+  const float p =
+      (((1.54279626e-8f * y + 2.20232385e-5f) * y + 0.00357899166f) * y + 0.134506203f) * y + 1;
+  const float q =
+      (((8.59877615e-7f * y + 0.000342364993f) * y + 0.0261922366f) * y + 0.467839483f) * y + 1;
+  return a * p * reciprocal(q);
 }
 
 }  // namespace attzoo::kernel
