@@ -9,3 +9,18 @@
 #else
 #define ATTZOO_ALWAYS_INLINE inline
 #endif
+
+/// Around all code of the kernels: it is the same whatever flags the user's program is compiled
+/// with. GCC optimises it in any build type, and neither compiler reorders its sums and forgets
+/// infinities under -ffast-math. (Clang cannot raise the level of optimisation within a file.)
+#if defined(__clang__)
+#define ATTZOO_BEGIN_KERNEL _Pragma("float_control(precise, on, push)")
+#define ATTZOO_END_KERNEL _Pragma("float_control(pop)")
+#elif defined(__GNUC__)
+#define ATTZOO_BEGIN_KERNEL \
+  _Pragma("GCC push_options") _Pragma("GCC optimize(\"O2\", \"no-fast-math\")")
+#define ATTZOO_END_KERNEL _Pragma("GCC pop_options")
+#else
+#define ATTZOO_BEGIN_KERNEL
+#define ATTZOO_END_KERNEL
+#endif

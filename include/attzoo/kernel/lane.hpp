@@ -11,6 +11,7 @@
 #include <cmath>
 #include <concepts>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 template <class T>
@@ -181,3 +182,4 @@ struct Dual {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

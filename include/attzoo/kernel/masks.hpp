@@ -8,6 +8,7 @@
 
 #include <memory>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
@@ -275,3 +276,4 @@ struct Not {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL
