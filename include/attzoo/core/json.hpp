@@ -165,7 +165,7 @@ class Json {
     const auto line = [&](int d) {
       if (indent < 0) return;
       out += '\n';
-      out.append(static_cast<size_t>(indent) * d, ' ');
+      out.append(static_cast<size_t>(indent) * static_cast<size_t>(d), ' ');
     };
     if (is_null()) {
       out += "null";

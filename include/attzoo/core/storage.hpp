@@ -18,7 +18,7 @@ inline std::string storage_problem(const torch::Tensor& t) {
   if (t.numel() == 0 || t._is_zerotensor()) return {};
   int64_t last = t.storage_offset();  // the element that lies furthest in the storage
   for (int64_t d = 0; d < t.dim(); ++d) last += (t.size(d) - 1) * t.stride(d);
-  const auto needed = static_cast<uint64_t>(last + 1) * t.element_size();
+  const auto needed = static_cast<uint64_t>(last + 1) * t.dtype().itemsize();
   if (t.storage().nbytes() < needed) {
     return c10::str("a tensor ", t.sizes(), " whose storage has ", t.storage().nbytes(),
                     " bytes of the ", needed, " that it needs");
