@@ -47,7 +47,7 @@ torch::Tensor make_square_mask(int64_t n, const torch::Device& device, const cha
 }
 
 /// A mask argument whose numbers can be read.
-inline void check_readable(const torch::Tensor& t, const char* who, const char* name) {
+inline void check_has_numbers(const torch::Tensor& t, const char* who, const char* name) {
   const auto problem = storage_problem(t);
   TORCH_CHECK_VALUE(problem.empty(), who, ": ", name, " must be a dense tensor, got ", problem);
 }
@@ -69,7 +69,7 @@ inline torch::Tensor create_padding_mask(const torch::Tensor& seq_lengths,
                                          std::optional<int64_t> max_len = std::nullopt,
                                          std::optional<torch::Device> device = std::nullopt) {
   constexpr const char* kName = "create_padding_mask";
-  core::check_readable(seq_lengths, kName, "seq_lengths");
+  core::check_has_numbers(seq_lengths, kName, "seq_lengths");
   TORCH_CHECK_VALUE(seq_lengths.dim() == 1, kName, ": seq_lengths must have shape [B], got ",
                     seq_lengths.sizes());
   TORCH_CHECK_TYPE(torch::isIntegralType(seq_lengths.scalar_type(), /*includeBool=*/false), kName,
@@ -141,7 +141,7 @@ inline torch::Tensor combine_masks(const std::vector<torch::Tensor>& masks) {
   constexpr const char* kName = "combine_masks";
   TORCH_CHECK_VALUE(!masks.empty(), kName, ": expected at least one of masks, got none");
   for (const auto& mask : masks) {
-    core::check_readable(mask, kName, "each of masks");
+    core::check_has_numbers(mask, kName, "each of masks");
     TORCH_CHECK_TYPE(torch::isIntegralType(mask.scalar_type(), /*includeBool=*/true), kName,
                      ": masks must be bool or integer, got ", mask.scalar_type(),
                      "; floating masks are added to each other");
@@ -177,7 +177,7 @@ inline torch::Tensor expand_mask_for_heads(const torch::Tensor& mask, int64_t ba
   TORCH_CHECK_VALUE(H >= 0, kName, ": num_heads must be >= 0, got ", H);
   TORCH_CHECK_VALUE(n >= 0, kName, ": seq_len must be >= 0, got ", n);
   if (!mask.defined()) return mask;
-  core::check_readable(mask, kName, "mask");
+  core::check_has_numbers(mask, kName, "mask");
   const auto is = [&](const std::vector<int64_t>& sizes) { return mask.sizes() == sizes; };
   const std::vector<int64_t> full{B, H, n, n};
   TORCH_CHECK_VALUE(is({n, n}) || is({B, n, n}) || is(full), kName,

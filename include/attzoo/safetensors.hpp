@@ -60,6 +60,11 @@ auto naming(const std::string& where, F&& f) {
   TORCH_CHECK_VALUE(false, what.starts_with(where) ? "" : where + ": ", what);
 }
 
+/// How errors name a file: whole, as long as paths can be.
+inline std::string named(const char* who, const std::filesystem::path& path) {
+  return std::string(who) + ": " + printable(path.string(), 4096);
+}
+
 /// How errors name a tensor of a file.
 inline std::string tensor_in(const std::string& file, const std::string& name) {
   return file + ": tensor \"" + printable(name) + "\"";
@@ -78,7 +83,7 @@ inline void check_regular(const std::filesystem::path& path, bool must_exist,
   const auto status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found && !must_exist) return;
   TORCH_CHECK_VALUE(fs::exists(status), file, ": cannot be opened: ", error.message());
-  TORCH_CHECK_VALUE(fs::is_regular_file(status), file, ": ", printable(path.string()), " is ",
+  TORCH_CHECK_VALUE(fs::is_regular_file(status), file, ": ", printable(path.string(), 4096), " is ",
                     fs::is_directory(status) ? "a directory" : "a device, pipe or socket",
                     ", expected a regular file");
 }
@@ -162,7 +167,7 @@ inline std::vector<SafeTensorsEntry> parse_entries(const Json& header, int64_t d
 
 /// A copy of t's numbers as they are meant: contiguous, on the CPU, and without the bits by which
 /// LibTorch puts a negation or a conjugation off.
-inline torch::Tensor plain(const torch::Tensor& t) {
+inline torch::Tensor saved_numbers(const torch::Tensor& t) {
   const auto own = t._is_zerotensor() ? torch::zeros(t.sizes(), t.options()) : t.detach();
   return own.resolve_conj().resolve_neg().to(torch::kCPU).contiguous();
 }
@@ -223,7 +228,7 @@ class ReplacingFile {
 /// is no regular file, cannot be read, is truncated or oversized, where the header is malformed or
 /// not UTF-8, and where a BOOL is neither 0 nor 1.
 inline SafeTensors load_safetensors(const std::filesystem::path& path) {
-  const std::string file = "load_safetensors: " + core::printable(path.string());
+  const std::string file = core::named("load_safetensors", path);
   core::check_regular(path, true, file);
   errno = 0;
   std::ifstream in(path, std::ios::binary);
@@ -273,7 +278,7 @@ inline SafeTensors load_safetensors(const std::filesystem::path& path) {
 inline void save_safetensors(const std::filesystem::path& path,
                              const std::map<std::string, torch::Tensor>& tensors,
                              const std::map<std::string, std::string>& metadata = {}) {
-  const std::string file = "save_safetensors: " + core::printable(path.string());
+  const std::string file = core::named("save_safetensors", path);
   const auto check_utf8 = [&](const char* what, const std::string& text) {
     TORCH_CHECK_VALUE(core::find_not_utf8(text) == std::string::npos, file, ": the ", what, " \"",
                       core::printable(text), "\" is not UTF-8");
@@ -310,7 +315,7 @@ inline void save_safetensors(const std::filesystem::path& path,
   int64_t at = 0;
   for (const auto& [name, tensor] : tensors) {
     const auto where = core::tensor_in(file, name);
-    data.push_back(core::naming(where, [&t = tensor] { return core::plain(t); }));
+    data.push_back(core::naming(where, [&t = tensor] { return core::saved_numbers(t); }));
     core::check_bool_bytes(data.back(), where);
     const auto bytes = static_cast<int64_t>(data.back().nbytes());
     core::Json::Array shape;
@@ -427,8 +432,7 @@ inline void load_state_dict(torch::nn::Module& module,
 /// The same from a safetensors file; `load_state_dict(*attn, "attn.safetensors")`.
 inline void load_state_dict(torch::nn::Module& module, const std::filesystem::path& path) {
   const auto tensors = load_safetensors(path).tensors;
-  core::naming("load_state_dict: " + core::printable(path.string()),
-               [&] { load_state_dict(module, tensors); });
+  core::naming(core::named("load_state_dict", path), [&] { load_state_dict(module, tensors); });
 }
 
 /// Saves all parameters and buffers: `save_state_dict(*attn, "attn.safetensors")`.

@@ -135,7 +135,8 @@ struct BadTensor {
 using BadTensors = std::vector<BadTensor>;
 
 inline BadTensor of_sizes(std::string name, const torch::Tensor& t) {
-  return {name + c10::str(" ", t.sizes()), t, c10::str(t.sizes())};
+  // Without the bracket: sizes of 1 may be shown that were put before these.
+  return {name + c10::str(" ", t.sizes()), t, c10::str(t.sizes()).substr(1)};
 }
 
 /// `good` in every form whose numbers cannot be read as they are.

@@ -42,16 +42,15 @@ inline size_t find_not_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
-/// `text` for an error: not too long, and what is not UTF-8 or cannot be seen as \xNN.
-inline std::string printable(std::string_view text) {
-  constexpr size_t kMost = 100;
+/// `text` for an error: cut after `most` bytes, and what is not UTF-8 or cannot be seen as \xNN.
+inline std::string printable(std::string_view text, size_t most = 100) {
   constexpr const char* kHex = "0123456789abcdef";
   const bool utf8 = find_not_utf8(text) == std::string_view::npos;
   std::string out;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     // A cut must not fall inside a character.
-    if (out.size() >= kMost && (byte & 0xC0) != 0x80) return out + "...";
+    if (out.size() >= most && (byte & 0xC0) != 0x80) return out + "...";
     if (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !utf8)) {
       out += "\\x";
       out += kHex[byte >> 4];
