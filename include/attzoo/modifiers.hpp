@@ -58,18 +58,21 @@ inline core::PrefixMask prefix(int64_t length) {
   return {length};
 }
 
-/// Sequences packed one after another attend only within themselves. `offsets` [n + 1] int64: 0,
-/// the ends of the documents, the last of them S. Throws on another shape, dtype or order.
-inline core::DocumentsMask documents(const torch::Tensor& offsets) {
-  TORCH_CHECK_TYPE(offsets.defined() && torch::isIntegralType(offsets.scalar_type(), false),
-                   "documents: offsets must be an integer tensor");
-  TORCH_CHECK_VALUE(offsets.dim() == 1 && offsets.size(0) >= 1 && offsets[0].item<int64_t>() == 0,
-                    "documents: offsets must have shape [n + 1] and begin with 0, got ",
-                    offsets.sizes());
-  const auto lengths = offsets.to(torch::kInt64).diff();
-  TORCH_CHECK_VALUE(lengths.numel() == 0 || lengths.min().item<int64_t>() >= 0,
-                    "documents: offsets must not decrease");
-  return {torch::repeat_interleave(lengths)};
+/// Sequences packed one after another attend only within themselves: `documents({.offsets = t})`,
+/// where t [n + 1] is 0 and then the end of each, the last of them S; or `documents({.ids = t})`,
+/// where t [S] or [B, S] numbers every position, and equal numbers attend, wherever they lie (cost
+/// follows them where they lie together). Of any integer dtype; copied. Throws c10::Error on
+/// another shape, dtype or order.
+inline core::DocumentsMask documents(const Documents& d) {
+  core::check_documents(d, "documents");
+  const auto copy = [](const torch::Tensor& t) { return t.defined() ? t.clone() : t; };
+  return {{copy(d.offsets), copy(d.ids)}};
+}
+
+/// The same with the form told by the rank: offsets [n + 1], or ids [B, S].
+inline core::DocumentsMask documents(const torch::Tensor& offsets_or_ids) {
+  const auto& t = offsets_or_ids;
+  return documents(t.defined() && t.dim() == 2 ? Documents{.ids = t} : Documents{.offsets = t});
 }
 
 /// Global tokens attend to everybody and everybody attends to them (Longformer, arXiv:2004.05150).

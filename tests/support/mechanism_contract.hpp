@@ -21,6 +21,7 @@
 #include <sstream>
 #include <string>
 
+#include "support/documents_contract.hpp"
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
@@ -214,6 +215,31 @@ TYPED_TEST_P(MechanismContract, PaddingChangesNothing) {
     const auto alone = m(x.slice(0, b, b + 1).slice(1, 0, n)).output;
     EXPECT_TRUE(torch::allclose(padded.slice(0, b, b + 1).slice(1, 0, n), alone, 1e-10, 1e-12));
   }
+}
+
+TYPED_TEST_P(MechanismContract, DocumentsAreAlone) {
+  auto options = TypeParam::options();
+  if constexpr (requires { options.rope; }) options.rope = this->make()->d_head() % 2 == 0;
+  typename TestFixture::Module m(options);
+  expect_packs(m, TypeParam::kName);
+  expect_documents_are_alone(m, {.mask = torch::rand({40, 40}) < 0.7}, "mask");
+  const auto x = this->tokens(2, 6);
+  const auto bad = [&](const Documents& documents, std::vector<std::string> parts) {
+    parts.insert(parts.end(), {TypeParam::kName, "documents"});
+    expect_error([&] { m(x, {.documents = documents}); }, parts);
+  };
+  const auto ids = torch::tensor({0, 0, 1, 1, 2, 2});
+  bad({.offsets = torch::tensor({0, 6}), .ids = ids}, {"offsets", "ids", "both"});
+  bad({.offsets = torch::tensor({0, 5})}, {"S=6", "5"});
+  bad({.offsets = torch::tensor({0, 7, 6})}, {"decrease"});
+  bad({.offsets = torch::tensor({int64_t{0}, int64_t{1} << 62})}, {"S=6", "4611686018427387904"});
+  bad({.offsets = torch::tensor({0.0, 6.0})}, {"offsets", "integers"});
+  bad({.offsets = torch::tensor({0, 6}, torch::kInt64).to(torch::kMeta)}, {"offsets", "meta"});
+  bad({.ids = ids.slice(0, 1)}, {"ids", "[5]"});
+  bad({.ids = ids.expand({3, 6})}, {"ids", "[3, 6]"});
+  bad({.ids = torch::tensor({0, 0, 1, 1, 0, 0})}, {"together"});
+  expect_error([&] { m(x, {.context = x, .documents = {.ids = ids}}); },
+               {TypeParam::kName, "context"});
 }
 
 TYPED_TEST_P(MechanismContract, CausalNeverLooksAhead) {
@@ -414,7 +440,7 @@ TYPED_TEST_P(MechanismContract, ForwardErrors) {
   bad(x, {.key_padding_mask = torch::ones({6}, torch::kBool)},
       {"key_padding_mask", "[2, 6]", "[6]"});
   bad(x, {.key_padding_mask = torch::ones({2, 7}, torch::kBool)}, {"key_padding_mask", "[2, 7]"});
-  if (!TestFixture::Impl::kTakesGlobalTokens) {
+  if (!m->takes().global_attention) {
     bad(x, {.global_attention = torch::ones({6})}, {"global_attention"});
   }
 }
@@ -433,7 +459,7 @@ TYPED_TEST_P(MechanismContract, WorksOnCuda) {
 REGISTER_TYPED_TEST_SUITE_P(MechanismContract, IsItsDefinition, CausalOptionAndItsOverride,
                             TakesMasksOfAllKinds, CombinesMaskPaddingAndCausal, AttendsToAContext,
                             WeightsOnDemand, Gradients, FullyMaskedRowsAreZero,
-                            PaddingChangesNothing, CausalNeverLooksAhead,
+                            PaddingChangesNothing, DocumentsAreAlone, CausalNeverLooksAhead,
                             DropoutDropsTheSameEverywhere, RotaryPositions,
                             HalfTypesFollowTheErrorRule, EmptyAndStridedInputs, LivesAsAModule,
                             ConstructorErrors, ForwardErrors, WorksOnCuda);

@@ -2,6 +2,7 @@
 /// \file
 /// The masks that modifiers.hpp names: their meaning on tensors, and their form for the kernel.
 
+#include <attzoo/core/documents.hpp>
 #include <attzoo/core/grid.hpp>
 #include <attzoo/kernel/masks.hpp>
 
@@ -131,28 +132,24 @@ struct PrefixMask {
 
 struct DocumentsMask {
   static constexpr bool is_mask = true;
-  torch::Tensor document;  // int64 [S]: the document of every position
+  Documents documents;  // undefined: everything is one document
   void check(const Shape& n, const torch::Device& device) const {
-    TORCH_CHECK_VALUE(document.size(0) == n.S && n.L <= n.S,
-                      "documents: the last offset must be S=", n.S, " and L <= S, got ",
-                      document.size(0), " and L=", n.L);
-    TORCH_CHECK_VALUE(document.device() == device, "documents: offsets must be on ", device,
-                      ", got ", document.device());
+    if (documents.defined()) check_documents_fit(documents, n, device, "documents");
   }
   torch::Tensor evaluate(const Grid& g) const {
-    const auto of_query =
-        document.slice(0, g.shape.S - g.shape.L + g.q_begin, g.shape.S - g.shape.L + g.q_end);
-    return of_query.view({1, 1, -1, 1}) == document.view({1, 1, 1, -1});
+    if (!documents.defined()) return FullMask{}.evaluate(g);
+    const auto of = document_ids(documents);
+    const int64_t offset = g.shape.S - g.shape.L;
+    const auto of_query = of.slice(1, offset + g.q_begin, offset + g.q_end);
+    return of_query.unsqueeze(1).unsqueeze(3) == of.unsqueeze(1).unsqueeze(1);
   }
   kernel::Documents bind(const Shape& n) const {
-    const auto ids = document.to(torch::kInt32).contiguous();
-    const int* id = ids.data_ptr<int>();
-    auto of = std::make_shared<std::vector<int>>(id, id + n.S);
-    auto ends = std::make_shared<std::vector<int>>(of->empty() ? 0 : of->back() + 1, 0);
-    for (int i = 0; i < static_cast<int>(n.S); ++i)
-      (*ends)[static_cast<size_t>((*of)[static_cast<size_t>(i)])] = i + 1;
-    for (size_t d = 1; d < ends->size(); ++d) (*ends)[d] = std::max((*ends)[d], (*ends)[d - 1]);
-    return {shift(n), of, ends, of->data()};
+    const bool one = !documents.defined();  // then queries may be more than keys
+    const auto of = one ? torch::zeros({1, std::max(n.L, n.S)}, torch::kInt64)
+                        : document_ids(documents).contiguous();
+    return {one ? 0 : shift(n), std::make_shared<kernel::DocumentTable>(
+                                    of.const_data_ptr<int64_t>(), static_cast<int>(of.size(0)),
+                                    static_cast<int>(of.size(1)))};
   }
 };
 
