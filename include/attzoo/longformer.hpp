@@ -87,7 +87,7 @@ class LongformerSelfAttentionImpl
  private:
   torch::Tensor check_global(const torch::Tensor& x, const AttentionInputs& inputs) const {
     const auto& g = inputs.global_attention;
-    core::check_strided(g, kName, "global_attention");
+    core::check_dense(g, kName, "global_attention");
     TORCH_CHECK_VALUE(!inputs.context.defined(), kName,
                       ": global_attention marks tokens of x and has no meaning with a context");
     TORCH_CHECK_VALUE(

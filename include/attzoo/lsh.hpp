@@ -200,7 +200,9 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
                              const core::Buckets& buckets, const AttentionOptions& how) {
     const auto &q = heads.q, &k = heads.k;
     const core::Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
-    return {{n.B, n.H, n.L, n.S}, [=](int64_t begin, int64_t end) {
+    return {{n.B, n.H, n.L, n.S},
+            [=, unchanged = core::Unchanged({mask})](int64_t begin, int64_t end) {
+              unchanged.check("LazyWeights");
               const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
               core::Grid grid(n, begin, end, q.device());
               const auto keys = buckets.rank_k.unsqueeze(2);  // [B, H, 1, S]

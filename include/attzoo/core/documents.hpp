@@ -16,7 +16,7 @@ inline void check_documents(const Documents& d, std::string_view who) {
   const bool by_offsets = d.offsets.defined();
   const auto& t = by_offsets ? d.offsets : d.ids;
   const char* name = by_offsets ? "offsets" : "ids";
-  check_readable(t, who, name);
+  check_dense(t, who, name);
   TORCH_CHECK_TYPE(torch::isIntegralType(t.scalar_type(), /*includeBool=*/false), who, ": ", name,
                    " must be integers, got ", t.scalar_type());
   if (!by_offsets) {

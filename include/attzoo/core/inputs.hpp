@@ -63,23 +63,37 @@ inline bool is_supported_float(torch::ScalarType t) {
   return t == torch::kFloat64 || t == torch::kFloat32 || t == torch::kBFloat16 || t == torch::kHalf;
 }
 
-/// Defined and dense: what every other check may ask the tensor about.
-inline void check_strided(const torch::Tensor& t, std::string_view who, std::string_view name) {
+/// Refuses what has no numbers at strides: undefined, sparse, nested and meta tensors.
+inline void check_dense(const torch::Tensor& t, std::string_view who, std::string_view name) {
   TORCH_CHECK_VALUE(t.defined(), who, ": ", name, " must be a tensor, got an undefined one");
-  TORCH_CHECK_VALUE(t.layout() == torch::kStrided && !t.is_nested(), who, ": ", name,
-                    " must be a dense (strided) tensor, got ",
-                    t.is_nested() ? "a nested one" : c10::str(t.layout()));
+  TORCH_CHECK_TYPE(!t.is_nested(), who, ": ", name, " must be a dense tensor, got a nested one");
+  TORCH_CHECK_TYPE(t.layout() == torch::kStrided, who, ": ", name,
+                   " must be a dense tensor, got layout ", t.layout());
+  TORCH_CHECK_VALUE(!t.is_meta(), who, ": ", name,
+                    " must hold numbers, got a tensor on the device meta");
 }
 
-/// Dense, and with values.
-inline void check_readable(const torch::Tensor& t, std::string_view who, std::string_view name) {
-  check_strided(t, who, name);
-  TORCH_CHECK_VALUE(!t.is_meta(), who, ": ", name, " must hold values, got a tensor on ",
-                    t.device());
+/// The numbers of a tensor as they lie at its strides: for whoever reads them through a pointer.
+/// A real tensor may be a view of others with its sign pending (the imaginary part of a conjugate),
+/// or a gradient that is known to be zero or sparse.
+inline torch::Tensor plain(const torch::Tensor& t) {
+  if (t.layout() != torch::kStrided) return t.to_dense();
+  if (t._is_zerotensor()) return torch::zeros(t.sizes(), t.options());
+  return t.resolve_neg();
+}
+
+/// Whether the product of sizes >= 0 is at most `most`, without an overflow on the way.
+inline bool product_at_most(torch::IntArrayRef sizes, int64_t most) {
+  int64_t product = 1;
+  for (const int64_t n : sizes) {
+    if (n == 0) return true;
+    if (product <= most) product = n > most / product ? most + 1 : product * n;
+  }
+  return product <= most;
 }
 
 inline void check_floating(const torch::Tensor& t, std::string_view who, std::string_view name) {
-  check_strided(t, who, name);
+  check_dense(t, who, name);
   TORCH_CHECK_TYPE(is_supported_float(t.scalar_type()), who, ": ", name,
                    " must be float64, float32, bfloat16 or float16, got ", t.scalar_type());
 }
@@ -94,7 +108,7 @@ inline torch::Tensor mask_rank4(const torch::Tensor& mask) {
 /// The one rule for masks: bool or floating, rank 2, 3 or 4, broadcastable to [B, H, L, S].
 inline void check_mask(const torch::Tensor& mask, const Shape& n, const torch::Device& device,
                        std::string_view who) {
-  check_strided(mask, who, "mask");
+  check_dense(mask, who, "mask");
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool || is_supported_float(mask.scalar_type()),
                    who,
                    ": mask must be bool (true = attend) or floating (added to the scores), got ",
@@ -118,7 +132,7 @@ inline void check_mask(const torch::Tensor& mask, const Shape& n, const torch::D
 
 inline void check_key_padding(const torch::Tensor& mask, const Shape& n,
                               const torch::Device& device, std::string_view who) {
-  check_strided(mask, who, "key_padding_mask");
+  check_dense(mask, who, "key_padding_mask");
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, who,
                    ": key_padding_mask must be bool (true = real token), got ", mask.scalar_type(),
                    "; pass key_padding_mask.to(torch::kBool)");

@@ -35,8 +35,9 @@ inline torch::Tensor scan_by_chunks(const torch::Tensor& q, const torch::Tensor&
   return (torch::matmul(scores, vc) + torch::matmul(qc, before)).flatten(2, 3).slice(2, 0, n);
 }
 
-inline torch::Tensor scan_forward(const torch::Tensor& q, const torch::Tensor& k,
-                                  const torch::Tensor& v, bool reverse) {
+inline torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::Tensor& any_k,
+                                  const torch::Tensor& any_v, bool reverse) {
+  const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
   if (q.numel() == 0 || v.numel() == 0) {
     return torch::zeros({q.size(0), q.size(1), q.size(2), v.size(3)}, v.options());
   }

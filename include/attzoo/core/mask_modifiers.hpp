@@ -136,6 +136,7 @@ struct DocumentsMask {
   void check(const Shape& n, const torch::Device& device) const {
     if (documents.defined()) check_documents_fit(documents, n, device, "documents");
   }
+  void tensors(Captured& out) const { out.insert(out.end(), {documents.offsets, documents.ids}); }
   torch::Tensor evaluate(const Grid& g) const {
     if (!documents.defined()) return FullMask{}.evaluate(g);
     const auto of = document_ids(documents);
@@ -165,6 +166,7 @@ struct GlobalTokensMask {
     TORCH_CHECK_VALUE(is_global.device() == device, "global_tokens: is_global must be on ", device,
                       ", got ", is_global.device());
   }
+  void tensors(Captured& out) const { out.push_back(is_global); }
   torch::Tensor evaluate(const Grid& g) const {
     const int64_t offset = g.shape.S - g.shape.L;
     const auto q =
@@ -186,6 +188,7 @@ struct TensorMask {
     check_captured(mask, {n.B, n.H, n.L, n.S}, device, "mask_tensor",
                    "[L, S], [B, L, S] or [B, H, L, S]", n);
   }
+  void tensors(Captured& out) const { out.push_back(mask); }
   torch::Tensor evaluate(const Grid& g) const {
     return mask.defined() ? grid_rows(mask, g) : FullMask{}.evaluate(g);
   }
@@ -210,6 +213,7 @@ struct TensorMask {
 struct BandMask {
   static constexpr bool is_mask = true;
   torch::Tensor begin, end;
+  void tensors(Captured& out) const { out.insert(out.end(), {begin, end}); }
   torch::Tensor evaluate(const Grid& g) const {
     const auto rows = [&](const torch::Tensor& t) {
       return t.slice(2, g.q_begin, g.q_end).unsqueeze(-1);
@@ -231,6 +235,10 @@ struct AndMask {
     check_modifier(a, n, device);
     check_modifier(b, n, device);
   }
+  void tensors(Captured& out) const {
+    held_tensors(a, out);
+    held_tensors(b, out);
+  }
   torch::Tensor evaluate(const Grid& g) const {
     return torch::logical_and(a.evaluate(g), b.evaluate(g));
   }
@@ -246,6 +254,10 @@ struct OrMask {
     check_modifier(a, n, device);
     check_modifier(b, n, device);
   }
+  void tensors(Captured& out) const {
+    held_tensors(a, out);
+    held_tensors(b, out);
+  }
   torch::Tensor evaluate(const Grid& g) const {
     return torch::logical_or(a.evaluate(g), b.evaluate(g));
   }
@@ -257,6 +269,7 @@ struct NotMask {
   static constexpr bool is_mask = true;
   A a;
   void check(const Shape& n, const torch::Device& device) const { check_modifier(a, n, device); }
+  void tensors(Captured& out) const { held_tensors(a, out); }
   torch::Tensor evaluate(const Grid& g) const { return torch::logical_not(a.evaluate(g)); }
   auto bind(const Shape& n) const { return kernel::Not<decltype(a.bind(n))>{a.bind(n)}; }
 };
@@ -268,12 +281,15 @@ struct BlockMask {
   M mask;
   int64_t L, S;
   std::shared_ptr<const kernel::TileCover> tiles;
+  Unchanged unchanged;  // what the tiles were made of
+  void tensors(Captured& out) const { held_tensors(mask, out); }
   void check(const Shape& n, const torch::Device& device) const {
     TORCH_CHECK_VALUE(n.L == L && n.S == S && (tiles->batches == 1 || tiles->batches == n.B) &&
                           (tiles->heads == 1 || tiles->heads == n.H),
                       "block_mask: made for B=", tiles->batches, " H=", tiles->heads, " L=", L,
                       " S=", S, ", got B=", n.B, " H=", n.H, " L=", n.L, " S=", n.S);
     check_modifier(mask, n, device);
+    unchanged.check("block_mask");
   }
   torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g); }
   auto bind(const Shape& n) const { return kernel::Tiled{mask.bind(n), tiles}; }
