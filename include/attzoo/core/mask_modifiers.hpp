@@ -2,8 +2,8 @@
 /// \file
 /// The masks that modifiers.hpp names: their meaning on tensors, and their form for the kernel.
 
+#include <attzoo/core/callables.hpp>
 #include <attzoo/core/documents.hpp>
-#include <attzoo/core/grid.hpp>
 #include <attzoo/kernel/masks.hpp>
 
 #include <algorithm>
@@ -33,21 +33,27 @@ inline std::shared_ptr<const kernel::Flags> flags_of(const torch::Tensor& t) {
                                          static_cast<int>(flags.size(1)));
 }
 
+/// q's index among the keys: rows are aligned so that the last query meets the last key.
+inline torch::Tensor aligned_query(const Grid& g) { return g.q + (g.shape.S - g.shape.L); }
+
 /// A mask made of a callable on indices.
-template <MaskCallable F>
-struct MaskFunction {
+template <class F>
+struct MaskFunction : MaskCallable<F> {
   static constexpr bool is_mask = true;
   F f;
+  bool aligned;
+
+  MaskFunction(F callable, bool q_among_keys) : f(std::move(callable)), aligned(q_among_keys) {}
+  void check(const Shape& n, const torch::Device& device) const {
+    check_callable(f, n, device, aligned, [&](const Grid& g) { evaluate(g); });
+  }
   torch::Tensor evaluate(const Grid& g) const {
-    return TensorLane(f(TensorLane(g.b), TensorLane(g.h), TensorLane(g.q), TensorLane(g.kv)))
+    return TensorLane(f(TensorLane(g.b), TensorLane(g.h),
+                        TensorLane(aligned ? aligned_query(g) : g.q), TensorLane(g.kv)))
         .t.to(torch::kBool);
   }
-  auto bind(const Shape&) const {
-    const auto on_indices = [f = f](int b, int h, int q, int kv) {
-      using I = kernel::Index<float>;
-      return static_cast<bool>(f(I{b}, I{h}, I{q}, I{kv}));
-    };
-    return kernel::MaskFunction<decltype(on_indices)>{on_indices};
+  kernel::MaskFunction<F> bind(const Shape& n) const {
+    return {bind_tables(f), aligned ? shift(n) : 0};
   }
 };
 
@@ -73,9 +79,6 @@ struct CausalMask {
     return {static_cast<int>(offset(n)), to_int(kUnbounded), enabled ? 0 : to_int(kUnbounded)};
   }
 };
-
-/// q's index among the keys: rows are aligned so that the last query meets the last key.
-inline torch::Tensor aligned_query(const Grid& g) { return g.q + (g.shape.S - g.shape.L); }
 
 struct WindowMask {
   static constexpr bool is_mask = true;
@@ -329,5 +332,31 @@ std::shared_ptr<const kernel::TileCover> tile_cover(const M& mask, const Shape& 
   return tiles;
 }
 
+// Beside the types, so that they are found without `using namespace attzoo`.
+
+template <MaskMod A, MaskMod B>
+auto operator&&(A a, B b) {
+  if constexpr (std::is_same_v<A, FullMask>) {
+    return b;
+  } else if constexpr (std::is_same_v<B, FullMask>) {
+    return a;
+  } else {
+    return AndMask<A, B>{std::move(a), std::move(b)};
+  }
+}
+template <MaskMod A, MaskMod B>
+OrMask<A, B> operator||(A a, B b) {
+  return {std::move(a), std::move(b)};
+}
+template <MaskMod A>
+NotMask<A> operator!(A a) {
+  return {std::move(a)};
+}
+
 }  // namespace core
+
+using core::operator&&;
+using core::operator||;
+using core::operator!;
+
 }  // namespace attzoo

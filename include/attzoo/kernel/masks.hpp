@@ -4,6 +4,7 @@
 /// what a range of queries can reach (schedule.hpp). `shift` is S - L: a query's place among the
 /// keys is q + shift.
 
+#include <attzoo/kernel/lane.hpp>
 #include <attzoo/kernel/schedule.hpp>
 
 #include <memory>
@@ -222,11 +223,14 @@ struct Bands {
   }
 };
 
-/// Any callable; nothing is known about it, so all pairs are visited.
+/// Any callable; nothing is known about it, so all pairs are visited. `shift`: what is added to q.
 template <class F>
 struct MaskFunction {
   F f;
-  bool operator()(int b, int h, int q, int kv) const { return static_cast<bool>(f(b, h, q, kv)); }
+  int shift;
+  bool operator()(int b, int h, int q, int kv) const {
+    return static_cast<bool>(f(Index{b}, Index{h}, Index{q + shift}, Index{kv}));
+  }
   void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
 };
 
