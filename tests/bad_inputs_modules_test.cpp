@@ -121,7 +121,7 @@ struct CallCases {
            AttentionInputs in, std::function<void(torch::nn::Module&)> prepare = {}) const {
     all.push_back({subject.who + " " + argument + " " + value.name,
                    [run = subject.run, x, in, prepare] { run(x, in, prepare); },
-                   {subject.who, ": " + argument, value.part}});
+                   {subject.who, argument, value.part}});
   }
 
   void x() const {
@@ -172,7 +172,7 @@ struct CallCases {
     }
     for (auto value : values) {
       if (!subject.pairs) value.part = "mask";  // any one is refused, whatever it is
-      add("mask|: a mask", value, good_x(), {.mask = value.tensor});
+      add("mask", value, good_x(), {.mask = value.tensor});
     }
   }
 
@@ -213,6 +213,49 @@ struct CallCases {
         {.context = good_x(), .global_attention = good});
   }
 
+  void documents() const {
+    const auto add_documents = [&](const std::string& name, const Documents& d,
+                                   const std::string& part) {
+      add("documents", {name, {}, part}, good_x(), {.documents = d});
+    };
+    const auto offsets = torch::tensor({0, 2, static_cast<int>(kLength)}, torch::kInt64);
+    for (const auto& values :
+         {unreadable(offsets), of_strange_dtypes(offsets), of_float_dtypes(offsets),
+          BadTensors{of_sizes("rank", offsets.unsqueeze(0)),
+                     of_sizes("empty", offsets.slice(0, 0, 0))}}) {
+      for (const auto& v : values)
+        add_documents("offsets " + v.name, {.offsets = v.tensor}, v.part);
+    }
+    const std::vector<std::pair<std::vector<int64_t>, std::string>> wrong{
+        {{1, kLength}, "1"},
+        {{-3, kLength}, "-3"},
+        {{0, 6, kLength}, "decrease"},
+        {{0, -1, kLength}, "-1"},
+        {{0, kLength - 1}, "4"},
+        {{0, kLength + 1}, "6"},
+        {{0, INT64_MAX}, "9223372036854775807"},
+        {{0, int64_t{1} << 40}, "1099511627776"},
+        {{0, INT64_MIN}, "-9223372036854775808"},
+        {{0}, "0"}};
+    for (const auto& [values, part] : wrong) {
+      add_documents(c10::str("offsets ", values), {.offsets = torch::tensor(values, torch::kInt64)},
+                    part);
+    }
+    const auto ids = torch::zeros({kBatch, kLength}, torch::kInt64);
+    for (const auto& values :
+         {unreadable(ids), of_strange_dtypes(ids), of_float_dtypes(ids),
+          of_wrong_sizes(ids, {0, 1}, false),
+          BadTensors{of_sizes("rank", ids.unsqueeze(0)), of_sizes("rank", ids.new_zeros({})),
+                     of_sizes("[S]", ids.new_zeros({kLength + 1}))}}) {
+      for (const auto& v : values) add_documents("ids " + v.name, {.ids = v.tensor}, v.part);
+    }
+    add_documents("ids that come back", {.ids = torch::tensor({0, 0, 1, 0, 0}, torch::kInt64)},
+                  "together");
+    add_documents("both", {.offsets = offsets, .ids = ids}, "both");
+    add("documents", {"with a context", {}, "context"}, good_x(),
+        {.context = good_x(), .documents = {.ids = ids}});
+  }
+
   void position_offset() const {
     if (!subject.rope) return;
     for (const int64_t offset : {INT64_MAX, INT64_MIN, int64_t{1} << 62}) {
@@ -232,6 +275,7 @@ TEST(BadModuleInputs, OfEachCall) {
     cases.mask();
     cases.key_padding_mask();
     cases.global_attention();
+    cases.documents();
     cases.position_offset();
   }
   expect_all_refused(all, 1500);

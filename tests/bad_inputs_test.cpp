@@ -209,7 +209,23 @@ TEST(BadInputs, MaskModifiers) {
                                              of_sizes("size", torch::zeros({0}, torch::kInt64))}}) {
     bad_offsets.insert(bad_offsets.end(), more.begin(), more.end());
   }
-  documents_.add_tensors("offsets", bad_offsets, [](const auto& t) { documents(t); });
+  documents_.add_tensors("offsets", bad_offsets,
+                         [=](const auto& t) { attend(documents({.offsets = t})); });
+  const auto ids = torch::zeros({kB, kS}, torch::kInt64);
+  auto bad_ids = unreadable(ids);
+  for (const auto& more :
+       {of_strange_dtypes(ids), of_float_dtypes(ids), of_wrong_sizes(ids, {0, 1}, false),
+        BadTensors{{"Bool", ids.to(torch::kBool), "Bool"},
+                   of_sizes("rank", ids.unsqueeze(0)),
+                   of_sizes("rank", ids.new_zeros({})),
+                   of_sizes("[S]", ids.new_zeros({kS - 1}))}}) {
+    bad_ids.insert(bad_ids.end(), more.begin(), more.end());
+  }
+  documents_.add_tensors("ids", bad_ids, [=](const auto& t) { attend(documents({.ids = t})); });
+  documents_.add("both", [=] { attend(documents({.offsets = offsets, .ids = ids})); },
+                 {"offsets", "ids", "both"});
+  documents_.add("neither", [=] { attend(documents(Documents{})); }, {"offsets", "ids", "neither"});
+  documents_.add("undefined", [=] { attend(documents(torch::Tensor())); }, {"offsets|neither"});
   const std::vector<std::pair<std::vector<int64_t>, std::string>> wrong_offsets{
       {{1, kS}, "1"},
       {{-3, kS}, "-3"},
@@ -285,6 +301,32 @@ TEST(BadInputs, MaskModifiers) {
   made_for(kL, kS, kB + 1, 1, "B=3");
   made_for(kL, kS, 1, kH - 1, "H=3");
   take(block_);
+  Cases table_("table");
+  const auto entries = torch::zeros({kS}, torch::kInt64);
+  const auto look_up = [=](const torch::Tensor& t) {
+    const auto held = table(t);
+    attend(mask_mod([=](auto, auto, auto, auto kv) { return held(kv) == 0; }));
+  };
+  auto bad_tables = unreadable(entries);
+  for (const auto& more : {of_strange_dtypes(entries),
+                           BadTensors{{"undefined", {}, "undefined"},
+                                      of_sizes("rank", entries.new_zeros({})),
+                                      of_sizes("indices", entries.new_zeros({kS, 2})),
+                                      of_sizes("rank", entries.new_zeros({1, 1, 1, 1, kS}))}}) {
+    bad_tables.insert(bad_tables.end(), more.begin(), more.end());
+  }
+  table_.add_tensors("table|tensor", bad_tables, look_up);
+  table_.add("index beyond", [=] { look_up(entries.slice(0, 1)); }, {"index 0", "[6]", "6"});
+  table_.add("index below",
+             [=] {
+               const auto held = table(entries);
+               attend(mask_mod([=](auto, auto, auto q, auto kv) { return held(kv - q) == 0; }));
+             },
+             {"index 0", "[7]", "-4"});
+  table_.add("integers beyond double", [=] { look_up(entries + INT64_MAX); },
+             {"2^53", "9223372036854775807"});
+  take(table_);
+
   Cases inner("mask_tensor");
   inner.add("inside of block_mask",
             [=] {
@@ -379,7 +421,16 @@ TEST(BadInputs, RopeAndSlopes) {
                    std::vector<int64_t>{INT64_MIN, INT64_MAX, int64_t{1} << 62, -(int64_t{1} << 62),
                                         INT64_MAX - 3},
                    [=](int64_t n) { apply_rope(x, {.position_offset = n}); });
-  expect_all_refused(rope.all, 25);
+  const auto positions = torch::zeros({kL}, torch::kInt64);
+  auto bad_positions = unreadable(positions);
+  for (const auto& more : {of_strange_dtypes(positions), of_float_dtypes(positions),
+                           BadTensors{of_sizes("size", torch::zeros({kL + 1}, torch::kInt64)),
+                                      of_sizes("rank", torch::zeros({3, 2, kL}, torch::kInt64))}}) {
+    bad_positions.insert(bad_positions.end(), more.begin(), more.end());
+  }
+  rope.add_tensors("positions", bad_positions,
+                   [=](const auto& t) { apply_rope(x, {.positions = t}); });
+  expect_all_refused(rope.all, 40);
 
   Cases slopes("alibi_slopes");
   for (const bool python : {false, true}) {
