@@ -72,6 +72,12 @@ TEST(Transformer, Errors) {
   expect_error([] { make({.dropout = -1}); }, {"TransformerBlock", "dropout", "-1"});
   expect_error([] { TransformerBlock(LocalSelfAttention({.d_model = 16, .input_dim = 8})); },
                {"TransformerBlock", "input_dim=8", "d_model=16"});
+  auto m = make();
+  const auto x = torch::randn({2, 6, 12});
+  expect_error([&] { m({}); }, {"TransformerBlock", "x", "undefined"});
+  expect_error([&] { m(x.slice(2, 1)); }, {"TransformerBlock", "x", "input_dim=12", "[2, 6, 11]"});
+  expect_error([&] { m(x.to(torch::kFloat64)); }, {"TransformerBlock", "x", "Float", "Double"});
+  expect_error([&] { m(x.to_sparse()); }, {"TransformerBlock", "x", "dense"});
   expect_error([] { TransformerBlock(LocalSelfAttention(nullptr)); },
                {"TransformerBlock", "empty"});
 }

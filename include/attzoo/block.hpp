@@ -136,8 +136,7 @@ class BlockSelfAttentionImpl
     return heads;
   }
 
-  /// The same for family f of overlapping blocks, and whether a block of it holds the token: [R,
-  /// S].
+  /// The same for family f of overlapping blocks; and which tokens lie in one of them, [R, S].
   static std::pair<Heads, torch::Tensor> family_by_block(Heads heads, int64_t f,
                                                          const core::OverlappingBlocks& layout,
                                                          const torch::Tensor& count) {
@@ -155,8 +154,8 @@ class BlockSelfAttentionImpl
     const int64_t n = heads.q.size(2), size = std::min(options.block_size, std::max<int64_t>(n, 1));
     const core::OverlappingBlocks layout(n, size);
     const bool packed = heads.packing.defined() && heads.q.numel() > 0;
-    torch::Tensor c,
-        count;  // [families, R, 1, L] or without R, 1; the blocks of a token's document
+    torch::Tensor c;      // shares of the families: [families, L], packed [families, R, 1, L]
+    torch::Tensor count;  // of the blocks of each token's document: [R, L]
     if (packed) {
       std::vector<torch::Tensor> blends;
       std::vector<int64_t> counts;

@@ -24,6 +24,10 @@
 #include <ATen/ops/elu.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <cmath>
+#include <functional>
+#include <limits>
+
 namespace attzoo {
 
 /// phi(z) = elu(z) + 1, the paper's.
@@ -126,8 +130,7 @@ class LinearSelfAttentionImpl
   /// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
   static torch::Tensor divide(const torch::Tensor& t, const torch::Tensor& normalizer, double eps) {
     const auto divisor = normalizer + eps;
-    const auto none = divisor == 0;
-    return t.masked_fill(none, 0.0) / divisor.masked_fill(none, 1.0);
+    return t / divisor.masked_fill(divisor == 0, std::numeric_limits<double>::infinity());
   }
 
   /// The numerators of the weights of some rows, before anything is left out.

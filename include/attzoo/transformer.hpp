@@ -59,6 +59,7 @@ class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<At
   /// x [B, L, d_model] -> output [B, L, d_model], with the attention's weights and lse; inputs are
   /// passed to the attention. A block is an attention module itself, so it can be wrapped too.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    core::check_tokens(x, kName, "x", d_model(), mlp_in->weight);
     const auto drop = [this](const torch::Tensor& t) {
       return torch::dropout(t, options.dropout, this->is_training());
     };

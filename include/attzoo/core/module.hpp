@@ -65,6 +65,24 @@ inline void check_layer(std::string_view who, std::string_view layer, int64_t fr
                     to, ", ", from, "] with", sizes);
 }
 
+/// Tokens [batch, seq, input_dim] that a layer with this weight can read.
+inline void check_tokens(const torch::Tensor& t, std::string_view who, std::string_view argument,
+                         int64_t input_dim, const torch::Tensor& weight) {
+  check_floating(t, who, argument);
+  TORCH_CHECK_VALUE(t.dim() == 3 && t.size(2) == input_dim, who, ": ", argument,
+                    " must have shape [batch, seq, input_dim=", input_dim, "], got ", t.sizes());
+  TORCH_CHECK_VALUE(t.device() == weight.device(), who, ": ", argument,
+                    " must be on the module's device ", weight.device(), ", got ", t.device());
+  // Autocast casts all but float64.
+  const auto cast = [&](const torch::Tensor& tensor) {
+    return at::autocast::is_autocast_enabled(t.device().type()) &&
+           tensor.scalar_type() != torch::kFloat64;
+  };
+  TORCH_CHECK_TYPE(t.scalar_type() == weight.scalar_type() || (cast(t) && cast(weight)), who, ": ",
+                   argument, " must have the module's dtype ", weight.scalar_type(), ", got ",
+                   t.scalar_type());
+}
+
 /// log(sum(exp(t))) over the first dimension; where all are -inf it is -inf, with gradients of 0.
 inline torch::Tensor logsumexp_of_rounds(const torch::Tensor& t) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
@@ -330,21 +348,7 @@ class SelfAttention : public torch::nn::Cloneable<Derived> {
   }
 
   void check_tokens(const torch::Tensor& t, const char* argument) const {
-    core::check_floating(t, Derived::kName, argument);
-    TORCH_CHECK_VALUE(t.dim() == 3 && t.size(2) == input_dim(), Derived::kName, ": ", argument,
-                      " must have shape [batch, seq, input_dim=", input_dim(), "], got ",
-                      t.sizes());
-    const auto& weight = w_q->weight;
-    TORCH_CHECK_VALUE(t.device() == weight.device(), Derived::kName, ": ", argument,
-                      " must be on the module's device ", weight.device(), ", got ", t.device());
-    // Autocast casts all but float64.
-    const auto cast = [&](const torch::Tensor& tensor) {
-      return at::autocast::is_autocast_enabled(t.device().type()) &&
-             tensor.scalar_type() != torch::kFloat64;
-    };
-    TORCH_CHECK_TYPE(t.scalar_type() == weight.scalar_type() || (cast(t) && cast(weight)),
-                     Derived::kName, ": ", argument, " must have the module's dtype ",
-                     weight.scalar_type(), ", got ", t.scalar_type());
+    core::check_tokens(t, Derived::kName, argument, input_dim(), w_q->weight);
   }
 
   int64_t query_heads_, kv_heads_;
