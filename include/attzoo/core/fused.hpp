@@ -17,17 +17,28 @@ class FusedCpuKernel final : public AttentionKernel {
   FusedCpuKernel(Mask mask, Score score, double scale, Dropout dropout)
       : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {}
 
-  /// Lengths that the kernel's 32-bit indices hold, and something to compute.
+  /// Something to compute, sizes that the kernel's 32-bit indices hold, and features whose rows do
+  /// not fill the threads' scratch memory.
   static bool fits(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
-    constexpr int64_t kMost = int64_t{1} << 30;
+    constexpr int64_t kMost = int64_t{1} << 30, kMostFeatures = int64_t{1} << 16;
     return q.device().is_cpu() && q.numel() > 0 && k.numel() > 0 && v.numel() > 0 &&
-           q.size(2) < kMost && k.size(2) < kMost;
+           q.size(2) < kMost && k.size(2) < kMost &&
+           product_at_most({q.size(0), q.size(1)}, kMost) && q.size(3) <= kMostFeatures &&
+           v.size(3) <= kMostFeatures;
   }
 
   torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
 
-  OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
-                       const torch::Tensor& v) const override {
+  Captured held() const override {
+    Captured all;
+    held_tensors(mask_, all);
+    held_tensors(score_, all);
+    return all;
+  }
+
+  OutputAndLse forward(const torch::Tensor& any_q, const torch::Tensor& any_k,
+                       const torch::Tensor& any_v) const override {
+    const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
     auto output = empty_as(q, v.size(3), q.scalar_type());
     auto lse = torch::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(compute_dtype(q)));
     with_compute_type(q, [&]<class T>(T) {
@@ -38,20 +49,28 @@ class FusedCpuKernel final : public AttentionKernel {
     return {output, lse};
   }
 
-  torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
-                                          const torch::Tensor& v, const OutputAndLse& result,
-                                          const torch::Tensor& grad_output,
-                                          const torch::Tensor& grad_lse) const override {
+  torch::autograd::variable_list backward(const torch::Tensor& any_q, const torch::Tensor& any_k,
+                                          const torch::Tensor& any_v, const OutputAndLse& result,
+                                          const torch::Tensor& any_grad_output,
+                                          const torch::Tensor& any_grad_lse) const override {
+    const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
+    // A gradient of lse alone: zeros of no size in memory.
+    const auto grad_output = any_grad_output.defined()
+                                 ? plain(any_grad_output).to(q.scalar_type())
+                                 : torch::zeros({}, q.options()).expand(result.output.sizes());
+    const auto grad_lse = any_grad_lse.defined()
+                              ? plain(any_grad_lse).to(compute_dtype(q)).contiguous()
+                              : torch::Tensor();
     auto grad_q = empty_as(q, q.size(3), q.scalar_type());
     auto grad_k = accumulator(k), grad_v = accumulator(v);
     torch::autograd::variable_list grads(3);
     with_compute_type(q, [&]<class T>(T) {
       Captured keep;
       TorchRuntime runtime;
-      const auto lse = grad_lse.defined() ? grad_lse.to(compute_dtype(q)).contiguous() : grad_lse;
       const kernel::Gradients<T> gradients{
-          view(grad_output.to(q.scalar_type())), view(grad_q),
-          lse.defined() ? lse.template const_data_ptr<T>() : nullptr, view(grad_k), view(grad_v)};
+          view(grad_output), view(grad_q),
+          grad_lse.defined() ? grad_lse.template const_data_ptr<T>() : nullptr, view(grad_k),
+          view(grad_v)};
       const auto p = problem<T>(q, k, v, result);
       const auto modifiers = bind<T>(q, k, keep);
       kernel::backward(p, modifiers, gradients, runtime);

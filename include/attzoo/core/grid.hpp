@@ -3,6 +3,7 @@
 /// What a mask and a score modifier are, and the score grid that the eager reference hands them.
 
 #include <attzoo/core/inputs.hpp>
+#include <attzoo/core/result.hpp>
 
 #include <concepts>
 #include <type_traits>
@@ -53,6 +54,13 @@ inline void check_captured(const torch::Tensor& t, std::vector<int64_t> sizes,
 
 /// Tensors that modifiers hold.
 using Captured = std::vector<torch::Tensor>;
+
+/// Appends the tensors that a mask or a score modifier reads whenever it is evaluated or bound, so
+/// that a change of them in place can be noticed. What holds one has a member `tensors(out)`.
+template <class M>
+void held_tensors(const M& m, Captured& out) {
+  if constexpr (requires { m.tensors(out); }) m.tensors(out);
+}
 
 /// Holds what a modifier captured against the problem that it meets.
 template <class M>

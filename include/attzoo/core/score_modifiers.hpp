@@ -15,7 +15,7 @@ namespace attzoo::core {
 /// must be one, lives in `keep`, whose last entry is the tensor pointed to.
 template <class T>
 const T* pointer(const torch::Tensor& t, Captured& keep) {
-  keep.push_back(t.detach().to(c10::CppTypeToScalarType<T>::value));
+  keep.push_back(plain(t.detach()).to(c10::CppTypeToScalarType<T>::value));
   return keep.back().template const_data_ptr<T>();
 }
 
@@ -140,6 +140,7 @@ struct AlibiScore {
   kernel::Alibi<T> bind(const Shape& n, Captured& keep) const {
     return {shift(n), pointer<T>(slopes, keep), step(keep.back(), 0)};
   }
+  void tensors(Captured& out) const { out.push_back(slopes); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({slopes, {-1, 0, -1, -1}}); }
 };
 
@@ -173,6 +174,7 @@ struct TensorBias {
     const auto& t = keep.back();
     return {data, step(t, 0), step(t, 1), step(t, 2), step(t, 3)};
   }
+  void tensors(Captured& out) const { out.push_back(bias); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({bias, {0, 1, 2, 3}}); }
 };
 
@@ -190,6 +192,7 @@ struct DistanceScore {
     const T* data = pointer<T>(values.contiguous(), keep);
     return {data, step(keep.back(), 0), static_cast<int>(n.L) - 1};
   }
+  void tensors(Captured& out) const { out.push_back(values); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({values, {-1, 0, -1, 1}}); }
 };
 
@@ -221,6 +224,7 @@ struct RelativeBiasScore {
     const auto large = exact + (far * (buckets - exact)).to(torch::kInt64);
     return offset + torch::where(n < exact, n, large.clamp_max(buckets - 1));
   }
+  void tensors(Captured& out) const { out.push_back(table); }
   DistanceScore resolve(const Shape& n) const {
     // kv - q of equal places is S - L apart.
     const auto options = torch::dtype(torch::kInt64).device(table.device());
@@ -268,6 +272,10 @@ struct ChainScore {
   auto bind(const Shape& n, Captured& keep) const {
     auto first = a.template bind<T>(n, keep);
     return kernel::Chain{first, b.template bind<T>(n, keep)};
+  }
+  void tensors(Captured& out) const {
+    held_tensors(a, out);
+    held_tensors(b, out);
   }
   void learnable(std::vector<Learnable>& out) const {
     core::learnable(a, out);
