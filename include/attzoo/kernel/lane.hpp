@@ -28,6 +28,7 @@
 #include <limits>
 #include <type_traits>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 template <class T>
@@ -708,3 +709,4 @@ struct TableView {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
@@ -325,3 +326,4 @@ struct Not {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

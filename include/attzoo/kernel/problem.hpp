@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16 };
@@ -62,6 +63,12 @@ struct TensorGradients {
 constexpr int kPad = 16;
 constexpr int padded(int n) { return (n + kPad - 1) / kPad * kPad; }
 
+/// Zeros n numbers.
+template <class T>
+ATTZOO_ALWAYS_INLINE void clear(T* p, int64_t n) {
+  __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
+}
+
 /// Where the kernel's threads and memory come from.
 class Runtime {
  public:
@@ -110,3 +117,4 @@ struct Lanes {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

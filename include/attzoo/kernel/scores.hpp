@@ -6,6 +6,7 @@
 
 #include <attzoo/kernel/lane.hpp>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// The gradient of a captured tensor, by the strides of [B, H, L, S]; data is null if nobody asks.
@@ -165,3 +166,4 @@ template <class A, class B>
 constexpr int kTensors<Chain<A, B>> = kTensors<A> + kTensors<B>;
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL
