@@ -1,13 +1,26 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
 #include <attzoo/attention.hpp>
+#include <attzoo/core/linear_attention.hpp>
 #include <attzoo/masks.hpp>
+
+#include <c10/core/InferenceMode.h>
 
 #include <cmath>
 
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
+
+namespace outside {
+using namespace attzoo;  // NOLINT: as users write it
+
+/// ATen has a function of this name, which argument-dependent lookup would find.
+inline torch::Tensor call_by_its_plain_name(const torch::Tensor& x) {
+  return scaled_dot_product_attention(x, x, x, {.temperature = 2}).output +
+         attention(x, x, x, causal()).output;
+}
+}  // namespace outside
 
 namespace attzoo::testing {
 namespace {
@@ -261,6 +274,569 @@ TEST(Attention, Errors) {
         attention(p.q, p.k, p.v, documents(torch::tensor({0, 5})));
       },
       {"documents", "S=6", "5"});
+}
+
+// ---- tensors that change in between -------------------------------------------------------------
+
+void change(torch::Tensor t) {
+  torch::NoGradGuard no_grad;
+  if (t.scalar_type() == torch::kBool) {
+    t.logical_not_();
+  } else {
+    t.mul_(3).add_(1);
+  }
+}
+
+/// The ways that attention can take.
+enum class Path { kFused, kChunked, kEager };
+
+template <class Mask, class Score>
+core::OutputAndLse run(Path path, const Problem& p, const Mask& mask, const Score& score) {
+  if (path == Path::kChunked) {
+    const core::Shape n{p.q.size(0), p.q.size(1), p.q.size(2), p.k.size(2)};
+    const auto resolved = core::resolve(score, n);
+    using Kernel = core::ChunkedKernel<Mask, std::remove_const_t<decltype(resolved)>>;
+    return core::run_kernel(c10::make_intrusive<Kernel>(mask, resolved, 0.5, core::Dropout{}, 2),
+                            p.q, p.k, p.v);
+  }
+  std::optional<EagerReferenceGuard> eager;
+  if (path == Path::kEager) eager.emplace();
+  const auto r = attention(p.q, p.k, p.v, mask, score, {.scale = 0.5});
+  return {r.output, r.lse};
+}
+
+constexpr const char* kInPlace = "inplace operation";
+
+/// Calls f after t was changed: it must give `want`, or an error that says what happened. Whether
+/// there was one.
+template <class F>
+bool is_noticed(const torch::Tensor& t, const Tensors& want, F&& f, const std::string& what) {
+  const auto before = t.detach().clone();
+  change(t);
+  bool noticed = false;
+  try {
+    const Tensors got = f();
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_TRUE(torch::allclose(got[i], want[i], 1e-10, 1e-12)) << what << ", result " << i;
+    }
+  } catch (const c10::Error& e) {
+    noticed = true;
+    EXPECT_NE(std::string(e.what()).find(kInPlace), std::string::npos) << e.what();
+  }
+  torch::NoGradGuard no_grad;
+  t.detach().copy_(before);
+  return noticed;
+}
+
+/// `make()` gives a pair of mask and score that hold t, or a `copy` of what t was.
+template <class Make>
+void expect_noticed(const std::string& what, const torch::Tensor& t, bool copy, Make&& make) {
+  auto p = random_problem(2, 2, 1, 6, 6, 3, 3);
+  const Tensors leaves{p.q.requires_grad_(), p.k.requires_grad_(), p.v.requires_grad_()};
+  const auto cotangent = torch::randn({2, 2, 6, 3}, torch::kFloat64);
+  for (const auto path : {Path::kFused, Path::kChunked, Path::kEager}) {
+    const auto label = what + ", path " + std::to_string(static_cast<int>(path));
+    const auto forward = [&] {
+      const auto [mask, score] = make();
+      return run(path, p, mask, score);
+    };
+    const auto gradient = [&](const core::OutputAndLse& r) {
+      return torch::autograd::grad({(r.output * cotangent).sum()}, leaves);
+    };
+    const auto want = gradient(forward());
+    const auto r = forward();
+    const bool noticed = is_noticed(
+        t, want, [&] { return gradient(r); }, label);
+    if (path != Path::kEager) {
+      EXPECT_EQ(noticed, !copy) << label;
+    }
+    // Differentiated again: the change comes after the first derivative, whose graph exists.
+    const auto gradient_graph = [&] {
+      return torch::autograd::grad({(forward().output * cotangent).sum()}, leaves, {}, true,
+                                   /*create_graph=*/true);
+    };
+    const auto second = [&](const Tensors& g) {
+      return torch::autograd::grad({g[0].square().sum() + g[1].sin().sum()}, leaves);
+    };
+    const auto want_second = second(gradient_graph());
+    const auto first = gradient_graph();
+    is_noticed(
+        t, want_second, [&] { return second(first); }, label + ", second derivative");
+  }
+  // Weights that are read too late.
+  const auto result = [&] {
+    const auto [mask, score] = make();
+    return attention(p.q, p.k, p.v, mask, score);
+  };
+  const Tensors want{result().weights};
+  const auto r = result();
+  const auto weights = [&] { return Tensors{r.weights}; };
+  EXPECT_EQ(is_noticed(t, want, weights, what + ", weights"), !copy) << what;
+}
+
+TEST(Attention, NoticesChangesInPlace) {
+  torch::manual_seed(9);
+  const auto flags = torch::rand({6, 6}) < 0.7;
+  const auto keys = torch::tensor({1, 0, 0, 1, 0, 0}).to(torch::kBool);
+  const auto numbers = torch::tensor({1, 0, 0, 1, 0, 0});
+  const auto offsets = torch::tensor({0, 2, 6});
+  const auto bias = torch::randn({6, 6}, torch::kFloat64);
+  const auto slopes = torch::rand({2}, torch::kFloat64);
+  const auto table = torch::randn({8, 2}, torch::kFloat64);
+  const auto with = [](auto mask, auto score) { return std::pair{mask, score}; };
+  const core::IdentityScore none;
+  expect_noticed("mask_tensor", flags, false, [&] { return with(mask_tensor(flags), none); });
+  expect_noticed("&&, ||, !", flags, false,
+                 [&] { return with(causal() || (window(2, 1) && !mask_tensor(flags)), none); });
+  expect_noticed("key padding", keys, false, [&] {
+    return with(mask_tensor(keys.view({1, 1, 1, 6})), none);
+  });
+  expect_noticed("block_mask", flags, false,
+                 [&] { return with(block_mask(mask_tensor(flags), 6, 6), none); });
+  expect_noticed("global_tokens, bool", keys, false,
+                 [&] { return with(window(1, 1) || global_tokens(keys), none); });
+  expect_noticed("global_tokens, int", numbers, true,
+                 [&] { return with(window(1, 1) || global_tokens(numbers), none); });
+  expect_noticed("documents", offsets, true, [&] { return with(documents(offsets), none); });
+  expect_noticed("bias_tensor", bias, false, [&] { return with(full(), bias_tensor(bias)); });
+  expect_noticed("alibi", slopes, false,
+                 [&] { return with(causal(), softcap(3.0) + alibi(slopes)); });
+  expect_noticed("relative_bias", table, true,
+                 [&] { return with(full(), relative_bias(table) + softcap(2.0)); });
+}
+
+TEST(Attention, SinkThatChangesInPlace) {
+  auto p = random_problem(1, 2, 2, 5, 5, 3, 3);
+  p.q.requires_grad_();
+  const auto logits = torch::randn({2}, torch::kFloat64);
+  const auto run_it = [&] { return attention(p.q, p.k, p.v, causal(), sink(logits)); };
+  const auto gradient = [&](const AttentionResult& r) {
+    return torch::autograd::grad({r.output.square().sum() + r.lse.sum()}, {p.q});
+  };
+  const auto want = gradient(run_it());
+  const auto r = run_it();
+  is_noticed(
+      logits, want, [&] { return gradient(r); }, "sink");
+  const auto again = run_it();
+  is_noticed(
+      logits, {torch::Tensor(run_it().weights)}, [&] { return Tensors{again.weights}; },
+      "sink, weights");
+}
+
+TEST(Attention, WeightsOfTensorsThatChangedAreAnError) {
+  const auto bias = torch::randn({5, 5}, torch::kFloat64);
+  const auto check = [&](int which) {
+    const auto p = random_problem(1, 2, 2, 5, 5, 3, 3);
+    const auto r = attention(p.q, p.k, p.v, causal(), bias_tensor(bias));
+    EXPECT_EQ(torch::Tensor(r.weights).sizes(), r.weights.sizes());
+    change(which == 0 ? p.q : which == 1 ? p.k : which == 2 ? bias : p.v);
+    if (which < 3) {
+      expect_error([&] { r.weights.tensor(); }, {"LazyWeights", kInPlace});
+    } else {
+      EXPECT_NO_THROW(r.weights.tensor());  // v is not read
+    }
+  };
+  for (int which = 0; which < 4; ++which) check(which);
+  {
+    c10::InferenceMode inference;
+    for (int which = 0; which < 4; ++which) check(which);
+    const auto x = torch::randn({1, 1, 4, 4}), v = torch::full({1, 1, 4, 4}, NAN);
+    const auto r = attention(x, x.slice(2, 0, 1).expand({1, 1, 4, 4}), v);
+    EXPECT_TRUE(torch::Tensor(r.weights).isfinite().all().item<bool>());
+    change(x);
+    expect_error([&] { r.weights.tensor(); }, {"LazyWeights", kInPlace});
+  }
+  const auto p = random_problem(1, 2, 2, 5, 5, 3, 3);
+  const auto r = scaled_dot_product_attention(p.q, p.k, p.v);
+  change(p.k);
+  expect_error([&] { r.weights.tensor(); }, {"LazyWeights", kInPlace});
+}
+
+TEST(Attention, MasksThatAreInferenceTensors) {
+  torch::Tensor flags;
+  {
+    c10::InferenceMode inference;
+    flags = torch::rand({6, 6}) < 0.7;
+  }
+  auto p = random_problem(1, 2, 2, 6, 6, 3, 3);
+  p.q.requires_grad_();
+  const auto gradient = [&](const AttentionResult& r) {
+    return torch::autograd::grad({r.output.square().sum()}, {p.q});
+  };
+  const auto r = attention(p.q, p.k, p.v, mask_tensor(flags));
+  const auto want = gradient(attention(p.q, p.k, p.v, mask_tensor(flags.clone())));
+  EXPECT_TRUE(torch::allclose(gradient(r)[0], want[0], 1e-10, 1e-12));
+  const auto late = attention(p.q, p.k, p.v, mask_tensor(flags));
+  {
+    c10::InferenceMode inference;
+    flags.logical_not_();
+  }
+  expect_error([&] { gradient(late); }, {"attention", kInPlace});
+}
+
+TEST(Attention, BlockMaskOfATensorThatChanged) {
+  const auto flags = torch::rand({70, 70}) < 0.5;
+  const auto mask = block_mask(mask_tensor(flags), 70, 70);
+  const auto q = torch::randn({1, 1, 70, 4});
+  attention(q, q, q, mask);
+  flags.fill_(true);
+  expect_error([&] { attention(q, q, q, mask); }, {"block_mask", kInPlace});
+}
+
+// ---- signs that are pending ---------------------------------------------------------------------
+
+/// The same numbers as the imaginary part of a conjugate: memory holds them with the other sign.
+torch::Tensor negated_view(const torch::Tensor& t) {
+  const auto view = torch::imag(torch::complex(torch::zeros_like(t), -t).conj());
+  EXPECT_TRUE(view.is_neg());
+  return view;
+}
+
+TEST(Attention, ReadsNegatedViews) {
+  torch::manual_seed(10);
+  for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
+    const auto p = random_problem(1, 2, 1, 9, 9, 4, 5, dtype);
+    const auto bias = torch::randn({9, 9}, dtype), slopes = torch::rand({2}, dtype);
+    const auto g = torch::randn({1, 2, 9, 5}, dtype), gl = torch::randn({1, 2, 9}, dtype);
+    for (const auto path : {Path::kFused, Path::kChunked, Path::kEager}) {
+      const auto results = [&](auto view) {
+        const auto leaf = [&](const torch::Tensor& t) { return view(t).detach().requires_grad_(); };
+        const Problem x{leaf(p.q), leaf(p.k), leaf(p.v)};
+        const auto b = leaf(bias), s = leaf(slopes);
+        const auto r = run(path, x, causal(), alibi(s) + bias_tensor(b));
+        auto all =
+            torch::autograd::grad({r.output, r.lse}, {x.q, x.k, x.v, b, s}, {view(g), view(gl)});
+        all.insert(all.end(), {r.output, r.lse});
+        return all;
+      };
+      const auto want = results([](const torch::Tensor& t) { return t.clone(); });
+      const auto got = results(negated_view);
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_TRUE(torch::equal(got[i], want[i])) << "result " << i;
+      }
+    }
+    const auto weights = attention(negated_view(p.q), negated_view(p.k), p.v).weights;
+    EXPECT_TRUE(torch::equal(weights, attention(p.q, p.k, p.v).weights));
+  }
+}
+
+TEST(Attention, LinearScanReadsNegatedViews) {
+  const auto p = random_problem(1, 2, 2, 70, 70, 4, 5);
+  const auto results = [&](auto view) {
+    const auto leaf = [&](const torch::Tensor& t) { return view(t).detach().requires_grad_(); };
+    const auto q = leaf(p.q), k = leaf(p.k), v = leaf(p.v);
+    const auto out = core::CausalScan::apply(q, k, v, false);
+    auto all = torch::autograd::grad({out}, {q, k, v}, {view(p.v)});
+    all.push_back(out);
+    return all;
+  };
+  const auto want = results([](const torch::Tensor& t) { return t.clone(); });
+  const auto got = results(negated_view);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::equal(got[i], want[i])) << i;
+}
+
+TEST(Attention, GradientsThatAreZeroOrSparse) {
+  auto p = random_problem(1, 1, 1, 5, 5, 3, 3);
+  for (auto* t : {&p.q, &p.k, &p.v}) t->requires_grad_();
+  const auto gradient = [&](const torch::Tensor& g) {
+    return torch::autograd::grad({attention(p.q, p.k, p.v).output}, {p.q, p.k, p.v}, {g});
+  };
+  for (const auto& g : gradient(torch::_efficientzerotensor({1, 1, 5, 3}, torch::kFloat64))) {
+    EXPECT_TRUE((g == 0).all().item<bool>());
+  }
+}
+
+// ---- rows without keys, and numbers at the end of the range -------------------------------------
+
+/// A row without keys takes no part in the backward pass, whatever its cotangent is.
+TEST(Attention, CotangentsOfEmptyRowsGoNowhere) {
+  torch::manual_seed(11);
+  const auto p = random_problem(2, 2, 1, 8, 8, 3, 3);
+  auto allowed = torch::rand({8, 8}) < 0.8;
+  allowed[0][0] = true;
+  allowed[3] = false;
+  const auto minus_infinity =
+      torch::zeros({8, 8}, torch::kFloat64).masked_fill(allowed.logical_not(), -kInf);
+  const auto g = torch::randn({2, 2, 8, 3}, torch::kFloat64);
+  const auto gl = torch::randn({2, 2, 8}, torch::kFloat64);
+  for (const auto path : {Path::kFused, Path::kChunked, Path::kEager}) {
+    for (const bool by_bias : {false, true}) {
+      const auto gradients = [&](double cotangent) {
+        const auto leaf = [](const torch::Tensor& t) { return t.clone().requires_grad_(); };
+        const Problem x{leaf(p.q), leaf(p.k), leaf(p.v)};
+        const auto slopes = leaf(torch::ones({2}, torch::kFloat64));
+        auto grad = g.clone(), grad_lse = gl.clone();
+        grad.select(2, 3).fill_(cotangent);
+        grad_lse.select(2, 3).fill_(cotangent);
+        const auto r = by_bias ? run(path, x, full(), alibi(slopes) + bias_tensor(minus_infinity))
+                               : run(path, x, mask_tensor(allowed), alibi(slopes));
+        return torch::autograd::grad({r.output, r.lse}, {x.q, x.k, x.v, slopes}, {grad, grad_lse});
+      };
+      const auto want = gradients(0);
+      for (const double cotangent : {std::nan(""), kInf, 1e308}) {
+        const auto got = gradients(cotangent);
+        for (size_t i = 0; i < want.size(); ++i) {
+          EXPECT_TRUE(torch::equal(got[i], want[i]))
+              << "gradient " << i << ", path " << static_cast<int>(path) << ", bias " << by_bias
+              << ", cotangent " << cotangent;
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, CotangentsOfEmptyRowsOfWeightsGoNowhere) {
+  auto p = random_problem(1, 1, 1, 4, 4, 3, 3);
+  p.q.requires_grad_();
+  auto bias = torch::zeros({4, 4}, torch::kFloat64);
+  bias[1] = -kInf;
+  const torch::Tensor w = attention(p.q, p.k, p.v, full(), bias_tensor(bias)).weights;
+  auto cotangent = torch::randn({1, 1, 4, 4}, torch::kFloat64);
+  cotangent.select(2, 1).fill_(NAN);
+  EXPECT_TRUE(torch::autograd::grad({w}, {p.q}, {cotangent})[0].isfinite().all().item<bool>());
+}
+
+TEST(Attention, SinkOfMinusInfinityIsNoSink) {
+  torch::manual_seed(12);
+  for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
+    auto p = random_problem(1, 2, 2, 4, 6, 3, 3, dtype);
+    auto allowed = torch::ones({4, 6}, torch::kBool).tril(2);
+    allowed[1] = false;
+    const auto logits = torch::tensor({-kInf, 0.5}, dtype).requires_grad_();
+    const Tensors leaves{p.q.requires_grad_(), p.k.requires_grad_(), p.v.requires_grad_(), logits};
+    const auto r = attention(p.q, p.k, p.v, mask_tensor(allowed), sink(logits));
+    const auto plain = attention(p.q, p.k, p.v, mask_tensor(allowed));
+    EXPECT_TRUE(torch::allclose(r.output.select(1, 0), plain.output.select(1, 0)));
+    EXPECT_TRUE(torch::equal(r.lse.select(1, 0), plain.lse.select(1, 0)));
+    EXPECT_TRUE(torch::allclose(torch::Tensor(r.weights).select(1, 0),
+                                torch::Tensor(plain.weights).select(1, 0)));
+    EXPECT_TRUE((r.output.select(2, 1) == 0).all().item<bool>());
+    EXPECT_EQ(r.lse[0][0][1].item<double>(), -kInf);
+    EXPECT_EQ(r.lse[0][1][1].item<double>(), 0.5);  // the sink alone
+    const auto sum = r.output.sin().sum() + r.lse.masked_fill(r.lse.isinf(), 0).sum() +
+                     torch::Tensor(r.weights).square().sum();
+    const auto grads = torch::autograd::grad({sum}, leaves, {}, true, true);
+    for (const auto& g : grads) EXPECT_TRUE(g.isfinite().all().item<bool>()) << g;
+    EXPECT_EQ(grads[3][0].item<double>(), 0);
+    // The cotangent of the empty row's output, NaN, reaches no sink.
+    auto cotangent = torch::ones_like(r.output);
+    cotangent.select(2, 1).fill_(NAN);
+    const auto g = torch::autograd::grad({r.output}, {logits}, {cotangent});
+    EXPECT_TRUE(g[0].isfinite().all().item<bool>());
+  }
+}
+
+TEST(Attention, SinkGradientsBesideEmptyRows) {
+  auto p = random_problem(1, 2, 2, 4, 6, 3, 3);
+  auto allowed = torch::ones({4, 6}, torch::kBool);
+  allowed[1] = false;
+  const auto logits = torch::tensor({0.25, 0.5}, torch::kFloat64).requires_grad_();
+  p.q.requires_grad_();
+  const auto f = [&] {
+    const auto r = attention(p.q, p.k, p.v, mask_tensor(allowed), sink(logits));
+    return r.output.sin().sum() + r.lse.sin().sum();
+  };
+  gradcheck(f, {p.q, logits}, "sink");
+  gradgradcheck(f, {p.q, logits}, "sink");
+}
+
+TEST(Attention, CapsAndScalesBeyondTheRange) {
+  for (const double cap : {0.0, -1.0, 1e39, 1e300, 1e-39, kInf, std::nan("")}) {
+    expect_error([&] { softcap(cap); }, {"softcap", "cap"});
+  }
+  const auto p = random_problem(1, 2, 2, 5, 5, 4, 4, torch::kFloat32);
+  const auto want = attention(p.q, p.k, p.v).output;
+  EXPECT_TRUE(torch::allclose(attention(p.q, p.k, p.v, softcap(1e30)).output, want, 1e-5, 1e-6));
+  const auto flat = attention(p.q, p.k, p.v, softcap(1e-30)).output;
+  EXPECT_TRUE(torch::allclose(flat, p.v.mean(2, true).expand({1, 2, 5, 4}), 1e-5, 1e-6));
+  for (const double scale : {1e31, -1e39, 1e300, kInf, std::nan("")}) {
+    expect_error([&] { attention(p.q, p.k, p.v, full(), {}, {.scale = scale}); },
+                 {"attention", "scale", "1e30"});
+  }
+  for (const double temperature : {1e-300, 1e-40, 5e-324, 0.0, -1.0, kInf, std::nan("")}) {
+    expect_error([&] { scaled_dot_product_attention(p.q, p.k, p.v, {.temperature = temperature}); },
+                 {"scaled_dot_product_attention", "temperature"});
+  }
+  // Where float32 ends, float64 goes on: one key takes all.
+  const Problem wide{p.q.to(torch::kFloat64), p.k.to(torch::kFloat64), p.v.to(torch::kFloat64)};
+  const auto best = torch::matmul(wide.q, wide.k.transpose(-2, -1)).argmax(-1);
+  const auto chosen = wide.v.gather(2, best.unsqueeze(-1).expand({1, 2, 5, 4}));
+  EXPECT_TRUE(torch::allclose(
+      scaled_dot_product_attention(wide.q, wide.k, wide.v, {.temperature = 1e-290}).output,
+      chosen));
+  EXPECT_TRUE(
+      torch::allclose(scaled_dot_product_attention(p.q, p.k, p.v, {.temperature = 1e-28}).output,
+                      chosen.to(torch::kFloat32)));
+  EXPECT_TRUE(
+      torch::allclose(scaled_dot_product_attention(p.q, p.k, p.v, {.temperature = 1e300}).output,
+                      p.v.mean(2, true).expand({1, 2, 5, 4}), 1e-5, 1e-6));
+}
+
+TEST(Attention, InfiniteBiasesAndSlopesAsTheReference) {
+  const auto p = random_problem(1, 4, 4, 6, 6, 3, 3);
+  const auto slopes = torch::tensor({kInf, -kInf, std::nan(""), 0.0}, torch::kFloat64);
+  auto table = torch::randn({8, 4}, torch::kFloat64);
+  table[0][0] = -kInf;
+  table[1][1] = kInf;
+  table[2][2] = NAN;
+  const auto expect_same = [&](const auto& score) {
+    const auto got = run(Path::kFused, p, causal(), score);
+    const auto want = run(Path::kEager, p, causal(), score);
+    EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-10, 1e-12, /*equal_nan=*/true));
+    EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-10, 1e-12, /*equal_nan=*/true));
+    EXPECT_TRUE(got.output[0][3].isfinite().all().template item<bool>());
+  };
+  expect_same(alibi(slopes));
+  expect_same(relative_bias(table));
+}
+
+// ---- errors -------------------------------------------------------------------------------------
+
+TEST(LazyWeights, Errors) {
+  const auto x = torch::randn({1, 2, 5, 4});
+  const auto w = attention(x, x, x).weights;
+  EXPECT_EQ(w.size(-4), 1);
+  EXPECT_EQ(w.size(3), 5);
+  expect_error([&] { w.size(9); }, {"LazyWeights::size", "[-4, 3]", "9"});
+  expect_error([&] { w.size(-5); }, {"LazyWeights::size", "-5"});
+  expect_error([&] { w.without_heads(); }, {"LazyWeights::without_heads", "[1, 2, 5, 5]"});
+  expect_error([&] { w.rows(-1, 2); }, {"LazyWeights::rows", "begin=-1"});
+  expect_error([] { LazyWeights({3}, [](int64_t, int64_t) { return torch::Tensor(); }); },
+               {"LazyWeights", "[3]"});
+  const LazyWeights empty;
+  EXPECT_FALSE(empty.defined());
+  const std::vector<std::string> nothing{"LazyWeights", "no weights"};
+  expect_error([&] { empty.sizes(); }, nothing);
+  expect_error([&] { empty.size(0); }, nothing);
+  expect_error([&] { empty.dim(); }, nothing);
+  expect_error([&] { empty.rows(0, 0); }, nothing);
+  expect_error([&] { empty.tensor(); }, nothing);
+  expect_error([&] { torch::Tensor t = empty; }, nothing);
+  expect_error([&] { empty.head_mean(); }, nothing);
+  expect_error([&] { empty.without_heads(); }, nothing);
+}
+
+TEST(Attention, TensorsOfOtherKindsAreErrors) {
+  const auto x = torch::randn({1, 2, 5, 4});
+  const auto meta = torch::empty({1, 2, 5, 4}, torch::device(torch::kMeta));
+  const auto nested = torch::_nested_tensor_from_tensor_list({x[0], x[0]});
+  const std::pair<torch::Tensor, const char*> kinds[] = {
+      {x.to_sparse(), "Sparse"},
+      {meta, "meta"},
+      {nested, "nested"},
+      {torch::quantize_per_tensor(x, 0.1, 0, torch::kQInt8), "QInt8"},
+      {torch::complex(x, x), "Complex"},
+      {torch::Tensor(), "undefined"}};
+  for (const auto& [bad, kind] : kinds) {
+    const auto& t = bad;  // C++20 before clang 16 captures no structured bindings
+    const std::string name = kind;
+    expect_error([&] { attention(t, x, x); }, {"attention: q", name});
+    expect_error([&] { attention(x, t, x); }, {"attention: k", name});
+    expect_error([&] { attention(x, x, t); }, {"attention: v", name});
+    const std::string sdpa = "scaled_dot_product_attention: ";
+    expect_error([&] { scaled_dot_product_attention(t, x, x); }, {sdpa + "q", name});
+    expect_error([&] { scaled_dot_product_attention(x, t, x); }, {sdpa + "k", name});
+    expect_error([&] { scaled_dot_product_attention(x, x, t); }, {sdpa + "v", name});
+    if (t.defined()) {
+      expect_error([&] { scaled_dot_product_attention(x, x, x, {.mask = t}); },
+                   {sdpa + "mask", name});
+    }
+    expect_error([&] { mask_tensor(t); }, {"mask_tensor"});
+    expect_error([&] { bias_tensor(t); }, {"bias_tensor: bias", name});
+    expect_error([&] { alibi(t); }, {"alibi: slopes", name});
+    expect_error([&] { sink(t); }, {"sink: logits", name});
+    expect_error([&] { relative_bias(t); }, {"relative_bias: table", name});
+  }
+  const auto flags = torch::ones({5, 5}, torch::kBool);
+  expect_error([&] { mask_tensor(flags.to_sparse()); }, {"mask_tensor: mask", "Sparse"});
+  expect_error([&] { mask_tensor(flags.to(torch::kMeta)); }, {"mask_tensor: mask", "meta"});
+  expect_error([&] { global_tokens(flags[0].to_sparse()); }, {"global_tokens: is_global"});
+  expect_error([&] { global_tokens(flags[0].to(torch::kMeta)); }, {"global_tokens: is_global"});
+}
+
+TEST(Attention, ScaledDotProductErrorsNameIt) {
+  const auto p = random_problem(2, 2, 2, 5, 6, 4, 3, torch::kFloat32);
+  const auto check = [&](auto change_it, const std::vector<std::string>& parts) {
+    Problem x = p;
+    ScaledDotProductOptions options;
+    change_it(x, options);
+    auto all = parts;
+    all.push_back("scaled_dot_product_attention: ");
+    expect_error([&] { attzoo::scaled_dot_product_attention(x.q, x.k, x.v, options); }, all);
+  };
+  check([](auto& x, auto&) { x.q = x.q[0][0][0]; }, {"rank", "[4]"});
+  check([](auto& x, auto&) { x.k = x.k.to(torch::kFloat64); }, {"k", "dtype", "Double"});
+  check([](auto& x, auto&) { x.k = x.k.slice(-1, 1); }, {"last size", "[2, 2, 6, 3]"});
+  check([](auto& x, auto&) { x.q = x.q.slice(-1, 4), x.k = x.k.slice(-1, 4); }, {"last size"});
+  check([](auto& x, auto&) { x.v = x.v.slice(-2, 1); }, {"v", "length", "[2, 2, 5, 3]"});
+  check([](auto&, auto& o) { o.dropout = 1.5; }, {"dropout", "1.5"});
+  check([](auto&, auto& o) { o.dropout = NAN; }, {"dropout", "nan"});
+  check(
+      [](auto&, auto& o) {
+        o.mask = torch::ones({5, 6}).to(torch::kComplexFloat);
+      },
+      {"mask", "Complex"});
+  const int64_t many = int64_t{1} << 31;
+  check(
+      [&](auto& x, auto&) {
+        x.q = x.q[0][0].expand({many, 1, 5, 4}), x.k = x.k[0][0].expand({1, many, 6, 4});
+        x.v = x.v[0][0];
+      },
+      {"too many"});
+}
+
+TEST(Attention, SizesBeyondTheKernelsIndices) {
+  using Kernel = core::FusedCpuKernel<core::FullMask, core::IdentityScore>;
+  const auto one = torch::ones({1, 1, 1, 1});
+  const auto fits = [&](int64_t B, int64_t H, int64_t L, int64_t S, int64_t D, int64_t Dv) {
+    return Kernel::fits(one.expand({B, H, L, D}), one.expand({B, 1, S, D}),
+                        one.expand({B, 1, S, Dv}));
+  };
+  const int64_t big = int64_t{1} << 31;
+  EXPECT_TRUE(fits(2, 3, 4, 5, 6, 7));
+  EXPECT_FALSE(fits(big, 1, 1, 1, 1, 1));
+  EXPECT_FALSE(fits(1 << 16, 1 << 16, 1, 1, 1, 1));
+  EXPECT_FALSE(fits(1, 1, big, 1, 1, 1));
+  EXPECT_FALSE(fits(1, 1, 1, big, 1, 1));
+  EXPECT_FALSE(fits(1, 1, 1, 1, big, 1));
+  EXPECT_FALSE(fits(1, 1, 1, 1, 1, big));
+  const auto wide = torch::randn({1, 1, 3, 1 << 17});  // another path takes it
+  const auto s = torch::matmul(wide, wide.transpose(-2, -1)) / std::sqrt(1 << 17);
+  EXPECT_TRUE(torch::allclose(attention(wide, wide, wide).output,
+                              torch::matmul(s.softmax(-1), wide), 1e-4, 1e-4));
+  expect_error(
+      [&] {
+        attention(one.expand({1 << 20, 1 << 20, 1 << 10, 1}), one.expand({1 << 20, 1, 1, 1}),
+                  one.expand({1 << 20, 1, 1, 1 << 20}));
+      },
+      {"attention", "output", "too many"});
+  for (const int64_t n : {int64_t{1} << 31, int64_t{1} << 40, int64_t{1} << 62}) {
+    expect_error([&] { block_mask(causal(), n, 1); }, {"block_mask", "L="});
+    expect_error([&] { block_mask(causal(), 1, n); }, {"block_mask", "S="});
+    expect_error([&] { block_mask(causal(), 1, 1, n); }, {"block_mask", "batch="});
+    expect_error([&] { block_mask(causal(), 1, 1, 1, n); }, {"block_mask", "heads="});
+    expect_error([&] { block_mask(causal(), n, n, n, n); }, {"block_mask"});
+  }
+}
+
+TEST(Attention, ScoresThatIgnoreTheProduct) {
+  auto p = random_problem(1, 1, 1, 6, 6, 3, 3);
+  for (auto* t : {&p.q, &p.k, &p.v}) t->requires_grad_();
+  const auto score = score_mod([](auto, auto, auto, auto q, auto kv) { return 0.1 * (q - kv); });
+  for (const auto path : {Path::kFused, Path::kChunked, Path::kEager}) {
+    const auto r = run(path, p, causal(), score);
+    const auto g =
+        torch::autograd::grad({r.output.square().sum()}, {p.q, p.v}, {}, {}, false, true);
+    EXPECT_TRUE(!g[0].defined() || (g[0] == 0).all().item<bool>());
+    EXPECT_TRUE(g[1].abs().sum().item<double>() > 0);
+  }
+}
+
+TEST(Attention, ScaledDotProductByItsPlainName) {
+  const auto x = torch::randn({1, 2, 5, 4});
+  EXPECT_TRUE(torch::equal(outside::call_by_its_plain_name(x),
+                           scaled_dot_product_attention(x, x, x, {.temperature = 2}).output +
+                               attention(x, x, x, causal()).output));
 }
 
 TEST(Attention, MatchesTheCpuOnCuda) {

@@ -82,5 +82,34 @@ TEST(Memory, IsLinearUnderPadding) {
                 });
 }
 
+/// Bytes of a backward pass of lse alone, at most, over those of the inputs.
+template <class Run>
+double lse_gradient_bytes(int64_t n, Run&& run) {
+  const auto leaf = [n] { return torch::randn({1, 2, n, 16}).requires_grad_(); };
+  const auto q = leaf(), k = leaf(), v = leaf();
+  PeakMemory memory;
+  const torch::Tensor lse = run(q, k, v);
+  torch::autograd::grad({lse.sum()}, {q, k});
+  return static_cast<double>(memory.peak()) / static_cast<double>(3 * q.nbytes());
+}
+
+TEST(Memory, GradientOfLseAloneIsLinear) {
+  const auto fused = [](const auto& q, const auto& k, const auto& v) {
+    return attention(q, k, v, causal()).lse;
+  };
+  const auto chunked = [](const auto& q, const auto& k, const auto& v) {
+    using Kernel = core::ChunkedKernel<core::CausalMask, core::IdentityScore>;
+    const core::CausalMask mask;
+    return core::run_kernel(
+               c10::make_intrusive<Kernel>(mask, core::IdentityScore{}, 0.25, core::Dropout{}, 16),
+               q, k, v)
+        .lse;
+  };
+  for (const int64_t n : {1024, 4096}) {
+    EXPECT_LT(lse_gradient_bytes(n, fused), 8) << n;
+    EXPECT_LT(lse_gradient_bytes(n, chunked), 16) << n;
+  }
+}
+
 }  // namespace
 }  // namespace attzoo::testing

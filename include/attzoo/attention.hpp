@@ -12,14 +12,17 @@
 #include <ATen/ExpandUtils.h>
 
 #include <cmath>
+#include <initializer_list>
+#include <limits>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 namespace attzoo {
 
 /// Options of `attention()`.
 struct AttentionOptions {
-  /// Multiplies q k^T; default 1 / sqrt(D).
+  /// Multiplies q k^T; default 1 / sqrt(D). At most 1e30 in size (float64: 1e300).
   std::optional<double> scale = std::nullopt;
   /// Probability in [0, 1] of dropping a weight; the kept ones are divided by 1 - dropout.
   double dropout = 0.0;
@@ -48,18 +51,38 @@ class EagerReferenceGuard {
 
 namespace core {
 
-inline void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
-                      const AttentionOptions& options) {
+/// Tensors of fewer elements have sizes in bytes that 64 bits hold.
+constexpr int64_t kMostElements = int64_t{1} << 59;
+
+/// What all forms of attention ask of their arguments.
+inline void check_arguments(const char* who, const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v, double dropout) {
   const char* names[] = {"q", "k", "v"};
   const torch::Tensor* tensors[] = {&q, &k, &v};
   for (int i = 0; i < 3; ++i) {
-    check_floating(*tensors[i], "attention", names[i]);
+    check_floating(*tensors[i], who, names[i]);
+    TORCH_CHECK_TYPE(tensors[i]->scalar_type() == q.scalar_type(), who, ": ", names[i],
+                     " must have q's dtype ", q.scalar_type(), ", got ", tensors[i]->scalar_type());
+    TORCH_CHECK_VALUE(tensors[i]->device() == q.device(), who, ": ", names[i],
+                      " must be on q's device ", q.device(), ", got ", tensors[i]->device());
+  }
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, who, ": dropout must be in [0, 1], got ",
+                    dropout);
+}
+
+/// Whether numbers of q's compute dtype hold a scale and, with room to spare, scores.
+inline bool is_valid_scale(double scale, const torch::Tensor& q) {
+  return std::abs(scale) <= (compute_dtype(q) == torch::kFloat64 ? 1e300 : 1e30);
+}
+
+inline void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                      const AttentionOptions& options) {
+  check_arguments("attention", q, k, v, options.dropout);
+  const char* names[] = {"q", "k", "v"};
+  const torch::Tensor* tensors[] = {&q, &k, &v};
+  for (int i = 0; i < 3; ++i) {
     TORCH_CHECK_VALUE(tensors[i]->dim() == 4, "attention: ", names[i],
                       " must have shape [B, H, L or S, D], got ", tensors[i]->sizes());
-    TORCH_CHECK_TYPE(tensors[i]->scalar_type() == q.scalar_type(), "attention: ", names[i],
-                     " must have q's dtype ", q.scalar_type(), ", got ", tensors[i]->scalar_type());
-    TORCH_CHECK_VALUE(tensors[i]->device() == q.device(), "attention: ", names[i],
-                      " must be on q's device ", q.device(), ", got ", tensors[i]->device());
   }
   TORCH_CHECK_VALUE(k.size(0) == q.size(0) && v.size(0) == q.size(0),
                     "attention: q, k and v must have the same batch size, got ", q.sizes(), ", ",
@@ -73,10 +96,14 @@ inline void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const torc
   TORCH_CHECK_VALUE(q.size(3) == k.size(3) && q.size(3) > 0,
                     "attention: q and k must have the same head_dim > 0, got q ", q.sizes(), ", k ",
                     k.sizes());
-  TORCH_CHECK_VALUE(options.dropout >= 0 && options.dropout <= 1,
-                    "attention: dropout must be in [0, 1], got ", options.dropout);
-  TORCH_CHECK_VALUE(!options.scale || std::isfinite(*options.scale),
-                    "attention: scale must be finite, got ", *options.scale);
+  TORCH_CHECK_VALUE(
+      product_at_most({q.size(0), q.size(1), q.size(2), v.size(3)}, kMostElements),
+      "attention: the output [B, H, L, Dv] has too many elements for 64-bit numbers, from q ",
+      q.sizes(), ", v ", v.sizes());
+  TORCH_CHECK_VALUE(!options.scale || is_valid_scale(*options.scale, q),
+                    "attention: scale must be finite and at most 1e30 in size (float64: 1e300), "
+                    "got ",
+                    *options.scale);
 }
 
 inline uint64_t random_seed() {
@@ -108,14 +135,18 @@ OutputAndLse dispatch(const torch::Tensor& q, const torch::Tensor& k, const torc
 /// Adds exp(sink[h]) to the softmax's denominator: all weights shrink by the share that is left.
 inline AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& sink) {
   const auto logit = sink.to(r.lse.scalar_type()).view({1, -1, 1});
-  const auto share = torch::sigmoid(r.lse - logit).unsqueeze(-1);  // [B, H, L, 1]
+  // A row without keys has the sink alone; where that is -inf too, -inf - -inf must not arise.
+  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
+  const auto lse = r.lse.masked_fill(empty, 0.0);
+  const auto share =
+      torch::sigmoid(lse - logit).masked_fill(empty, 0.0).unsqueeze(-1);  // [B, H, L, 1]
   return {(r.output * share).to(r.output.scalar_type()),
           LazyWeights(r.weights.sizes().vec(),
                       [weights = r.weights, share](int64_t begin, int64_t end) {
                         const auto w = weights.rows(begin, end);
                         return (w * share.slice(2, begin, end)).to(w.scalar_type());
                       }),
-          torch::logaddexp(r.lse, logit)};
+          torch::where(empty, logit, torch::logaddexp(lse, logit))};
 }
 
 }  // namespace core
@@ -132,8 +163,10 @@ inline AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& 
 /// for
 ///   float64). A query without any allowed key has output 0, weights 0 and lse -inf.
 ///
-/// Throws c10::Error on wrong ranks, sizes, dtypes or devices, before anything is computed.
-/// Example: `auto o = attention(q, k, v, causal(), bias_tensor(bias)).output;`
+/// Throws c10::Error on wrong ranks, sizes, dtypes, layouts or devices, before anything is
+/// computed; and in the backward pass and when weights are read, if a tensor that they need, those
+/// of mask and score included, was changed in place since. Example: `auto o = attention(q, k, v,
+/// causal(), bias_tensor(bias)).output;`
 template <MaskMod Mask = core::FullMask, ScoreMod Score = core::IdentityScore>
 AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                           const Mask& mask = {}, const Score& score = {},
@@ -147,7 +180,12 @@ AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const 
   if (dropout.p > 0) dropout.seed = options.seed ? *options.seed : core::random_seed();
   const auto resolved = core::resolve(score, shape);
   const auto [output, lse] = core::dispatch(q, k, v, mask, resolved, scale, dropout);
-  LazyWeights weights({shape.B, shape.H, shape.L, shape.S}, [=](int64_t begin, int64_t end) {
+  core::Captured read{q, k};
+  core::held_tensors(mask, read);
+  core::held_tensors(resolved, read);
+  LazyWeights weights({shape.B, shape.H, shape.L, shape.S}, [=, unchanged = core::Unchanged(read)](
+                                                                int64_t begin, int64_t end) {
+    unchanged.check("LazyWeights");
     return core::reference_weights(q, k, mask, resolved, scale, dropout, begin, end)
         .weights.to(q.scalar_type());
   });
@@ -171,64 +209,89 @@ struct ScaledDotProductOptions {
   double temperature = 1.0;  ///< divides the scores, > 0
 };
 
+namespace core {
+
+struct ScaledDotProductAttention {
+  AttentionResult operator()(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                             const ScaledDotProductOptions& options = {}) const {
+    constexpr const char* kName = "scaled_dot_product_attention";
+    check_arguments(kName, q, k, v, options.dropout);
+    TORCH_CHECK_VALUE(q.dim() >= 2 && k.dim() >= 2 && v.dim() >= 2, kName,
+                      ": q, k and v must have rank 2 or more, got ", q.sizes(), ", ", k.sizes(),
+                      ", ", v.sizes());
+    const int64_t L = q.size(-2), S = k.size(-2), D = q.size(-1), Dv = v.size(-1);
+    TORCH_CHECK_VALUE(k.size(-1) == D && D > 0, kName,
+                      ": q and k must have the same last size > 0, got q ", q.sizes(), ", k ",
+                      k.sizes());
+    TORCH_CHECK_VALUE(v.size(-2) == S, kName, ": v must have the length of k, got v ", v.sizes(),
+                      ", k ", k.sizes());
+    const double scale = 1.0 / (std::sqrt(static_cast<double>(D)) * options.temperature);
+    TORCH_CHECK_VALUE(
+        options.temperature > 0 && std::isfinite(options.temperature) && is_valid_scale(scale, q),
+        kName,
+        ": temperature must be > 0 and finite, and 1 / (sqrt(D) * temperature) at "
+        "most 1e30 (float64: 1e300), got ",
+        options.temperature);
+    const auto leading = [](const torch::Tensor& t) { return t.sizes().slice(0, t.dim() - 2); };
+    TORCH_CHECK_VALUE(at::are_expandable(leading(q), leading(k)) &&
+                          at::are_expandable(leading(q), leading(v)) &&
+                          at::are_expandable(leading(k), leading(v)),
+                      kName, ": the leading dimensions of q, k and v must broadcast, got ",
+                      q.sizes(), ", ", k.sizes(), ", ", v.sizes());
+    const auto lead = at::infer_size(at::infer_size(leading(q), leading(k)), leading(v));
+    const auto with_tail = [&lead](std::initializer_list<int64_t> tail) {
+      std::vector<int64_t> sizes(lead.begin(), lead.end());
+      sizes.insert(sizes.end(), tail);
+      return sizes;
+    };
+    for (const auto& sizes : {with_tail({L, D}), with_tail({S, D}), with_tail({S, Dv}),
+                              with_tail({L, Dv}), with_tail({L, S})}) {
+      TORCH_CHECK_VALUE(
+          product_at_most(sizes, kMostElements), kName,
+          ": too many elements for 64-bit numbers when broadcast: ", torch::IntArrayRef(sizes));
+    }
+    // The core's rank is 4: [leading dimensions, 1, length, features].
+    const auto rank4 = [&](const torch::Tensor& t, int64_t rows, int64_t columns) {
+      return t.expand(with_tail({rows, columns}))
+          .reshape({c10::multiply_integers(lead), 1, rows, columns});
+    };
+    TensorMask mask;
+    TensorBias bias;
+    if (options.mask.defined()) {
+      check_dense(options.mask, kName, "mask");
+      const bool boolean = options.mask.scalar_type() == torch::kBool;
+      TORCH_CHECK_TYPE(boolean || is_supported_float(options.mask.scalar_type()), kName,
+                       ": mask must be bool (true = attend) or floating (added), got ",
+                       options.mask.scalar_type(), "; for a 0/1 mask pass mask.to(torch::kBool)");
+      TORCH_CHECK_VALUE(options.mask.device() == q.device(), kName, ": mask must be on q's device ",
+                        q.device(), ", got ", options.mask.device());
+      const auto scores = with_tail({L, S});
+      TORCH_CHECK_VALUE(at::is_expandable_to(options.mask.sizes(), scores), kName,
+                        ": mask must broadcast to the scores' shape ", torch::IntArrayRef(scores),
+                        ", got ", options.mask.sizes());
+      (boolean ? mask.mask : bias.bias) = rank4(options.mask, L, S);
+    }
+    const auto r = attention(rank4(q, L, D), rank4(k, S, D), rank4(v, S, Dv), mask, bias,
+                             {.scale = scale, .dropout = options.dropout});
+    return {r.output.reshape(with_tail({L, Dv})),
+            LazyWeights(with_tail({L, S}),
+                        [lead, S, weights = r.weights](int64_t begin, int64_t end) {
+                          std::vector<int64_t> sizes(lead.begin(), lead.end());
+                          sizes.insert(sizes.end(), {end - begin, S});
+                          return weights.rows(begin, end).reshape(sizes);
+                        }),
+            r.lse.reshape(with_tail({L}))};
+  }
+};
+
+}  // namespace core
+
 /// softmax(q k^T / (sqrt(D) * temperature) + mask) v on tensors of any rank >= 2, whose leading
 /// dimensions broadcast: q [..., L, D], k [..., S, D], v [..., S, Dv] -> output [..., L, Dv],
 /// weights [..., L, S], lse [..., L].
-/// Throws c10::Error on shapes that do not broadcast and on integer masks.
-inline AttentionResult scaled_dot_product_attention(const torch::Tensor& q, const torch::Tensor& k,
-                                                    const torch::Tensor& v,
-                                                    const ScaledDotProductOptions& options = {}) {
-  constexpr const char* kName = "scaled_dot_product_attention";
-  TORCH_CHECK_VALUE(q.dim() >= 2 && k.dim() >= 2 && v.dim() >= 2, kName,
-                    ": q, k and v must have rank 2 or more, got ", q.sizes(), ", ", k.sizes(), ", ",
-                    v.sizes());
-  TORCH_CHECK_VALUE(options.temperature > 0 && std::isfinite(options.temperature), kName,
-                    ": temperature must be > 0, got ", options.temperature);
-  const auto leading = [](const torch::Tensor& t) { return t.sizes().slice(0, t.dim() - 2); };
-  TORCH_CHECK_VALUE(at::are_expandable(leading(q), leading(k)) &&
-                        at::are_expandable(leading(q), leading(v)) &&
-                        at::are_expandable(leading(k), leading(v)),
-                    kName, ": the leading dimensions of q, k and v must broadcast, got ", q.sizes(),
-                    ", ", k.sizes(), ", ", v.sizes());
-  const auto lead = at::infer_size(at::infer_size(leading(q), leading(k)), leading(v));
-  // The core's rank is 4: [leading dimensions, 1, length, features].
-  const auto rank4 = [&](const torch::Tensor& t, int64_t rows, int64_t columns) {
-    auto sizes = lead;
-    sizes.insert(sizes.end(), {rows, columns});
-    return t.expand(sizes).reshape({c10::multiply_integers(lead), 1, rows, columns});
-  };
-  const int64_t L = q.size(-2), S = k.size(-2);
-  core::TensorMask mask;
-  core::TensorBias bias;
-  if (options.mask.defined()) {
-    const bool boolean = options.mask.scalar_type() == torch::kBool;
-    TORCH_CHECK_TYPE(boolean || options.mask.is_floating_point(), kName,
-                     ": mask must be bool (true = attend) or floating (added), got ",
-                     options.mask.scalar_type(), "; for a 0/1 mask pass mask.to(torch::kBool)");
-    auto scores = lead;
-    scores.insert(scores.end(), {L, S});
-    TORCH_CHECK_VALUE(at::is_expandable_to(options.mask.sizes(), scores), kName,
-                      ": mask must broadcast to the scores' shape ", torch::IntArrayRef(scores),
-                      ", got ", options.mask.sizes());
-    (boolean ? mask.mask : bias.bias) = rank4(options.mask, L, S);
-  }
-  const auto r =
-      attention(rank4(q, L, q.size(-1)), rank4(k, S, k.size(-1)), rank4(v, v.size(-2), v.size(-1)),
-                mask, bias,
-                {.scale = 1.0 / (std::sqrt(static_cast<double>(q.size(-1))) * options.temperature),
-                 .dropout = options.dropout});
-  auto shaped = [lead](const torch::Tensor& t, std::vector<int64_t> tail) {
-    tail.insert(tail.begin(), lead.begin(), lead.end());
-    return t.reshape(tail);
-  };
-  auto weight_sizes = lead;
-  weight_sizes.insert(weight_sizes.end(), {L, S});
-  return {shaped(r.output, {L, v.size(-1)}),
-          LazyWeights(weight_sizes,
-                      [=, weights = r.weights](int64_t begin, int64_t end) {
-                        return shaped(weights.rows(begin, end), {end - begin, S});
-                      }),
-          shaped(r.lse, {L})};
-}
+/// Throws c10::Error on shapes that do not broadcast, integer masks and otherwise as attention().
+/// Example: `scaled_dot_product_attention(q, k, v, {.temperature = 2.0})`. (An object, not a
+/// function, lest ATen's function of this name be found by its arguments too.)
+inline constexpr core::ScaledDotProductAttention scaled_dot_product_attention{};
 
 }  // namespace attzoo

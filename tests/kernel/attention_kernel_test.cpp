@@ -300,7 +300,7 @@ void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
     const Score score{{n.S - n.L, slopes.data(), 1}, {bias.data(), 0, 0, n.S, 1}};
     c.run(mask, score, 2);
     Buffer<T> slope_sums, bias_sums;
-    slope_sums.resize(TensorGradients<T>::kSlots * slopes.size());
+    slope_sums.resize(TensorGradients<T>::kMostSlots * slopes.size());
     bias_sums.resize(length);
     const TensorGradients<T> to{{{slope_sums.data(), 0, 1, 0, 0}, {bias_sums.data(), 0, 0, n.S, 1}},
                                 {n.H, 0}};

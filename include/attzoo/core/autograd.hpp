@@ -17,9 +17,12 @@ class AttentionKernel : public torch::CustomClassHolder {
  public:
   /// Tensors of the score modifier that require gradients.
   virtual torch::autograd::variable_list learnable() const = 0;
+  /// All tensors that the mask and the score modifier read.
+  virtual Captured held() const = 0;
   virtual OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
                                const torch::Tensor& v) const = 0;
-  /// Gradients of q, k, v and of the learnable tensors; grad_lse may be undefined.
+  /// Gradients of q, k, v and of the learnable tensors; one of grad_output and grad_lse may be
+  /// undefined.
   virtual torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
                                                   const torch::Tensor& v,
                                                   const OutputAndLse& result,
@@ -28,6 +31,14 @@ class AttentionKernel : public torch::CustomClassHolder {
   /// The same function by differentiable tensor operations.
   virtual OutputAndLse reference(const torch::Tensor& q, const torch::Tensor& k,
                                  const torch::Tensor& v) const = 0;
+
+  /// Between these the tensors held must not change: the backward pass reads them again. (They are
+  /// not saved for backward, which refuses inference tensors, and a mask may well be one.)
+  void before_forward() { unchanged_ = Unchanged(held()); }
+  void before_backward() const { unchanged_.check("attention"); }
+
+ private:
+  Unchanged unchanged_;
 };
 
 /// Gradients of `reference` with respect to q, k, v and the learnable tensors, differentiable again
@@ -48,7 +59,7 @@ inline torch::autograd::variable_list reference_backward(const AttentionKernel& 
     outputs.push_back(result.output);
     grads.push_back(grad_output);
   }
-  if (grad_lse.defined()) {
+  if (grad_lse.defined() && result.lse.requires_grad()) {  // scores may ignore q k^T
     outputs.push_back(result.lse);
     grads.push_back(grad_lse);
   }
@@ -80,8 +91,9 @@ struct KernelFunction : torch::autograd::Function<KernelFunction> {
     const auto saved = ctx->get_saved_variables();
     const auto kernel =
         c10::static_intrusive_pointer_cast<AttentionKernel>(ctx->saved_data["kernel"].toCapsule());
+    kernel->before_backward();
     auto result =
-        torch::GradMode::is_enabled() || !grads[0].defined()
+        torch::GradMode::is_enabled() || (!grads[0].defined() && !grads[1].defined())
             ? reference_backward(*kernel, {saved[0], saved[1], saved[2]}, grads[0], grads[1])
             : kernel->backward(saved[0], saved[1], saved[2], {saved[3], saved[4]}, grads[0],
                                grads[1]);
@@ -93,6 +105,7 @@ struct KernelFunction : torch::autograd::Function<KernelFunction> {
 /// Runs a kernel under autograd.
 inline OutputAndLse run_kernel(const KernelFunction::Kernel& kernel, const torch::Tensor& q,
                                const torch::Tensor& k, const torch::Tensor& v) {
+  if (torch::GradMode::is_enabled()) kernel->before_forward();
   const auto learnable = kernel->learnable();
   const auto result = KernelFunction::apply(kernel, q, k, v, at::TensorList(learnable));
   return {result[0], result[1]};

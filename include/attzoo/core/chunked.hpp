@@ -11,8 +11,9 @@ namespace attzoo::core {
 
 /// Rows of one chunk: scores of all heads stay below 64 MiB in float32, where 16 rows do.
 inline int64_t chunk_rows(const Shape& n) {
-  constexpr int64_t kScores = int64_t{1} << 24;
-  return std::max<int64_t>(16, kScores / std::max<int64_t>(1, n.B * n.H * n.S));
+  constexpr int64_t kScores = int64_t{1} << 24, kLeast = 16;
+  if (!product_at_most({n.B, n.H, n.S}, kScores / kLeast)) return kLeast;
+  return kScores / std::max<int64_t>(1, n.B * n.H * n.S);
 }
 
 template <MaskMod Mask, ScoreMod Score>
@@ -27,15 +28,25 @@ class ChunkedKernel final : public AttentionKernel {
 
   torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
 
+  Captured held() const override {
+    Captured all;
+    held_tensors(mask_, all);
+    held_tensors(score_, all);
+    return all;
+  }
+
   OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
                        const torch::Tensor& v) const override {
-    std::vector<torch::Tensor> outputs, lse;
+    // Whole at once, so that what does not fit is known before anything is computed.
+    const auto output = torch::empty({q.size(0), q.size(1), q.size(2), v.size(3)}, q.options());
+    const auto lse =
+        torch::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(compute_dtype(q)));
     for_each_chunk(q, k, [&](const Grid& grid) {
       const auto r = rows(grid, q.slice(2, grid.q_begin, grid.q_end), k, v);
-      outputs.push_back(r.output);
-      lse.push_back(r.lse);
+      output.slice(2, grid.q_begin, grid.q_end).copy_(r.output);
+      lse.slice(2, grid.q_begin, grid.q_end).copy_(r.lse);
     });
-    return {torch::cat(outputs, 2), torch::cat(lse, 2)};
+    return {output, lse};
   }
 
   torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
@@ -55,14 +66,20 @@ class ChunkedKernel final : public AttentionKernel {
       torch::autograd::variable_list inputs{leaf(part(q)), keys, values};
       inputs.insert(inputs.end(), tensors.begin(), tensors.end());
       const auto r = rows(grid, inputs[0], keys, values);
-      torch::autograd::variable_list outputs{r.output}, cotangents{part(grad_output)};
-      if (grad_lse.defined()) {
+      torch::autograd::variable_list outputs, cotangents;
+      if (grad_output.defined()) {
+        outputs.push_back(r.output);
+        cotangents.push_back(part(grad_output));
+      }
+      if (grad_lse.defined() && r.lse.requires_grad()) {  // scores may ignore q k^T
         outputs.push_back(r.lse);
         cotangents.push_back(part(grad_lse));
       }
-      const auto grads = torch::autograd::grad(outputs, inputs, cotangents, std::nullopt, false,
-                                               /*allow_unused=*/true);
-      grad_q.push_back(grads[0]);
+      const auto grads = outputs.empty()
+                             ? torch::autograd::variable_list(inputs.size())
+                             : torch::autograd::grad(outputs, inputs, cotangents, std::nullopt,
+                                                     false, /*allow_unused=*/true);
+      grad_q.push_back(grads[0].defined() ? grads[0] : torch::zeros_like(inputs[0]));
       for (size_t i = 0; i < sums.size(); ++i) {
         if (!grads[i + 1].defined()) continue;
         sums[i] = sums[i].defined() ? sums[i] + grads[i + 1] : grads[i + 1];
@@ -89,7 +106,7 @@ class ChunkedKernel final : public AttentionKernel {
   OutputAndLse rows(const Grid& grid, const torch::Tensor& q_rows, const torch::Tensor& k,
                     const torch::Tensor& v) const {
     const auto r = grid_weights(grid, q_rows, k, mask_, score_, scale_, dropout_);
-    return {grouped_matmul(r.weights, v.to(r.weights.scalar_type())).to(v.scalar_type()), r.lse};
+    return {weighted_values(r, v).to(v.scalar_type()), r.lse};
   }
 
   Mask mask_;

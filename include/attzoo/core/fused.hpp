@@ -6,6 +6,8 @@
 #include <attzoo/core/autograd.hpp>
 #include <attzoo/core/runtime.hpp>
 
+#include <algorithm>
+
 #if ATTZOO_HAS_FUSED_KERNEL
 #include <attzoo/kernel/attention.hpp>
 
@@ -17,17 +19,28 @@ class FusedCpuKernel final : public AttentionKernel {
   FusedCpuKernel(Mask mask, Score score, double scale, Dropout dropout)
       : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {}
 
-  /// Lengths that the kernel's 32-bit indices hold, and something to compute.
+  /// Something to compute, sizes that the kernel's 32-bit indices hold, and features whose rows do
+  /// not fill the threads' scratch memory.
   static bool fits(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
-    constexpr int64_t kMost = int64_t{1} << 30;
+    constexpr int64_t kMost = int64_t{1} << 30, kMostFeatures = int64_t{1} << 16;
     return q.device().is_cpu() && q.numel() > 0 && k.numel() > 0 && v.numel() > 0 &&
-           q.size(2) < kMost && k.size(2) < kMost;
+           q.size(2) < kMost && k.size(2) < kMost &&
+           product_at_most({q.size(0), q.size(1)}, kMost) && q.size(3) <= kMostFeatures &&
+           v.size(3) <= kMostFeatures;
   }
 
   torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
 
-  OutputAndLse forward(const torch::Tensor& q, const torch::Tensor& k,
-                       const torch::Tensor& v) const override {
+  Captured held() const override {
+    Captured all;
+    held_tensors(mask_, all);
+    held_tensors(score_, all);
+    return all;
+  }
+
+  OutputAndLse forward(const torch::Tensor& any_q, const torch::Tensor& any_k,
+                       const torch::Tensor& any_v) const override {
+    const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
     auto output = empty_as(q, v.size(3), q.scalar_type());
     auto lse = torch::empty({q.size(0), q.size(1), q.size(2)}, q.options().dtype(compute_dtype(q)));
     with_compute_type(q, [&]<class T>(T) {
@@ -38,20 +51,28 @@ class FusedCpuKernel final : public AttentionKernel {
     return {output, lse};
   }
 
-  torch::autograd::variable_list backward(const torch::Tensor& q, const torch::Tensor& k,
-                                          const torch::Tensor& v, const OutputAndLse& result,
-                                          const torch::Tensor& grad_output,
-                                          const torch::Tensor& grad_lse) const override {
+  torch::autograd::variable_list backward(const torch::Tensor& any_q, const torch::Tensor& any_k,
+                                          const torch::Tensor& any_v, const OutputAndLse& result,
+                                          const torch::Tensor& any_grad_output,
+                                          const torch::Tensor& any_grad_lse) const override {
+    const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
+    // A gradient of lse alone: zeros of no size in memory.
+    const auto grad_output = any_grad_output.defined()
+                                 ? plain(any_grad_output).to(q.scalar_type())
+                                 : torch::zeros({}, q.options()).expand(result.output.sizes());
+    const auto grad_lse = any_grad_lse.defined()
+                              ? plain(any_grad_lse).to(compute_dtype(q)).contiguous()
+                              : torch::Tensor();
     auto grad_q = empty_as(q, q.size(3), q.scalar_type());
     auto grad_k = accumulator(k), grad_v = accumulator(v);
     torch::autograd::variable_list grads(3);
     with_compute_type(q, [&]<class T>(T) {
       Captured keep;
       TorchRuntime runtime;
-      const auto lse = grad_lse.defined() ? grad_lse.to(compute_dtype(q)).contiguous() : grad_lse;
       const kernel::Gradients<T> gradients{
-          view(grad_output.to(q.scalar_type())), view(grad_q),
-          lse.defined() ? lse.template const_data_ptr<T>() : nullptr, view(grad_k), view(grad_v)};
+          view(grad_output), view(grad_q),
+          grad_lse.defined() ? grad_lse.template const_data_ptr<T>() : nullptr, view(grad_k),
+          view(grad_v)};
       const auto p = problem<T>(q, k, v, result);
       const auto modifiers = bind<T>(q, k, keep);
       kernel::backward(p, modifiers, gradients, runtime);
@@ -108,20 +129,27 @@ class FusedCpuKernel final : public AttentionKernel {
     core::learnable(score_, tensors);
     std::vector<torch::Tensor> sums;  // [slots or 1, the tensor's sizes]
     kernel::TensorGradients<T> to;    // in step with `tensors`; nobody asks for the others
+    const auto by_query = [](const Learnable& l) {
+      return l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1;
+    };
+    // A large tensor, as a table with an entry for each pair, has few copies, and few threads.
+    int64_t in_slots = 1;
+    for (const auto& l : tensors) in_slots += l.learns() && !by_query(l) ? l.tensor.numel() : 0;
+    constexpr int64_t kMostNumbers = int64_t{1} << 24;
+    to.slots = static_cast<int>(std::clamp<int64_t>(kMostNumbers / in_slots, 1, to.kMostSlots));
     for (const auto& l : tensors) {
       to.tensors.emplace_back();
       to.slot_stride.push_back(0);
       if (!l.learns()) continue;
-      const bool by_query = l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1;
       auto sizes = l.tensor.sizes().vec();
-      sizes.insert(sizes.begin(), by_query ? 1 : kernel::TensorGradients<T>::kSlots);
+      sizes.insert(sizes.begin(), by_query(l) ? 1 : to.slots);
       sums.push_back(torch::zeros(sizes, c10::CppTypeToScalarType<T>::value));
       const auto& sum = sums.back();
       const auto stride = [&](size_t d) {
         return l.dims[d] < 0 ? int64_t{0} : step(sum, l.dims[d] + 1);
       };
       to.tensors.back() = {sum.template data_ptr<T>(), stride(0), stride(1), stride(2), stride(3)};
-      if (!by_query) to.slot_stride.back() = sum.stride(0);
+      if (!by_query(l)) to.slot_stride.back() = sum.stride(0);
     }
     if (sums.empty()) return sums;
     kernel::backward_tensors(p, modifiers, gradients, to, runtime);

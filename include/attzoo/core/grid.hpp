@@ -3,10 +3,10 @@
 /// What a mask and a score modifier are, and the score grid that the eager reference hands them.
 
 #include <attzoo/core/inputs.hpp>
-#include <attzoo/core/tensor_lane.hpp>
-#include <attzoo/kernel/lane.hpp>
+#include <attzoo/core/result.hpp>
 
 #include <concepts>
+#include <type_traits>
 #include <vector>
 
 namespace attzoo {
@@ -37,22 +37,6 @@ inline torch::Tensor grid_rows(const torch::Tensor& t, const Grid& g) {
   return t.size(2) == 1 ? t : t.slice(2, g.q_begin, g.q_end);
 }
 
-/// f(b, h, q, kv) -> truth value, on numbers and on tensors: write it with `auto` parameters.
-template <class F>
-concept MaskCallable = requires(const F& f, const TensorLane& t, const kernel::Index<float>& i) {
-  { f(t, t, t, t) } -> std::convertible_to<TensorLane>;
-  { f(i, i, i, i) } -> std::convertible_to<bool>;
-};
-/// f(score, b, h, q, kv) -> score, on numbers, dual numbers and tensors: write it with `auto`
-/// parameters, and `tanh(s)` after `using std::tanh` rather than `std::tanh(s)`.
-template <class F>
-concept ScoreCallable = requires(const F& f, const TensorLane& t, const kernel::Real<float>& s,
-                                 const kernel::Dual<float>& d, const kernel::Index<float>& i) {
-  { f(t, t, t, t, t) } -> std::convertible_to<TensorLane>;
-  { f(s, i, i, i, i) } -> std::convertible_to<kernel::Real<float>>;
-  { f(d, i, i, i, i) } -> std::convertible_to<kernel::Dual<float>>;
-};
-
 /// A captured tensor against the sizes that the problem asks for; 1 always broadcasts.
 inline void check_captured(const torch::Tensor& t, std::vector<int64_t> sizes,
                            const torch::Device& device, const char* who, const char* shape,
@@ -70,6 +54,13 @@ inline void check_captured(const torch::Tensor& t, std::vector<int64_t> sizes,
 
 /// Tensors that modifiers hold.
 using Captured = std::vector<torch::Tensor>;
+
+/// Appends the tensors that a mask or a score modifier reads whenever it is evaluated or bound, so
+/// that a change of them in place can be noticed. What holds one has a member `tensors(out)`.
+template <class M>
+void held_tensors(const M& m, Captured& out) {
+  if constexpr (requires { m.tensors(out); }) m.tensors(out);
+}
 
 /// Holds what a modifier captured against the problem that it meets.
 template <class M>

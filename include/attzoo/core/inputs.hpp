@@ -10,6 +10,18 @@
 
 namespace attzoo {
 
+/// Which tokens of a packed batch belong together, in one of two forms: `{.offsets = t}` or
+/// `{.ids = t}`.
+struct Documents {
+  /// Integers [n + 1]: 0, then the end of each document, the last of them S; the same in all
+  /// sequences of the batch.
+  torch::Tensor offsets = {};
+  /// Integers [S] or [B, S]: tokens with equal numbers are one document.
+  torch::Tensor ids = {};
+
+  bool defined() const { return offsets.defined() || ids.defined(); }
+};
+
 /// Per-call inputs, the same for every mechanism. Dimensions: B batch, H heads, L query length,
 /// S key length. Example: `attn(x, {.key_padding_mask = real_tokens, .causal = true})`.
 struct AttentionInputs {
@@ -23,10 +35,21 @@ struct AttentionInputs {
   std::optional<bool> causal = std::nullopt;
   /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
   torch::Tensor context = {};
-  /// Position of x's first token for RoPE. A context's positions always start at 0.
+  /// Position of x's first token for RoPE, within +-2^52. A context's positions always start at 0.
   int64_t position_offset = 0;
   /// Longformer only: [L] or [B, L] of any dtype, nonzero = a global token.
   torch::Tensor global_attention = {};
+  /// Packed batches: x holds several documents one after another, and the result is that of each
+  /// alone, at the cost of each alone: nothing attends across, positions, blocks, buckets and
+  /// states begin anew. The tokens of a document lie together; no context. Padding is a document,
+  /// too. `attn(x, {.documents = {.offsets = torch::tensor({0, 120, 512})}})`
+  Documents documents = {};
+};
+
+/// Which of the inputs that have no meaning for every mechanism a module takes.
+struct TakenInputs {
+  bool mask = true;
+  bool global_attention = false;
 };
 
 namespace core {
@@ -40,8 +63,37 @@ inline bool is_supported_float(torch::ScalarType t) {
   return t == torch::kFloat64 || t == torch::kFloat32 || t == torch::kBFloat16 || t == torch::kHalf;
 }
 
-inline void check_floating(const torch::Tensor& t, std::string_view who, std::string_view name) {
+/// Refuses what has no numbers at strides: undefined, sparse, nested and meta tensors.
+inline void check_dense(const torch::Tensor& t, std::string_view who, std::string_view name) {
   TORCH_CHECK_VALUE(t.defined(), who, ": ", name, " must be a tensor, got an undefined one");
+  TORCH_CHECK_TYPE(!t.is_nested(), who, ": ", name, " must be a dense tensor, got a nested one");
+  TORCH_CHECK_TYPE(t.layout() == torch::kStrided, who, ": ", name,
+                   " must be a dense tensor, got layout ", t.layout());
+  TORCH_CHECK_VALUE(!t.is_meta(), who, ": ", name,
+                    " must hold numbers, got a tensor on the device meta");
+}
+
+/// The numbers of a tensor as they lie at its strides: for whoever reads them through a pointer.
+/// A real tensor may be a view of others with its sign pending (the imaginary part of a conjugate),
+/// or a gradient that is known to be zero or sparse.
+inline torch::Tensor plain(const torch::Tensor& t) {
+  if (t.layout() != torch::kStrided) return t.to_dense();
+  if (t._is_zerotensor()) return torch::zeros(t.sizes(), t.options());
+  return t.resolve_neg();
+}
+
+/// Whether the product of sizes >= 0 is at most `most`, without an overflow on the way.
+inline bool product_at_most(torch::IntArrayRef sizes, int64_t most) {
+  int64_t product = 1;
+  for (const int64_t n : sizes) {
+    if (n == 0) return true;
+    if (product <= most) product = n > most / product ? most + 1 : product * n;
+  }
+  return product <= most;
+}
+
+inline void check_floating(const torch::Tensor& t, std::string_view who, std::string_view name) {
+  check_dense(t, who, name);
   TORCH_CHECK_TYPE(is_supported_float(t.scalar_type()), who, ": ", name,
                    " must be float64, float32, bfloat16 or float16, got ", t.scalar_type());
 }
@@ -56,6 +108,7 @@ inline torch::Tensor mask_rank4(const torch::Tensor& mask) {
 /// The one rule for masks: bool or floating, rank 2, 3 or 4, broadcastable to [B, H, L, S].
 inline void check_mask(const torch::Tensor& mask, const Shape& n, const torch::Device& device,
                        std::string_view who) {
+  check_dense(mask, who, "mask");
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool || is_supported_float(mask.scalar_type()),
                    who,
                    ": mask must be bool (true = attend) or floating (added to the scores), got ",
@@ -79,6 +132,7 @@ inline void check_mask(const torch::Tensor& mask, const Shape& n, const torch::D
 
 inline void check_key_padding(const torch::Tensor& mask, const Shape& n,
                               const torch::Device& device, std::string_view who) {
+  check_dense(mask, who, "key_padding_mask");
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, who,
                    ": key_padding_mask must be bool (true = real token), got ", mask.scalar_type(),
                    "; pass key_padding_mask.to(torch::kBool)");

@@ -62,7 +62,17 @@ inline ReferenceWeights masked_softmax(const torch::Tensor& scores, const torch:
   auto sum = weights.sum(-1, /*keepdim=*/true);
   const auto empty = sum == 0;
   sum = sum.masked_fill(empty, 1.0);
-  return {weights / sum, (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
+  // Filled, although 0 already: whatever the cotangent of such a row is, NaN included, ends here.
+  return {(weights / sum).masked_fill_(empty, 0.0),
+          (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
+}
+
+/// weights times v [B, Hkv, S, Dv], in the compute dtype. As above, the cotangent of a row without
+/// keys goes no further: 0 times NaN would reach every row of v.
+inline torch::Tensor weighted_values(const ReferenceWeights& r, const torch::Tensor& v) {
+  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
+  return grouped_matmul(r.weights, v.to(r.weights.scalar_type()))
+      .masked_fill(empty.unsqueeze(-1), 0.0);
 }
 
 /// The weights, after dropout, of the query rows of a grid: q_rows [B, H, rows, D], k [B, Hkv, S,
@@ -96,8 +106,7 @@ template <MaskMod Mask, ScoreMod Score>
 OutputAndLse reference(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                        const Mask& mask, const Score& score, double scale, const Dropout& dropout) {
   const auto r = reference_weights(q, k, mask, score, scale, dropout, 0, q.size(2));
-  const auto output = grouped_matmul(r.weights, v.to(r.weights.scalar_type()));
-  return {output.to(q.scalar_type()), r.lse};
+  return {weighted_values(r, v).to(q.scalar_type()), r.lse};
 }
 
 }  // namespace attzoo::core

@@ -5,6 +5,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <tuple>
 #include <utility>
@@ -12,9 +13,68 @@
 
 namespace attzoo {
 
+namespace core {
+
+/// Notices that tensors were changed in place: for what reads them again later on, as a backward
+/// pass does and weights on demand. Keep one beside the tensors, and call check() before they are
+/// read: `[q, k, unchanged = core::Unchanged({q, k})](..) { unchanged.check("LazyWeights"); .. }`.
+/// It costs nothing to speak of; but inference tensors count no versions, so theirs are compared
+/// with a copy.
+class Unchanged {
+ public:
+  Unchanged() = default;
+  /// Undefined tensors are skipped.
+  explicit Unchanged(const std::vector<torch::Tensor>& tensors) {
+    torch::NoGradGuard no_grad;
+    for (const auto& t : tensors) {
+      if (!t.defined()) continue;
+      const bool counts = !t.is_inference();
+      seen_.push_back(
+          {t, counts ? int64_t{t._version()} : 0, counts ? torch::Tensor() : bits(t).clone()});
+    }
+  }
+
+  /// Throws c10::ValueError if one of the tensors was changed since the construction.
+  void check(const char* who) const {
+    torch::NoGradGuard no_grad;
+    for (const auto& [t, version, copy] : seen_) {
+      const bool same = copy.defined() ? torch::equal(bits(t), copy) : t._version() == version;
+      TORCH_CHECK_VALUE(same, who, ": a tensor ", t.scalar_type(), " ", t.sizes(),
+                        " that is needed again was modified by an inplace operation since the "
+                        "forward pass; pass a clone(), or change it later");
+    }
+  }
+
+ private:
+  struct Seen {
+    torch::Tensor tensor;
+    int64_t version;
+    torch::Tensor copy;  // of an inference tensor
+  };
+
+  /// Integers that are equal where the tensors' bits are; what strides repeat is there once.
+  static torch::Tensor bits(torch::Tensor t) {
+    for (int64_t d = 0; d < t.dim(); ++d) {
+      if (t.stride(d) == 0 && t.size(d) > 1) t = t.narrow(d, 0, 1);
+    }
+    t = t.resolve_neg();
+    return t.element_size() == 8   ? t.view(torch::kInt64)
+           : t.element_size() == 4 ? t.view(torch::kInt32)
+           : t.element_size() == 2 ? t.view(torch::kInt16)
+                                   : t.view(torch::kUInt8);
+  }
+
+  std::vector<Seen> seen_;
+};
+
+}  // namespace core
+
 /// Attention weights that are computed when asked for, not before: the forward pass never holds
 /// them. They know their shape ([B, H, L, S], or [B, L, S] for a mechanism without heads), convert
-/// to a tensor, and are differentiable. Example: `torch::Tensor w = attn(x).weights;`
+/// to a tensor, and are differentiable. Where a tensor that they are computed from (q, k, a mask or
+/// a bias) has been changed in place in between, reading them is an error. A default constructed
+/// object holds nothing, and all but defined() throws. Example: `torch::Tensor w =
+/// attn(x).weights;`
 class LazyWeights {
  public:
   /// Computes the rows [begin, end) of the query axis, all other axes whole.
@@ -22,22 +82,32 @@ class LazyWeights {
 
   LazyWeights() = default;
   LazyWeights(std::vector<int64_t> sizes, Rows rows)
-      : sizes_(std::move(sizes)), rows_(std::move(rows)) {}
+      : sizes_(std::move(sizes)), rows_(std::move(rows)) {
+    TORCH_CHECK_VALUE(sizes_.size() >= 2, "LazyWeights: expected sizes [..., L, S], got ",
+                      torch::IntArrayRef(sizes_));
+  }
 
   /// False for a default constructed object, which has nothing to compute.
   bool defined() const { return static_cast<bool>(rows_); }
-  torch::IntArrayRef sizes() const { return sizes_; }
-  int64_t dim() const { return static_cast<int64_t>(sizes_.size()); }
-  int64_t size(int64_t d) const { return sizes_.at(d < 0 ? d + dim() : d); }
+  torch::IntArrayRef sizes() const {
+    check_defined();
+    return sizes_;
+  }
+  int64_t dim() const { return static_cast<int64_t>(sizes().size()); }
+  /// A negative dimension counts from the last. Throws c10::IndexError if there is no such one.
+  int64_t size(int64_t d) const {
+    TORCH_CHECK_INDEX(-dim() <= d && d < dim(), "LazyWeights::size: dimension must be in [", -dim(),
+                      ", ", dim() - 1, "], got ", d);
+    return sizes()[static_cast<size_t>(d < 0 ? d + dim() : d)];
+  }
 
   /// All weights, O(L * S) memory.
-  torch::Tensor tensor() const { return rows(0, defined() ? size(-2) : 0); }
+  torch::Tensor tensor() const { return rows(0, size(-2)); }
   operator torch::Tensor() const { return tensor(); }  // NOLINT: the conversion is the point
 
   /// The weights of the queries [begin, end) alone, O((end - begin) * S) memory.
   /// Throws c10::ValueError unless 0 <= begin <= end <= L.
   torch::Tensor rows(int64_t begin, int64_t end) const {
-    TORCH_CHECK_VALUE(defined(), "LazyWeights: this result carries no weights");
     TORCH_CHECK_VALUE(0 <= begin && begin <= end && end <= size(-2),
                       "LazyWeights::rows: expected 0 <= begin <= end <= ", size(-2),
                       ", got begin=", begin, " end=", end);
@@ -47,7 +117,6 @@ class LazyWeights {
   /// The mean over the head axis, [B, L, S]; holds one chunk of rows of all heads at a time.
   torch::Tensor head_mean() const {
     constexpr int64_t kChunk = 128;
-    TORCH_CHECK_VALUE(defined(), "LazyWeights: this result carries no weights");
     if (dim() < 4) return tensor();
     std::vector<torch::Tensor> parts;
     for (int64_t i = 0; i == 0 || i < size(-2); i += kChunk) {
@@ -57,12 +126,19 @@ class LazyWeights {
   }
 
   /// The same weights without the head axis; for mechanisms that have one head and no such axis.
+  /// Throws c10::ValueError unless they are [B, 1, L, S].
   LazyWeights without_heads() const {
+    TORCH_CHECK_VALUE(dim() == 4 && size(1) == 1,
+                      "LazyWeights::without_heads: expected weights [B, 1, L, S], got ", sizes());
     return {{size(0), size(2), size(3)},
             [rows = rows_](int64_t begin, int64_t end) { return rows(begin, end).squeeze(1); }};
   }
 
  private:
+  void check_defined() const {
+    TORCH_CHECK_VALUE(defined(), "LazyWeights: this result carries no weights");
+  }
+
   std::vector<int64_t> sizes_;
   Rows rows_;
 };

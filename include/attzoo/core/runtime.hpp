@@ -12,6 +12,7 @@
 #if ATTZOO_HAS_FUSED_KERNEL
 #include <ATen/Parallel.h>
 #include <torch/types.h>
+#include <attzoo/core/inputs.hpp>
 #include <attzoo/kernel/problem.hpp>
 
 namespace attzoo::core {
@@ -27,6 +28,7 @@ class TorchRuntime final : public kernel::Runtime {
   }
 };
 
+/// Of a plain() tensor, which must outlive it.
 inline kernel::View view(const torch::Tensor& t) {
   const auto dtype = t.scalar_type();
   return {t.data_ptr(),

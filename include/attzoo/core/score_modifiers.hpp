@@ -15,7 +15,7 @@ namespace attzoo::core {
 /// must be one, lives in `keep`, whose last entry is the tensor pointed to.
 template <class T>
 const T* pointer(const torch::Tensor& t, Captured& keep) {
-  keep.push_back(t.detach().to(c10::CppTypeToScalarType<T>::value));
+  keep.push_back(plain(t.detach()).to(c10::CppTypeToScalarType<T>::value));
   return keep.back().template const_data_ptr<T>();
 }
 
@@ -73,18 +73,57 @@ struct IdentityScore {
   }
 };
 
-template <ScoreCallable F>
-struct ScoreFunction {
+/// A score modifier made of a callable. Its tables that learn are views of one tensor, `learning`,
+/// once it is resolved.
+template <class F>
+struct ScoreFunction : ScoreCallable<F> {
   static constexpr bool is_score = true;
   F f;
+  bool aligned;
+  torch::Tensor learning = {};
+
+  ScoreFunction(F callable, bool q_among_keys, torch::Tensor tables = {})
+      : f(std::move(callable)), aligned(q_among_keys), learning(std::move(tables)) {}
+  void check(const Shape& n, const torch::Device& device) const {
+    check_callable(f, n, device, aligned, [&](const Grid& g) {
+      call(torch::zeros({1, 1, 1, 1}, torch::dtype(torch::kFloat32).device(device)), g);
+    });
+  }
+  void tensors(Captured& out) const { tensors_of_tables(f, out); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return TensorLane(f(TensorLane(s), TensorLane(g.b), TensorLane(g.h), TensorLane(g.q),
-                        TensorLane(g.kv)))
-        .t.to(s.scalar_type());
+    return call(s, g).to(s.scalar_type()).expand_as(s);
+  }
+  ScoreFunction resolve(const Shape&) const {
+    std::vector<torch::Tensor> parts;
+    copy_with_tables(f, [&](Table& t) {
+      if (t.learns()) parts.push_back(t.tensor().to(torch::kFloat64).flatten());
+    });
+    if (parts.empty()) return *this;
+    const auto all = torch::cat(parts);
+    int64_t at = 0;
+    F views = copy_with_tables(f, [&](Table& t) {
+      if (!t.learns()) return;
+      const int64_t size = t.tensor().numel();
+      t.replace(all.slice(0, at, at + size).view(t.tensor().sizes()), at);
+      at += size;
+    });
+    return {std::move(views), aligned, all};
   }
   template <class T>
-  kernel::ScoreFunction<F> bind(const Shape&, Captured&) const {
-    return {f};
+  kernel::ScoreFunction<F> bind(const Shape& n, Captured&) const {
+    return {bind_tables(f), aligned ? shift(n) : 0};
+  }
+  void learnable(std::vector<Learnable>& out) const {
+    if constexpr (kernel::kTensors < kernel::ScoreFunction < F >>> 0) {
+      out.push_back({learning, {-1, -1, -1, -1}});
+    }
+  }
+
+ private:
+  torch::Tensor call(const torch::Tensor& s, const Grid& g) const {
+    return TensorLane(f(TensorLane(s), TensorLane(g.b), TensorLane(g.h),
+                        TensorLane(aligned ? aligned_query(g) : g.q), TensorLane(g.kv)))
+        .t;
   }
 };
 
@@ -102,6 +141,7 @@ struct AlibiScore {
   kernel::Alibi<T> bind(const Shape& n, Captured& keep) const {
     return {shift(n), pointer<T>(slopes, keep), step(keep.back(), 0)};
   }
+  void tensors(Captured& out) const { out.push_back(slopes); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({slopes, {-1, 0, -1, -1}}); }
 };
 
@@ -135,6 +175,7 @@ struct TensorBias {
     const auto& t = keep.back();
     return {data, step(t, 0), step(t, 1), step(t, 2), step(t, 3)};
   }
+  void tensors(Captured& out) const { out.push_back(bias); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({bias, {0, 1, 2, 3}}); }
 };
 
@@ -152,6 +193,7 @@ struct DistanceScore {
     const T* data = pointer<T>(values.contiguous(), keep);
     return {data, step(keep.back(), 0), static_cast<int>(n.L) - 1};
   }
+  void tensors(Captured& out) const { out.push_back(values); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({values, {-1, 0, -1, 1}}); }
 };
 
@@ -183,6 +225,7 @@ struct RelativeBiasScore {
     const auto large = exact + (far * (buckets - exact)).to(torch::kInt64);
     return offset + torch::where(n < exact, n, large.clamp_max(buckets - 1));
   }
+  void tensors(Captured& out) const { out.push_back(table); }
   DistanceScore resolve(const Shape& n) const {
     // kv - q of equal places is S - L apart.
     const auto options = torch::dtype(torch::kInt64).device(table.device());
@@ -231,6 +274,10 @@ struct ChainScore {
     auto first = a.template bind<T>(n, keep);
     return kernel::Chain{first, b.template bind<T>(n, keep)};
   }
+  void tensors(Captured& out) const {
+    held_tensors(a, out);
+    held_tensors(b, out);
+  }
   void learnable(std::vector<Learnable>& out) const {
     core::learnable(a, out);
     core::learnable(b, out);
@@ -246,4 +293,19 @@ struct ChainScore {
   }
 };
 
+template <ScoreMod A, ScoreMod B>
+auto operator+(A a, B b) {
+  if constexpr (std::is_same_v<A, IdentityScore>) {
+    return b;
+  } else if constexpr (std::is_same_v<B, IdentityScore>) {
+    return a;
+  } else {
+    return ChainScore<A, B>{std::move(a), std::move(b)};
+  }
+}
+
 }  // namespace attzoo::core
+
+namespace attzoo {
+using core::operator+;
+}

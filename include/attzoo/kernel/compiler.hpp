@@ -10,8 +10,10 @@
 /// compiled without optimisation, so that the loop around them stays a loop over vectors.
 #if defined(__GNUC__)
 #define ATTZOO_ALWAYS_INLINE inline __attribute__((always_inline))
+#define ATTZOO_INLINE_LAMBDA __attribute__((always_inline))  // behind a lambda's parameters
 #else
 #define ATTZOO_ALWAYS_INLINE inline
+#define ATTZOO_INLINE_LAMBDA
 #endif
 
 /// Around all code of the kernels: it is the same whatever flags the user's program is compiled

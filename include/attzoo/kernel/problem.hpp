@@ -54,7 +54,8 @@ struct Gradients {
 /// `slot_stride` apart.
 template <class T>
 struct TensorGradients {
-  static constexpr int kSlots = 16;
+  static constexpr int kMostSlots = 16;
+  int slots = kMostSlots;
   std::vector<TensorGradient<T>> tensors;
   std::vector<int64_t> slot_stride;
 };
