@@ -15,7 +15,12 @@ template <MaskMod Mask, ScoreMod Score>
 class FusedCpuKernel final : public AttentionKernel {
  public:
   FusedCpuKernel(Mask mask, Score score, double scale, Dropout dropout)
-      : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {}
+      : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {
+    core::learnable(score_, tensors_);
+    for (auto& l : tensors_) {
+      if (!l.learns()) l.tensor = torch::Tensor();
+    }
+  }
 
   /// Something to compute, sizes that the kernel's 32-bit indices hold, and features whose rows do
   /// not fill the threads' scratch memory.
@@ -27,7 +32,13 @@ class FusedCpuKernel final : public AttentionKernel {
            v.size(3) <= kMostFeatures;
   }
 
-  torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
+  torch::autograd::variable_list learnable() const override {
+    torch::autograd::variable_list learning;
+    for (const auto& l : tensors_) {
+      if (l.tensor.defined()) learning.push_back(l.tensor);
+    }
+    return learning;
+  }
 
   Captured held() const override {
     Captured all;
@@ -123,14 +134,12 @@ class FusedCpuKernel final : public AttentionKernel {
                                                  const Modifiers& modifiers,
                                                  const kernel::Gradients<T>& gradients,
                                                  kernel::Runtime& runtime) const {
-    std::vector<Learnable> tensors;
-    core::learnable(score_, tensors);
     std::vector<torch::Tensor> sums;  // [slots or 1, the tensor's sizes]
-    kernel::TensorGradients<T> to;    // in step with `tensors`; nobody asks for the others
-    for (const auto& l : tensors) {
+    kernel::TensorGradients<T> to;    // in step with tensors_; nobody asks for the others
+    for (const auto& l : tensors_) {
       to.tensors.emplace_back();
       to.slot_stride.push_back(0);
-      if (!l.learns()) continue;
+      if (!l.tensor.defined()) continue;
       const bool by_query = l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1;
       auto sizes = l.tensor.sizes().vec();
       sizes.insert(sizes.begin(), by_query ? 1 : kernel::TensorGradients<T>::kSlots);
@@ -159,6 +168,7 @@ class FusedCpuKernel final : public AttentionKernel {
   Score score_;
   double scale_;
   Dropout dropout_;
+  std::vector<Learnable> tensors_;  // of the score modifier; undefined where no gradient is wanted
 };
 
 }  // namespace attzoo::core
