@@ -2,11 +2,14 @@
 //
 //   attzoo_bench --benchmark_filter='local|multi_head' --benchmark_out=f.json
 //   attzoo_bench --benchmark_filter=vs_eager
+//   attzoo_bench --benchmark_filter=packed
 //
 // Batch 1, d_model 512, 8 heads, float32; threads by OMP_NUM_THREADS. <name>/<direction>/n times a
 // mechanism, with the peak and total bytes of one call; vs_eager/<name>/<direction> runs it at
 // n = 4096 in turn with the eager n x n reference, and `ratio` is reference / own of the least
-// times. At the end: growth with n between 4096 and 16384, and time relative to multi_head at 4096.
+// times. packed/<name>/<direction> runs eight sequences of up to 1024 tokens, 60 % of the batch
+// padding, as one packed row and in turn as a padded batch; `ratio` is padded / packed. At the end:
+// growth with n between 4096 and 16384, and time relative to multi_head at 4096.
 
 #include <benchmark/benchmark.h>
 #include <torch/nn/modules/activation.h>
@@ -105,11 +108,52 @@ void add_against_eager(const std::string& name, const Call& call) {
   }
 }
 
+/// Eight sequences, 60 % of [8, 1024] padding.
+template <class Module>
+void add_packed(const std::string& name, const Module& module) {
+  for (const bool backward : {false, true}) {
+    benchmark::RegisterBenchmark(
+        ("packed/" + name + "/" + direction(backward)).c_str(),
+        [=](benchmark::State& state) {
+          const std::vector<int64_t> lengths{1024, 640, 480, 384, 256, 224, 160, 108};
+          const auto sizes = torch::tensor(lengths);
+          const auto offsets = torch::cat({torch::zeros({1}, torch::kInt64), sizes.cumsum(0)});
+          const auto real = create_padding_mask(sizes);
+          const auto row = torch::randn({1, offsets[-1].item<int64_t>(), kWidth});
+          const auto rows =
+              torch::zeros({real.size(0), real.size(1), kWidth}).index_put({real}, row[0]);
+          const auto packed = row.requires_grad_(backward), padded = rows.requires_grad_(backward);
+          const Call on_packed = [=](const torch::Tensor& x) {
+            return module->forward(x, {.documents = {.offsets = offsets}}).output;
+          };
+          const Call on_padded = [=](const torch::Tensor& x) {
+            return module->forward(x, {.key_padding_mask = real}).output;
+          };
+          once(on_packed, packed);
+          once(on_padded, padded);
+          double own = 1e300, other = 1e300;
+          for (auto _ : state) {
+            const double t = seconds(on_packed, packed);
+            own = std::min(own, t);
+            other = std::min(other, seconds(on_padded, padded));
+            state.SetIterationTime(t);
+          }
+          state.counters["packed_ms"] = own * 1e3;
+          state.counters["padded_ms"] = other * 1e3;
+          state.counters["ratio"] = other / own;
+        })
+        ->UseManualTime()
+        ->Iterations(5)
+        ->Unit(benchmark::kMillisecond);
+  }
+}
+
 template <class Module>
 void add_mechanism(const std::string& name, int64_t largest, Module module) {
   const Call call = [module](const torch::Tensor& x) mutable { return module(x).output; };
   add(name, largest, call);
   add_against_eager(name, call);
+  add_packed(name, module.ptr());
 }
 
 void add_peers() {
@@ -157,15 +201,15 @@ void add_zoo() {
   const auto linear = [](bool causal) -> Call {
     LinearSelfAttention module(
         {.d_model = kWidth, .dropout = 0, .causal = causal, .num_heads = kHeads});
+    add_packed(causal ? "linear_causal" : "linear", module.ptr());
     return [module](const torch::Tensor& x) mutable { return module(x).output; };
   };
   add("linear", kLinear, linear(false));
   add("linear_causal", kLinear, linear(true));
-  add_mechanism("gated", kQuadratic, GatedSelfAttention(multi_head));
-  add_mechanism(
-      "combined", kQuadratic,
-      CombinedAttention(multi_head,
-                        LocalSelfAttention({.d_model = kWidth, .window_size = 128, .dropout = 0})));
+  add_mechanism("gated", kQuadratic, gated(multi_head));
+  add_mechanism("combined", kQuadratic,
+                combined(multi_head, LocalSelfAttention(
+                                         {.d_model = kWidth, .window_size = 128, .dropout = 0})));
 }
 
 /// The console table, and what several rows say together.

@@ -38,6 +38,8 @@ TEST(ALiBi, SlopesOfThePaper) {
   is(1, {0}, true);
   is(6, {2, 4, 6, 8, 2, 4}, true);
   expect_error([] { alibi_slopes(0); }, {"alibi_slopes", "num_heads", "0"});
+  expect_error([] { alibi_slopes(std::numeric_limits<int64_t>::max()); },
+               {"alibi_slopes", "num_heads", "9223372036854775807"});
 }
 
 TEST(ALiBi, SlopesTravelWithTheModule) {

@@ -52,6 +52,45 @@ TEST(Block, OverlapIsTheWeightedMeanOfItsBlocks) {
   }
 }
 
+TEST(Block, OverlappingBlocksBeginAnewInEveryDocument) {
+  for (const int64_t size : {1, 3, 4, 7, 16, 40, 1000}) {
+    BlockSelfAttention m(
+        {.d_model = 12, .block_size = size, .num_heads = 3, .dropout = 0, .overlap = true});
+    expect_packs(m, "blocks of " + std::to_string(size));
+  }
+  expect_error(
+      [] {
+        BlockSelfAttention({.d_model = 16, .overlap = true, .python_blend = true})(
+            torch::randn({1, 6, 16}), {.documents = {.offsets = torch::tensor({0, 6})}});
+      },
+      {"BlockSelfAttention", "python_blend", "documents"});
+}
+
+TEST(Block, HugeBlocksAreOne) {
+  for (const bool overlap : {false, true}) {
+    expect_equivalent(BlockSelfAttention({.d_model = 12,
+                                          .block_size = std::numeric_limits<int64_t>::max(),
+                                          .num_heads = 3,
+                                          .dropout = 0,
+                                          .overlap = overlap}),
+                      MultiHeadSelfAttention(12, 3));
+  }
+}
+
+/// lse is -inf in all blocks around a masked token: no gradient may meet inf - inf.
+TEST(Block, MaskedRowsOfOverlappingBlocks) {
+  BlockSelfAttention m(
+      {.d_model = 12, .block_size = 4, .num_heads = 3, .dropout = 0, .overlap = true});
+  m->to(torch::kFloat64);
+  auto x = torch::randn({1, 9, 12}, torch::kFloat64).requires_grad_();
+  auto mask = torch::ones({9, 9}, torch::kBool);
+  mask[4] = false;
+  const auto r = m(x, {.mask = mask});
+  EXPECT_EQ(r.lse.isinf().sum().item<int64_t>(), 3);
+  const auto loss = r.output.square().sum() + r.lse.masked_fill(r.lse.isinf(), 0).sum();
+  EXPECT_TRUE(torch::autograd::grad({loss}, {x})[0].isfinite().all().item<bool>());
+}
+
 TEST(Block, ConstructorAndForwardErrors) {
   expect_error([] { BlockSelfAttention({.d_model = 16, .block_size = 0}); },
                {"BlockSelfAttention", "block_size", "0"});

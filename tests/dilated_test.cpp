@@ -28,6 +28,17 @@ struct DilatedWindowTraits : DilatedTraits {
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(DilatedWindow, MechanismContract, DilatedWindowTraits);
 
+TEST(Dilated, HugeRatesLeaveTheTokenItself) {
+  DilatedSelfAttention m({.d_model = 12,
+                          .dilation_rate = std::numeric_limits<int64_t>::max(),
+                          .num_heads = 3,
+                          .dropout = 0});
+  const auto x = torch::randn({2, 20, 12});
+  const auto r = m(x);
+  EXPECT_TRUE(torch::allclose(r.output, m->w_o(m->w_v(x)), 1e-5, 1e-6));
+  EXPECT_TRUE(torch::equal(r.weights.tensor(), torch::eye(20).expand({2, 3, 20, 20})));
+}
+
 TEST(Dilated, RateOneEqualsMultiHead) {
   expect_equivalent(
       DilatedSelfAttention({.d_model = 12, .dilation_rate = 1, .num_heads = 3, .dropout = 0}),

@@ -3,6 +3,7 @@
 #include <attzoo/local.hpp>
 #include <attzoo/multi_head.hpp>
 
+#include "support/documents_contract.hpp"
 #include "support/wrapper_contract.hpp"
 
 namespace attzoo::testing {
@@ -52,16 +53,35 @@ TEST(Gated, LivesAsAModule) { expect_lives_as_a_module(make(7, {.gate_hidden = 4
 
 TEST(Gated, GradientsAreRight) { expect_gradients(make(7, {.gate_hidden = 4}), 7); }
 
-TEST(Gated, WrappersNest) {
-  GatedSelfAttention<GatedSelfAttentionImpl<MultiHeadSelfAttentionImpl>> outer(
-      make(12), GateOptions{.gate_hidden = 3});
-  EXPECT_EQ(outer(torch::randn({1, 4, 12})).output.sizes(), (std::vector<int64_t>{1, 4, 12}));
-  EXPECT_EQ(outer->get_config().attn.attn.num_heads, 3);
+/// A holder built from a holder of its kind is a copy; gated() gates again.
+TEST(Gated, NestsByItsFactory) {
+  auto once = gated(MultiHeadSelfAttention({.d_model = 12, .num_heads = 3, .dropout = 0}));
+  auto twice = gated(once, {.gate_hidden = 3});
+  const GatedSelfAttention copy(once);
+  EXPECT_EQ(copy.get(), once.get());
+  const auto p = state_dict(*twice);
+  EXPECT_TRUE(torch::equal(p.at("attn.attn.w_q.weight"), once->attn->w_q->weight));
+  EXPECT_EQ(p.at("gate.0.weight").sizes(), (std::vector<int64_t>{3, 12}));
+  EXPECT_EQ(p.at("attn.gate.0.weight").sizes(), (std::vector<int64_t>{1, 12}));
+  EXPECT_EQ(twice->get_config().attn.attn.num_heads, 3);
+  const auto x = torch::randn({2, 5, 12});
+  const auto hidden = torch::gelu(torch::linear(x, p.at("gate.0.weight"), p.at("gate.0.bias")));
+  const auto g = torch::sigmoid(torch::linear(hidden, p.at("gate.3.weight"), p.at("gate.3.bias")));
+  EXPECT_TRUE(torch::allclose(twice(x, {.causal = true}).output,
+                              g * once(x, {.causal = true}).output + (1 - g) * x, 1e-5, 1e-6));
+}
+
+TEST(Gated, DocumentsAreAlone) {
+  auto m = make(7);
+  expect_packs(m, "gated");
 }
 
 TEST(Gated, Errors) {
   expect_error([] { make(12, {.input_dim = 5}); }, {"GatedSelfAttention", "input_dim", "12", "5"});
   expect_error([] { make(12, {.gate_hidden = 0}); }, {"GatedSelfAttention", "gate_hidden", "0"});
+  expect_error([] { make(12, {.gate_hidden = int64_t{1} << 40}); },
+               {"GatedSelfAttention", "gate_hidden=1099511627776"});
+  expect_error([] { make(12, {.dropout = std::nan("")}); }, {"GatedSelfAttention", "dropout"});
   expect_error([] { make(12, {.dropout = 2}); }, {"GatedSelfAttention", "dropout", "2"});
   expect_error([] { GatedSelfAttention(MultiHeadSelfAttention(nullptr)); },
                {"GatedSelfAttention", "empty"});

@@ -5,6 +5,7 @@
 
 #include <sstream>
 
+#include "support/documents_contract.hpp"
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
@@ -153,6 +154,157 @@ TEST(Linear, HalfTypesFollowTheErrorRule) {
   }
 }
 
+/// Tensor operations in the dtype of the module, sums in float32: what the rule compares with.
+torch::Tensor plain_in_dtype(LinearSelfAttention& m, const torch::Tensor& x, bool causal) {
+  const auto wide = [](const torch::Tensor& t) { return t.to(torch::kFloat32); };
+  const auto q = torch::elu(wide(m->w_q(x))) + 1, k = torch::elu(wide(m->w_k(x))) + 1;
+  const auto kv = k.unsqueeze(-1) * wide(m->w_v(x)).unsqueeze(-2);  // [B, n, F, E]
+  const auto sum = [&](const torch::Tensor& t) { return causal ? t.cumsum(1) : t.sum(1, true); };
+  const auto values = (q.unsqueeze(-1) * sum(kv)).sum(2);
+  const auto normalizer = (q * sum(k)).sum(-1, true) + m->options.eps;
+  return m->w_o((values / normalizer).to(x.scalar_type()));
+}
+
+/// 4096 keys: their sums pass float16's 65504 by far.
+TEST(Linear, LongSequencesInHalfTypes) {
+  const int64_t n = 4096;
+  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+    for (const bool causal : {false, true}) {
+      torch::manual_seed(6);
+      const LinearSelfAttentionOptions o{.d_model = 16, .dropout = 0, .causal = causal};
+      LinearSelfAttention low(o), gold(o);
+      low->to(dtype);
+      gold->to(kDouble);
+      {
+        torch::NoGradGuard no_grad;
+        for (size_t i = 0; i < gold->parameters().size(); ++i) {
+          gold->parameters()[i].copy_(low->parameters()[i]);
+        }
+      }
+      auto x = torch::randn({1, n, 16}).to(dtype).requires_grad_();
+      auto x64 = x.detach().to(kDouble).requires_grad_();
+      const auto cotangent = torch::randn({1, n, 16}).to(dtype);
+      const auto gradients = [&](LinearSelfAttention& m, const torch::Tensor& out,
+                                 const torch::Tensor& leaf) {
+        auto leaves = m->parameters();
+        leaves.push_back(leaf);
+        return torch::autograd::grad({(out * cotangent.to(out.scalar_type())).sum()}, leaves, {},
+                                     true);
+      };
+      const auto got = low(x), exact = gold(x64);
+      const auto plain = plain_in_dtype(low, x, causal);
+      const std::string what = std::string(c10::toString(dtype)) + (causal ? " causal" : "");
+      expect_within_rule(got.output, exact.output, plain, 2, n, what);
+      const auto a = gradients(low, got.output, x), b = gradients(gold, exact.output, x64),
+                 c = gradients(low, plain, x);
+      for (size_t i = 0; i < a.size(); ++i) {
+        expect_within_rule(a[i], b[i], c[i], 3, n, what + " gradient " + std::to_string(i));
+      }
+      const auto w = got.weights.rows(n - 8, n);
+      EXPECT_EQ(w.scalar_type(), dtype);
+      expect_within_rule(w, exact.weights.rows(n - 8, n), w, 2, n, what + " weights");
+      // Derivatives of derivatives go the same way.
+      const auto twice = [&](LinearSelfAttention& m, const torch::Tensor& leaf) {
+        const auto g = torch::autograd::grad({m(leaf).output.square().mean()}, {leaf}, {}, true,
+                                             /*create_graph=*/true)[0];
+        return torch::autograd::grad({(g * cotangent.to(g.scalar_type())).sum()}, {leaf})[0];
+      };
+      const auto second = twice(low, x), second64 = twice(gold, x64);
+      EXPECT_TRUE(second.isfinite().all().item<bool>()) << what;
+      EXPECT_LE((second.to(kDouble) - second64).norm().item<double>(),
+                0.1 * second64.norm().item<double>())
+          << what;
+      // Autocast: a float32 module whose projections run in the half type.
+      if (dtype != torch::kBFloat16) continue;
+      LinearSelfAttention single(o);
+      {
+        torch::NoGradGuard no_grad;
+        for (size_t i = 0; i < gold->parameters().size(); ++i) {
+          single->parameters()[i].copy_(low->parameters()[i]);
+        }
+      }
+      at::autocast::set_autocast_enabled(torch::kCPU, true);
+      at::autocast::set_autocast_dtype(torch::kCPU, dtype);
+      const auto under = single(x.detach().to(torch::kFloat32));
+      const auto rows = under.weights.rows(n - 8, n);
+      at::autocast::set_autocast_enabled(torch::kCPU, false);
+      at::autocast::clear_cache();
+      expect_within_rule(under.output, exact.output, plain, 2, n, what + " autocast");
+      expect_within_rule(rows, exact.weights.rows(n - 8, n), w, 2, n, what + " autocast weights");
+    }
+  }
+}
+
+TEST(Linear, ExpMapInHalfTypes) {
+  LinearSelfAttentionWith<ExpMap> m({.d_model = 8, .dropout = 0});
+  m->to(torch::kHalf);
+  {
+    torch::NoGradGuard no_grad;
+    m->w_q->weight.fill_(1.5);  // features exp(12): beyond float16
+  }
+  auto x = torch::ones({1, 20, 8}, torch::kHalf).requires_grad_();
+  const auto r = m(x);
+  EXPECT_TRUE(
+      torch::allclose(r.weights.tensor(), torch::full({1, 20, 20}, 0.05, torch::kHalf), 1e-3, 0));
+  EXPECT_TRUE(torch::allclose(r.output, m->w_o(m->w_v(x)), 1e-2, 1e-3));
+  r.output.sum().backward();
+  EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+}
+
+/// eps 0 and nothing to attend to: rows of zeros, with gradients.
+TEST(Linear, NothingToAttendToWithoutEps) {
+  for (const bool python_weights : {false, true}) {
+    auto o = options(2);
+    o.eps = 0;
+    o.python_weights = python_weights;
+    auto m = make(o);
+    const auto zero = m->w_o(torch::zeros({12}, kDouble));
+    const auto check = [&](const AttentionInputs& in, int64_t empty_rows) {
+      auto x = torch::randn({2, 6, 10}, kDouble).requires_grad_();
+      const auto r = m(x, in);
+      EXPECT_TRUE(torch::equal(r.output.slice(1, 0, empty_rows), zero.expand({2, empty_rows, 12})));
+      const torch::Tensor w = r.weights;
+      EXPECT_TRUE(w.isfinite().all().item<bool>());
+      if (!python_weights) {
+        EXPECT_EQ(w.slice(2, 0, empty_rows).abs().sum().item<double>(), 0);
+      }
+      auto leaves = m->parameters();
+      leaves.push_back(x);
+      const auto grads = torch::autograd::grad({r.output.square().sum() + w.square().sum()}, leaves,
+                                               {}, std::nullopt, true, true);
+      for (const auto& g : grads) {
+        EXPECT_TRUE(!g.defined() || g.isfinite().all().item<bool>());
+      }
+    };
+    check({.key_padding_mask = torch::zeros({2, 6}, torch::kBool)}, 6);
+    check({.causal = true, .context = torch::randn({2, 4, 10}, kDouble)}, 2);
+    check({.context = torch::randn({2, 0, 10}, kDouble)}, 6);
+  }
+}
+
+TEST(Linear, DocumentsAreAlone) {
+  for (const bool python_weights : {false, true}) {
+    auto o = options(python_weights ? 1 : 3);
+    o.rope = !python_weights;
+    if (o.rope) o.feature_dim = 12;
+    o.python_weights = python_weights;
+    auto m = make(o);
+    expect_packs(m, python_weights ? "linear, estimated weights" : "linear");
+  }
+}
+
+TEST(Linear, FeatureMapsKeepShapes) {
+  struct Narrow {
+    torch::Tensor operator()(const torch::Tensor& z) const { return z.slice(-1, 1); }
+  };
+  LinearSelfAttentionWith<Narrow> m({.d_model = 12});
+  expect_error(
+      [&] {
+        m(torch::randn({1, 3, 12}));
+      },
+      {"LinearSelfAttention", "FeatureMap", "[1, 1, 3, 12]", "[1, 1, 3, 11]"});
+}
+
 TEST(Linear, LivesAsAModule) {
   auto m = make(options(3, true));
   const auto x = torch::randn({2, 6, 10}, kDouble);
@@ -200,6 +352,10 @@ TEST(Linear, Errors) {
   bad([](auto& o) { o.num_heads = 5; }, {"num_heads", "5", "12"});
   bad([](auto& o) { o.num_heads = 4; }, {"num_heads", "feature_dim", "4", "6"});
   bad([](auto& o) { o.eps = -1; }, {"eps", "-1"});
+  bad([](auto& o) { o.eps = std::nan(""); }, {"eps", "nan"});
+  bad([](auto& o) { o.dropout = std::nan(""); }, {"dropout", "nan"});
+  bad([](auto& o) { o.feature_dim = int64_t{1} << 40; }, {"feature_dim", "1099511627776"});
+  bad([](auto& o) { o.d_model = int64_t{3} << 40; }, {"d_model", "3298534883328"});
   bad([](auto& o) { o.dropout = 2; }, {"dropout", "2"});
   bad([](auto& o) { o.num_heads = 2, o.rope = true; }, {"rope", "even", "3"});
   auto m = make(options());

@@ -16,9 +16,11 @@ struct LocalTraits : PlainTraits {
 INSTANTIATE_TYPED_TEST_SUITE_P(Local, MechanismContract, LocalTraits);
 
 TEST(Local, WideWindowEqualsMultiHead) {
-  expect_equivalent(
-      LocalSelfAttention({.d_model = 12, .window_size = 48, .num_heads = 3, .dropout = 0}),
-      MultiHeadSelfAttention(12, 3));
+  for (const int64_t size : {int64_t{48}, std::numeric_limits<int64_t>::max()}) {
+    expect_equivalent(
+        LocalSelfAttention({.d_model = 12, .window_size = size, .num_heads = 3, .dropout = 0}),
+        MultiHeadSelfAttention(12, 3));
+  }
 }
 
 TEST(Local, EvenWindowSeesOneMore) {

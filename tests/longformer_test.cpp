@@ -104,5 +104,30 @@ TEST(Longformer, Errors) {
   bad({.context = x, .global_attention = torch::ones({6})}, {"global_attention", "context"});
 }
 
+TEST(Longformer, GlobalTokensOfDocuments) {
+  for (const bool projections : {false, true}) {
+    LongformerSelfAttention m({.d_model = 12,
+                               .num_heads = 3,
+                               .window_size = 4,
+                               .dropout = 0,
+                               .rope = true,
+                               .global_projections = projections});
+    for (const auto& g :
+         {flags({0, 17, 30}, 40), torch::stack({flags({2}, 40), flags({39}, 40)})}) {
+      expect_documents_are_alone(m, {.global_attention = g}, "longformer");
+      expect_documents_are_alone(m, {.causal = true, .global_attention = g}, "causal longformer");
+    }
+  }
+}
+
+TEST(Longformer, SparseFlagsAreAnError) {
+  LongformerSelfAttention m(12, 3);
+  expect_error(
+      [&] {
+        m(torch::randn({1, 8, 12}), {.global_attention = flags({1}, 8).to_sparse()});
+      },
+      {"LongformerSelfAttention", "global_attention", "dense", "Sparse"});
+}
+
 }  // namespace
 }  // namespace attzoo::testing

@@ -130,6 +130,90 @@ TEST(LSH, PaddedKeysAreInNoBucket) {
   }
 }
 
+/// A query that finds no key in any round: its lse is -inf in all of them.
+TEST(LSH, QueriesWithoutAnyKeyHaveFiniteGradients) {
+  const int64_t n = 50;
+  auto masked = torch::rand({n, n}) < 0.1;  // some rows find nothing in one round, some in none
+  masked[3] = false;
+  const auto padding = create_padding_mask(std::vector<int64_t>{n, 0});
+  for (const bool exact : {false, true}) {
+    for (const int64_t rounds : {1, 2, 3}) {
+      for (const bool causal : {false, true}) {
+        auto m = make({.d_model = 16,
+                       .num_heads = 2,
+                       .bucket_size = 6,
+                       .num_hashes = rounds,
+                       .dropout = 0,
+                       .causal = causal,
+                       .exact_buckets = exact});
+        auto x = torch::randn({2, n, 16}, torch::kFloat64).requires_grad_();
+        for (const AttentionInputs& in :
+             {AttentionInputs{.mask = masked}, AttentionInputs{.key_padding_mask = padding},
+              AttentionInputs{.mask = torch::zeros({n, n}).masked_fill(masked, -INFINITY)},
+              AttentionInputs{.key_padding_mask = torch::zeros({2, n}, torch::kBool)}}) {
+          const auto r = m(x, in);
+          const auto lse = r.lse.masked_fill(r.lse.isinf(), 0);
+          ASSERT_TRUE(r.lse.isinf().any().item<bool>() || in.mask.is_floating_point());
+          auto leaves = m->parameters();
+          leaves.push_back(x);
+          const auto grads = torch::autograd::grad(
+              {r.output.square().sum() + lse.sum() + r.weights.tensor().square().sum()}, leaves);
+          for (const auto& g : grads) EXPECT_TRUE(g.isfinite().all().item<bool>());
+          const auto none = r.lse.isinf().all(1);  // [2, n]
+          EXPECT_EQ(r.output.masked_select(none.unsqueeze(-1)).abs().sum().item<double>(), 0);
+        }
+      }
+    }
+  }
+}
+
+/// The gradients with rows that find nothing are those of the definition on the others.
+TEST(LSH, GradientsBesideEmptyRows) {
+  auto m = make({.d_model = 8, .num_heads = 1, .bucket_size = 3, .num_hashes = 2, .dropout = 0});
+  m->set_projections({torch::randn({1, 8, 4}), torch::randn({1, 8, 4})});
+  auto mask = torch::ones({10, 10}, torch::kBool);
+  mask[4] = false;
+  auto x = torch::randn({1, 10, 8}, torch::kFloat64).requires_grad_();
+  const auto g = torch::randn({1, 10, 8}, torch::kFloat64);
+  gradcheck([&] { return (m(x, {.mask = mask}).output * g).sum(); },
+            {m->w_k->weight, m->w_v->weight}, "lsh");
+}
+
+TEST(LSH, DocumentsAreAlone) {
+  for (const bool exact : {false, true}) {
+    for (const bool own : {false, true}) {
+      auto m = make({.d_model = 16,
+                     .num_heads = 2,
+                     .bucket_size = 4,
+                     .num_hashes = 2,
+                     .dropout = 0,
+                     .exact_buckets = exact});
+      if (own) m->set_projections({torch::randn({2, 8, 4}), torch::randn({2, 8, 6})});
+      expect_packs(m, exact ? "exact buckets" : "buckets");
+    }
+  }
+  auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 4, .num_hashes = 2});
+  m->train();
+  auto x = torch::randn({2, 40, 16}, torch::kFloat64).requires_grad_();
+  m(x, {.documents = {.offsets = torch::tensor({0, 13, 40})}}).output.sum().backward();
+  EXPECT_TRUE(x.grad().isfinite().all().item<bool>());
+}
+
+TEST(LSH, HugeBucketsAreOne) {
+  const auto x = torch::randn({2, 30, 16}, torch::kFloat64);
+  for (const bool causal : {false, true}) {
+    const auto of = [&](int64_t size) {
+      return make({.d_model = 16,
+                   .num_heads = 2,
+                   .bucket_size = size,
+                   .dropout = 0,
+                   .causal = causal})(x)
+          .output;
+    };
+    EXPECT_TRUE(torch::equal(of(std::numeric_limits<int64_t>::max()), of(30)));
+  }
+}
+
 TEST(LSH, DropsTheSameInOutputAndWeights) {
   auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 6, .num_hashes = 2, .dropout = 0.4});
   m->train();
@@ -188,6 +272,23 @@ TEST(LSH, Errors) {
         m->set_projections({torch::randn({2, 7, 4})});
       },
       {"LSHSelfAttention", "d_head=8", "[2, 7, 4]"});
+  const auto bad = [&](const torch::Tensor& p, std::vector<std::string> parts) {
+    parts.insert(parts.end(), {"LSHSelfAttention", "projection"});
+    expect_error([&] { m->set_projections({p}); }, parts);
+  };
+  bad({}, {"undefined"});
+  bad(torch::randn({2, 8, 4}, torch::kComplexFloat), {"Complex"});
+  bad(torch::ones({2, 8, 4}, torch::kInt64), {"Long"});
+  bad(torch::randn({2, 8, 4}).to(torch::kMeta), {"meta"});
+  bad(torch::randn({2, 8, 4}).to_sparse(), {"dense", "Sparse"});
+  bad(torch::randn({2, 8, 0}), {"[2, 8, 0]"});
+  expect_error([&] { m->set_generator({}); }, {"LSHSelfAttention", "set_generator", "undefined"});
+  expect_error(
+      [] {
+        LSHSelfAttention(
+            {.d_model = 16, .num_heads = 2, .num_hashes = std::numeric_limits<int64_t>::max()});
+      },
+      {"LSHSelfAttention", "num_hashes", "9223372036854775807"});
 }
 
 }  // namespace

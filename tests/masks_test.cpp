@@ -32,6 +32,67 @@ TEST(Masks, Padding) {
   expect_error([] { create_padding_mask(std::vector<int64_t>{1}, -2); }, {"max_len", "-2"});
 }
 
+/// Four ways for a tensor to have no numbers to read.
+std::vector<std::pair<torch::Tensor, std::string>> unreadable(torch::ScalarType dtype) {
+  const auto t = torch::ones({2, 2}, dtype);
+  return {{torch::Tensor(), "undefined"},
+          {t.to_sparse(), "Sparse"},
+          {t.to_sparse_csr(), "SparseCsr"},
+          {t.to(torch::kMeta), "meta"}};
+}
+
+TEST(Masks, PaddingOfCutSequences) {
+  EXPECT_TRUE(torch::equal(create_padding_mask(std::vector<int64_t>{1, INT64_MAX}, 2),
+                           rows({{1, 0}, {1, 1}})));
+}
+
+TEST(Masks, RefusesWhatHasNoNumbers) {
+  for (const auto& [t, name] : unreadable(torch::kInt64)) {
+    expect_error([&] { create_padding_mask(t, 4); }, {"create_padding_mask", "seq_lengths", name});
+    expect_error(
+        [&] {
+          combine_masks(torch::ones({2, 2}, torch::kInt64), t);
+        },
+        {"combine_masks", name});
+    if (!t.defined()) continue;  // stays undefined
+    expect_error([&] { expand_mask_for_heads(t, 1, 1, 2); },
+                 {"expand_mask_for_heads", "mask", name});
+  }
+  const auto quantised = torch::quantize_per_tensor(torch::ones({2, 2}), 0.1, 0, torch::kQUInt8);
+  expect_error([&] { combine_masks(quantised); }, {"combine_masks", "QUInt8"});
+}
+
+TEST(Masks, RefusesWhatNobodyCanAddress) {
+  for (const int64_t n : {INT64_MAX, int64_t{1} << 32, int64_t{1} << 31, int64_t{1} << 24}) {
+    const auto text = std::to_string(n);
+    expect_error([&] { create_causal_mask(n); }, {"create_causal_mask", "seq_len", text});
+    expect_error([&] { create_local_mask(n, 2); }, {"create_local_mask", "seq_len", text});
+    expect_error([&] { create_dilated_mask(n, 2); }, {"create_dilated_mask", "seq_len", text});
+    expect_error([&] { create_block_mask(n, 2); }, {"create_block_mask", "seq_len", text});
+  }
+  for (const int64_t n : {INT64_MAX, int64_t{1} << 50}) {
+    const auto text = std::to_string(n);
+    expect_error([&] { create_padding_mask(std::vector<int64_t>{n}); },
+                 {"create_padding_mask", "seq_lengths", text});
+    expect_error([&] { create_padding_mask(std::vector<int64_t>{1}, n); },
+                 {"create_padding_mask", "max_len", text});
+  }
+  const auto one = torch::ones({1, 1});
+  expect_error([&] { expand_mask_for_heads(one, int64_t{1} << 40, int64_t{1} << 40, 1); },
+               {"expand_mask_for_heads", "batch_size=1099511627776", "num_heads=1099511627776"});
+  expect_error([&] { expand_mask_for_heads(one, -1, 1, 1); }, {"batch_size", "-1"});
+  expect_error([&] { expand_mask_for_heads(one, 1, INT64_MIN, 1); },
+               {"num_heads", std::to_string(INT64_MIN)});
+  expect_error([&] { expand_mask_for_heads({}, 1, 1, -2); }, {"seq_len", "-2"});
+}
+
+TEST(Masks, ExactAtTheLimitsOfIntegers) {
+  const auto all = torch::ones({4, 4}, torch::kBool), eye = torch::eye(4, torch::kBool);
+  EXPECT_TRUE(torch::equal(create_local_mask(4, INT64_MAX), all));
+  EXPECT_TRUE(torch::equal(create_dilated_mask(4, INT64_MAX), eye));
+  EXPECT_TRUE(torch::equal(create_block_mask(4, INT64_MAX), all));
+}
+
 TEST(Masks, Local) {
   const auto want = rows({{1, 1, 0, 0}, {1, 1, 1, 0}, {0, 1, 1, 1}, {0, 0, 1, 1}});
   EXPECT_TRUE(torch::equal(create_local_mask(4, 2), want));

@@ -1,8 +1,12 @@
 #include <gtest/gtest.h>
+#include <attzoo/combined.hpp>
 #include <attzoo/gated.hpp>
 #include <attzoo/grouped.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/safetensors.hpp>
+#include <attzoo/vanilla.hpp>
+
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -98,6 +102,229 @@ TEST_F(SafeTensorsTest, WritesWholeFilesOrNone) {
         save_safetensors("/no/such/folder/x", {{"a", torch::ones({2})}});
       },
       {"/no/such/folder/x", "cannot be written"});
+}
+
+/// Tensors whose numbers nobody can write or copy, all [2, 2] float32 for those who ask.
+std::vector<std::pair<torch::Tensor, std::string>> without_numbers() {
+  const auto t = torch::ones({2, 2});
+  const auto freed = torch::ones({2, 2});
+  freed.storage().unsafeGetStorageImpl()->set_nbytes(0);
+  return {{torch::Tensor(), "undefined"},
+          {t.to_sparse(), "Sparse"},
+          {t.to_sparse_csr(), "SparseCsr"},
+          {t.to(torch::kMeta), "meta"},
+          {at::_nested_tensor_from_tensor_list({t, t}), "nested"},
+          {freed, "storage"}};
+}
+
+TEST_F(SafeTensorsTest, WritesNegatedAndConjugatedViewsAsTheyAre) {
+  const auto z = torch::complex(torch::randn({3, 4}), torch::randn({3, 4}));
+  const auto t = torch::imag(z.conj());
+  ASSERT_TRUE(t.is_neg());
+  const std::map<std::string, torch::Tensor> tensors{{"imag", t},
+                                                     {"neg", torch::randn({5})._neg_view()},
+                                                     {"zero", torch::_efficientzerotensor({3})}};
+  save_safetensors(path_, tensors);
+  const auto back = load_safetensors(path_).tensors;
+  EXPECT_TRUE(torch::equal(back.at("imag"), -torch::imag(z)));
+  EXPECT_TRUE(torch::equal(back.at("neg"), tensors.at("neg").resolve_neg()));
+  EXPECT_TRUE(torch::equal(back.at("zero"), torch::zeros({3})));
+
+  VanillaSelfAttention a(3), b(3);
+  auto state = state_dict(*a);
+  for (auto& [name, tensor] : state) tensor = tensor.detach()._neg_view();
+  load_state_dict(*b, state);
+  for (const auto& [name, tensor] : state_dict(*a)) {
+    EXPECT_TRUE(torch::equal(state_dict(*b).at(name), -tensor)) << name;
+  }
+}
+
+TEST_F(SafeTensorsTest, RefusesTensorsWithoutNumbers) {
+  for (const auto& [t, name] : without_numbers()) {
+    expect_error(
+        [&, &t = t] {
+          save_safetensors(path_, {{"a", torch::ones({1})}, {"b", t}});
+        },
+        {"save_safetensors", path_.string(), "\"b\"", name});
+    EXPECT_FALSE(std::filesystem::exists(path_));
+  }
+}
+
+TEST_F(SafeTensorsTest, OnlyRegularFiles) {
+  namespace fs = std::filesystem;
+  const std::map<std::string, torch::Tensor> one{{"a", torch::ones({2})}};
+  const auto folder = path_.string() + ".folder", pipe = path_.string() + ".pipe";
+  fs::create_directory(folder);
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path :
+       {folder, pipe, std::string("/dev/zero"), std::string("/dev/null")}) {
+    expect_error([&] { load_safetensors(path); }, {"load_safetensors", path, "a regular file"});
+    expect_error([&] { save_safetensors(path, one); },
+                 {"save_safetensors", path, "a regular file"});
+    EXPECT_FALSE(fs::exists(path + ".partial"));
+  }
+  fs::rename(pipe, path_.string() + ".partial");
+  expect_error([&] { save_safetensors(path_, one); }, {".partial", "a regular file"});
+  fs::remove(path_.string() + ".partial");
+  fs::remove(folder);
+  expect_error([&] { load_safetensors(""); }, {"load_safetensors", "cannot be opened"});
+  expect_error([&] { save_safetensors("", one); }, {"save_safetensors", "cannot be written"});
+  EXPECT_FALSE(fs::exists(".partial"));
+  expect_error([&] { save_safetensors("/proc/self/x", one); },
+               {"/proc/self/x", "cannot be written"});
+  expect_error([&] { load_safetensors("/proc/self/mem/x"); }, {"cannot be opened", "directory"});
+}
+
+TEST_F(SafeTensorsTest, AFailedWriteLeavesTheOldFileAlone) {
+  namespace fs = std::filesystem;
+  save_safetensors(path_, {{"a", torch::ones({2})}});
+  // More bytes than there is memory: the copy fails.
+  expect_error(
+      [&] {
+        save_safetensors(path_, {{"big", torch::ones({1}).expand({1 << 30, 1 << 20})}});
+      },
+      {"\"big\""});
+  EXPECT_TRUE(torch::equal(load_safetensors(path_).tensors.at("a"), torch::ones({2})));
+  EXPECT_FALSE(fs::exists(path_.string() + ".partial"));
+  if (fs::exists("/dev/full")) {  // every write fails there
+    const auto link = path_.string() + ".partial";
+    fs::create_symlink("/dev/full", link);
+    expect_error([&] { save_safetensors(path_, {{"a", torch::zeros({2})}}); }, {".partial"});
+    fs::remove(link);
+  }
+  EXPECT_TRUE(torch::equal(load_safetensors(path_).tensors.at("a"), torch::ones({2})));
+}
+
+TEST_F(SafeTensorsTest, TextIsUtf8) {
+  const auto one = torch::ones({1});
+  expect_error(
+      [&] {
+        save_safetensors(path_, {{"a\xff", one}});
+      },
+      {"name of tensor", "a\\xff", "UTF-8"});
+  expect_error(
+      [&] {
+        save_safetensors(path_, {{"a", one}}, {{"key\xff", "v"}});
+      },
+      {"key\\xff", "UTF-8"});
+  expect_error(
+      [&] {
+        save_safetensors(path_, {{"a", one}}, {{"key", "v\xff"}});
+      },
+      {"key", "v\\xff", "UTF-8"});
+  EXPECT_FALSE(std::filesystem::exists(path_));
+  expect_refused("{\"a\xff\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+                 {"UTF-8", "byte 3"});
+}
+
+TEST_F(SafeTensorsTest, TruthValuesAreZeroOrOne) {
+  const std::string header = R"({"ok":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
+                             R"("flag":{"dtype":"BOOL","shape":[2],"data_offsets":[1,3]}})";
+  const auto write_bytes = [&](const std::string& bytes) {
+    const uint64_t size = header.size();
+    std::ofstream out(path_, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(&size), 8);
+    out << header << bytes;
+  };
+  write_bytes({'\x7', '\0', '\1'});
+  EXPECT_TRUE(
+      torch::equal(load_safetensors(path_).tensors.at("flag"), torch::tensor({false, true})));
+  write_bytes({'\x7', '\1', '\x9'});
+  expect_error([&] { load_safetensors(path_); }, {"\"flag\"", "0 or 1", "9"});
+  uint8_t raw[] = {1, 200};
+  expect_error(
+      [&] {
+        save_safetensors(path_, {{"raw", torch::from_blob(raw, {2}, torch::kBool)}});
+      },
+      {"\"raw\"", "0 or 1", "200"});
+}
+
+TEST_F(SafeTensorsTest, ErrorsInTheHeaderNameTheTensor) {
+  const auto entry = [](const std::string& body) { return "{\"t\":{" + body + "}}"; };
+  const std::string tail = R"(,"data_offsets":[0,0])";
+  expect_refused(entry(R"("dtype":"F32","shape":[0,4611686018427387904,8])" + tail), 0,
+                 {"\"t\"", "overflows"});
+  expect_refused(entry(R"("dtype":"F32","shape":[4611686018427387904,8,0])" + tail), 0,
+                 {"\"t\"", "overflows"});
+  expect_refused(entry(R"("dtype":"F32","shape":[2.5])" + tail), 0, {"\"t\"", "an integer", "2.5"});
+  expect_refused(entry(R"("dtype":"F32","shape":[9223372036854775808])" + tail), 0,
+                 {"\"t\"", "an integer"});
+  expect_refused(entry(R"("dtype":7,"shape":[0])" + tail), 0, {"\"t\"", "a string", "7"});
+  expect_refused(entry(R"("dtype":"F32","shape":[0])"), 0, {"\"t\"", "data_offsets"});
+  expect_refused(R"({"t":[1]})", 0, {"\"t\"", "an object"});
+  std::string ones = "1";
+  for (int i = 0; i < 64; ++i) ones += ",1";
+  expect_refused(entry("\"dtype\":\"U8\",\"shape\":[" + ones + "],\"data_offsets\":[0,1]"), 1,
+                 {"\"t\"", "65 dimensions"});
+  expect_refused(R"({"t":1,"t":2})", 0, {"only once", "\"t\""});
+}
+
+TEST_F(SafeTensorsTest, NothingChangesOnAnyError) {
+  VanillaSelfAttention attn(2);
+  std::map<std::string, torch::Tensor> before;
+  for (const auto& [name, t] : state_dict(*attn)) before[name] = t.detach().clone();
+  const auto expect_unchanged = [&] {
+    for (const auto& [name, t] : state_dict(*attn)) EXPECT_TRUE(torch::equal(t, before.at(name)));
+  };
+  // The last by name, so that all others would be overwritten first.
+  for (const auto& [t, kind] : without_numbers()) {
+    auto state = before;
+    for (auto& [name, tensor] : state) tensor = torch::zeros_like(tensor);
+    state.rbegin()->second = t;
+    expect_error([&] { load_state_dict(*attn, state); },
+                 {"load_state_dict", "VanillaSelfAttention", state.rbegin()->first, kind});
+    expect_unchanged();
+  }
+  auto zeros = before;
+  for (auto& [name, tensor] : zeros) tensor = torch::zeros_like(tensor);
+  const auto replaced = [&](const torch::Tensor& own, const std::string& what) {
+    const auto weight = attn->w_v->weight;
+    attn->w_v->weight.set_data(own);
+    expect_error([&] { load_state_dict(*attn, zeros); }, {"w_v.weight", "the module's own", what});
+    attn->w_v->weight.set_data(weight.data());
+  };
+  const auto weight = attn->w_v->weight.detach().clone();
+  replaced(torch::ones({1}).expand({2, 2}), "shares memory");
+  attn->w_v->weight.set_data(weight);
+  expect_unchanged();
+
+  for (const auto& [own, kind] : without_numbers()) {
+    if (!own.defined()) continue;  // no part of the state
+    torch::nn::Module module;
+    const auto first = module.register_buffer("first", torch::ones({2}));
+    module.register_buffer("second", own);
+    expect_error(
+        [&] {
+          load_state_dict(module, {{"first", torch::zeros({2})}, {"second", torch::zeros({2, 2})}});
+        },
+        {"second", "the module's own", kind});
+    EXPECT_TRUE(torch::equal(first, torch::ones({2})));
+  }
+}
+
+TEST_F(SafeTensorsTest, TensorsOfTheModuleItselfCanBeGiven) {
+  VanillaSelfAttention attn(4);
+  const auto q = attn->w_q->weight.detach().clone(), k = attn->w_k->weight.detach().clone();
+  auto state = state_dict(*attn);
+  std::swap(state.at("w_q.weight"), state.at("w_k.weight"));
+  state.at("w_v.weight") = attn->w_v->weight.detach().t();
+  const auto v = attn->w_v->weight.detach().clone();
+  load_state_dict(*attn, state);
+  EXPECT_TRUE(torch::equal(attn->w_q->weight, k));
+  EXPECT_TRUE(torch::equal(attn->w_k->weight, q));
+  EXPECT_TRUE(torch::equal(attn->w_v->weight, v.t()));
+}
+
+TEST_F(SafeTensorsTest, OneTensorUnderTwoNamesGetsOneValue) {
+  VanillaSelfAttention inner(4);
+  CombinedAttention both(inner, inner);
+  auto state = state_dict(*both);
+  for (auto& [name, tensor] : state) tensor = tensor.detach().clone();
+  load_state_dict(*both, state);
+  state.at("attn_b.w_q.weight").add_(1);
+  const auto before = inner->w_q->weight.detach().clone();
+  expect_error([&] { load_state_dict(*both, state); }, {"attn_b.w_q.weight", "attn_a.w_q.weight"});
+  EXPECT_TRUE(torch::equal(inner->w_q->weight, before));
 }
 
 TEST_F(SafeTensorsTest, ModulesLoadStrictlyByName) {

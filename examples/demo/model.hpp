@@ -28,7 +28,7 @@ template <class Make>
 Mechanism mechanism(std::string name, Cost cost, Make make) {
   return {std::move(name),
           [make](const Options& o, int64_t layer) {
-            return torch::nn::AnyModule(attzoo::TransformerBlock(make(o, layer)));
+            return torch::nn::AnyModule(attzoo::transformer_block(make(o, layer)));
           },
           [make](const Options& o, int64_t layer) { return torch::nn::AnyModule(make(o, layer)); },
           cost == Cost::kQuadratic};
@@ -108,10 +108,9 @@ inline std::vector<Mechanism> all_mechanisms() {
                                                   .causal = true});
                 }),
       mechanism("gated", Cost::kQuadratic,
-                [=](const Options& o, int64_t) { return GatedSelfAttention(multi_head(o)); }),
-      mechanism(
-          "combined", Cost::kQuadratic,
-          [=](const Options& o, int64_t) { return CombinedAttention(local(o), multi_head(o)); }),
+                [=](const Options& o, int64_t) { return gated(multi_head(o)); }),
+      mechanism("combined", Cost::kQuadratic,
+                [=](const Options& o, int64_t) { return combined(local(o), multi_head(o)); }),
   };
 }
 

@@ -35,9 +35,10 @@ struct ALiBiSelfAttentionOptions {
 /// The slopes of `num_heads` heads, [H] float32: 2^(-8 (h + 1) / H) for a power of two; else those
 /// of the next lower power of two, then every other slope of twice as many heads, as in the paper's
 /// code. `python_rule`: the slopes of the lower power of two repeated instead, and 1 for one head.
-/// Throws c10::ValueError unless num_heads > 0.
+/// Throws c10::ValueError unless 0 < num_heads <= 2^24.
 inline torch::Tensor alibi_slopes(int64_t num_heads, bool python_rule = false) {
-  TORCH_CHECK_VALUE(num_heads > 0, "alibi_slopes: num_heads must be > 0, got ", num_heads);
+  TORCH_CHECK_VALUE(num_heads > 0 && num_heads <= int64_t{1} << 24,
+                    "alibi_slopes: num_heads must be > 0 and at most 2^24, got ", num_heads);
   const auto geometric = [](int64_t heads) {
     return torch::exp2(torch::arange(1, heads + 1, torch::kFloat64) *
                        (-8.0 / static_cast<double>(heads)));
@@ -54,20 +55,20 @@ inline torch::Tensor alibi_slopes(int64_t num_heads, bool python_rule = false) {
 }
 
 class ALiBiSelfAttentionImpl
-    : public core::SelfAttentionBase<ALiBiSelfAttentionImpl, ALiBiSelfAttentionOptions> {
+    : public SelfAttention<ALiBiSelfAttentionImpl, ALiBiSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "ALiBiSelfAttention";
 
   ALiBiSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : ALiBiSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     check_positive("max_seq_len", options.max_seq_len);
     reset();
   }
 
   void reset() override {
-    SelfAttentionBase::reset();
+    SelfAttention::reset();
     slopes = register_buffer("slopes", alibi_slopes(options.num_heads, options.python_slopes));
   }
 

@@ -16,6 +16,7 @@
 /// The returned weights are blended alike, so they are what produced the output.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
+/// In a packed batch blocks begin anew in every document.
 /// Cost: O(L b d_model) time, O(L d_model) memory.
 /// Departs from the Python library: its blend fades parts of the sequence towards zero and returns
 /// weights that do not match; `python_blend` reproduces both. Bad arguments are errors, not
@@ -49,6 +50,7 @@ namespace core {
 struct OverlappingBlocks {
   int64_t n, size, step, families, count;
 
+  /// block_size at most the longest length.
   OverlappingBlocks(int64_t length, int64_t block_size)
       : n(length), size(block_size), step(std::max<int64_t>(1, block_size / 2)) {
     families = (size + step - 1) / step;
@@ -92,21 +94,28 @@ struct OverlappingBlocks {
 }  // namespace core
 
 class BlockSelfAttentionImpl
-    : public core::SelfAttentionBase<BlockSelfAttentionImpl, BlockSelfAttentionOptions> {
+    : public SelfAttention<BlockSelfAttentionImpl, BlockSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "BlockSelfAttention";
 
   explicit BlockSelfAttentionImpl(int64_t d_model)
       : BlockSelfAttentionImpl(BlockSelfAttentionOptions{.d_model = d_model}) {}
   explicit BlockSelfAttentionImpl(const BlockSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     check_positive("block_size", options.block_size);
     reset();
   }
 
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    TORCH_CHECK_VALUE(!inputs.documents.defined() || !options.overlap || !options.python_blend,
+                      kName, ": python_blend is the Python library's, which knows no documents");
     const auto heads = project(x, inputs);
-    if (!options.overlap) return finish(attend(heads, inputs, blocks(options.block_size)));
+    if (!options.overlap) {
+      if (!heads.packing.defined()) {
+        return finish(attend(heads, inputs, blocks(options.block_size)));
+      }
+      return finish(attend(block_by_block(heads), inputs));
+    }
     TORCH_CHECK_VALUE(heads.q.size(2) == heads.k.size(2), kName,
                       ": overlap needs a context as long as x, got ", heads.k.size(2), " and ",
                       heads.q.size(2));
@@ -119,18 +128,68 @@ class BlockSelfAttentionImpl
   }
 
  private:
-  AttentionResult attend_overlapping(const core::Heads& heads, const AttentionInputs& inputs) {
-    const core::OverlappingBlocks layout(heads.q.size(2), options.block_size);
-    const auto c = layout.blend(options.python_blend).to(heads.q.options());  // [families, L]
+  /// The blocks of documents are smaller documents.
+  Heads block_by_block(Heads heads) const {
+    auto& packing = heads.packing;
+    const auto block = torch::div(packing.position, options.block_size, "floor");
+    packing.run = packing.run * (packing.run.size(1) + 1) + block;
+    return heads;
+  }
+
+  /// The same for family f of overlapping blocks; and which tokens lie in one of them, [R, S].
+  static std::pair<Heads, torch::Tensor> family_by_block(Heads heads, int64_t f,
+                                                         const core::OverlappingBlocks& layout,
+                                                         const torch::Tensor& count) {
+    auto& packing = heads.packing;
+    const auto offset = packing.position - f * layout.step;
+    const auto j = torch::div(offset, layout.families * layout.step, "floor").clamp_min(-1);
+    const auto within = offset - j * (layout.families * layout.step);
+    const auto inside = (j >= 0) & (within < layout.size) & (j * layout.families + f < count);
+    // What lies between two blocks is a document that nobody attends to.
+    packing.run = (packing.run * (packing.run.size(1) + 1) + j + 1) * 2 + inside;
+    return {std::move(heads), inside};
+  }
+
+  AttentionResult attend_overlapping(const Heads& heads, const AttentionInputs& inputs) {
+    const int64_t n = heads.q.size(2), size = std::min(options.block_size, std::max<int64_t>(n, 1));
+    const core::OverlappingBlocks layout(n, size);
+    const bool packed = heads.packing.defined() && heads.q.numel() > 0;
+    torch::Tensor c;      // shares of the families: [families, L], packed [families, R, 1, L]
+    torch::Tensor count;  // of the blocks of each token's document: [R, L]
+    if (packed) {
+      std::vector<torch::Tensor> blends;
+      std::vector<int64_t> counts;
+      for (const auto length : heads.packing.lengths) {
+        const core::OverlappingBlocks blocks(length, size);
+        blends.push_back(blocks.blend(false));
+        counts.push_back(blocks.count);
+      }
+      c = torch::cat(blends, 1).view({layout.families, -1, 1, n}).to(heads.q.options());
+      count = heads.packing.spread(counts);
+    } else {
+      c = layout.blend(options.python_blend).to(heads.q.options());
+    }
     std::vector<LazyWeights> parts;
+    std::vector<torch::Tensor> lse;
     AttentionResult blended;
     for (int64_t f = 0; f < layout.families; ++f) {
-      auto part = attend(heads, inputs, layout.family(f));
+      AttentionResult part;
+      if (packed) {
+        const auto [in_blocks, inside] = family_by_block(heads, f, layout, count);
+        auto with_gaps = inputs;
+        const auto& real = inputs.key_padding_mask;
+        with_gaps.key_padding_mask =
+            real.defined() ? real & inside : inside.expand({heads.q.size(0), -1});
+        part = attend(in_blocks, with_gaps);
+      } else {
+        part = attend(heads, inputs, layout.family(f));
+      }
       const auto output = part.output * c[f].unsqueeze(-1);
       blended.output = f == 0 ? output : blended.output + output;
-      blended.lse = f == 0 ? part.lse : torch::logaddexp(blended.lse, part.lse);
+      lse.push_back(part.lse);
       parts.push_back(std::move(part.weights));
     }
+    blended.lse = core::logsumexp_of_rounds(torch::stack(lse));
     const std::vector<int64_t> sizes = parts[0].sizes().vec();
     if (options.python_blend) {
       blended.weights = {sizes, [=](int64_t begin, int64_t end) {
@@ -142,7 +201,7 @@ class BlockSelfAttentionImpl
                            for (size_t f = 0; f < parts.size(); ++f) {
                              const auto w =
                                  parts[f].rows(begin, end) *
-                                 c[static_cast<int64_t>(f)].slice(0, begin, end).unsqueeze(-1);
+                                 c[static_cast<int64_t>(f)].slice(-1, begin, end).unsqueeze(-1);
                              sum = f == 0 ? w : sum + w;
                            }
                            return sum;

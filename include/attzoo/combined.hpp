@@ -5,7 +5,10 @@
 ///     y = g * A(x) + (1 - g) * B(x),   g = sigmoid(gate(x)) in (0, 1), one number a token
 ///
 /// a mixture of two experts with a dense gate (Jacobs et al., "Adaptive Mixtures of Local Experts",
-/// 1991), for instance a local and a global mechanism. The two see the same x and the same inputs.
+/// 1991), for instance a local and a global mechanism. The two see the same x and the same inputs,
+/// but for `global_attention`, which lets tokens attend to more and goes to the one that takes it.
+/// What forbids pairs must hold in both: a `mask` is an error where one of them has no use for it
+/// (LinearSelfAttention), because through that one every token would attend to what the mask hides.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model]; weights and lse are A's.
 /// Cost: the sum of the two modules', and O(L) more.
@@ -56,11 +59,26 @@ class CombinedAttentionImpl : public torch::nn::Cloneable<CombinedAttentionImpl<
     register_layers();
   }
 
-  /// x [B, L, input_dim]; inputs are passed to both modules.
+  /// x [B, L, input_dim]; inputs are passed to both modules, global_attention to those that take
+  /// it. Throws c10::ValueError for a global_attention that neither takes, and for a mask that not
+  /// both take.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    auto result = attn_a->forward(x, inputs);
+    TORCH_CHECK_VALUE(takes().global_attention || !inputs.global_attention.defined(), kName,
+                      ": global_attention has no meaning in attn_a and none in attn_b; "
+                      "LongformerSelfAttention takes it");
+    TORCH_CHECK_VALUE(takes().mask || !inputs.mask.defined(), kName, ": mask has no meaning in ",
+                      attn_a->takes().mask ? "attn_b" : "attn_a",
+                      ", through which tokens would attend to what it hides; pass "
+                      "key_padding_mask, causal or documents, which hold in both");
+    const auto for_one = [&](TakenInputs taken) {
+      auto its = inputs;
+      if (!taken.global_attention) its.global_attention = torch::Tensor();
+      return its;
+    };
+    auto result = attn_a->forward(x, for_one(attn_a->takes()));
     const auto g = gate->forward(x);  // [B, L, 1]
-    result.output = g * result.output + (1 - g) * attn_b->forward(x, inputs).output;
+    const auto other = attn_b->forward(x, for_one(attn_b->takes()));
+    result.output = g * result.output + (1 - g) * other.output;
     return result;
   }
 
@@ -69,6 +87,11 @@ class CombinedAttentionImpl : public torch::nn::Cloneable<CombinedAttentionImpl<
     core::print_gate_options(stream, options);
   }
 
+  /// global_attention if one of the modules does, a mask if both do.
+  TakenInputs takes() const {
+    const TakenInputs a = attn_a->takes(), b = attn_b->takes();
+    return {.mask = a.mask && b.mask, .global_attention = a.global_attention || b.global_attention};
+  }
   int64_t d_model() const { return attn_a->d_model(); }
   int64_t input_dim() const { return *options.input_dim; }
   Config get_config() const { return {attn_a->get_config(), attn_b->get_config(), options}; }
@@ -89,8 +112,7 @@ class CombinedAttentionImpl : public torch::nn::Cloneable<CombinedAttentionImpl<
   }
 };
 
-/// Example: `CombinedAttention mix(MultiHeadSelfAttention(64, 4), VanillaSelfAttention(64));`
-/// The inner modules are shared, as everywhere in LibTorch, not copied.
+/// Holds one; `combined(a, b, options)` makes it from any two attention modules.
 template <AttentionModule A, AttentionModule B>
 class CombinedAttention : public Holder<CombinedAttentionImpl<A, B>> {
  public:
@@ -100,5 +122,14 @@ class CombinedAttention : public Holder<CombinedAttentionImpl<A, B>> {
       : Holder<CombinedAttentionImpl<A, B>>(
             std::make_shared<CombinedAttentionImpl<A, B>>(a, b, options)) {}
 };
+
+/// Example: `auto mix = combined(LocalSelfAttention({.d_model = 64}), VanillaSelfAttention(64));`
+/// The inner modules are shared, not copied.
+template <AttentionModule A, AttentionModule B>
+CombinedAttention<A, B> combined(const torch::nn::ModuleHolder<A>& a,
+                                 const torch::nn::ModuleHolder<B>& b,
+                                 const CombinedAttentionOptions& options = {}) {
+  return CombinedAttention<A, B>(a, b, options);
+}
 
 }  // namespace attzoo

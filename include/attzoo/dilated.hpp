@@ -33,14 +33,14 @@ struct DilatedSelfAttentionOptions {
 };
 
 class DilatedSelfAttentionImpl
-    : public core::SelfAttentionBase<DilatedSelfAttentionImpl, DilatedSelfAttentionOptions> {
+    : public SelfAttention<DilatedSelfAttentionImpl, DilatedSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "DilatedSelfAttention";
 
   explicit DilatedSelfAttentionImpl(int64_t d_model)
       : DilatedSelfAttentionImpl(DilatedSelfAttentionOptions{.d_model = d_model}) {}
   explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     check_positive("dilation_rate", options.dilation_rate);
     if (options.window_size) check_positive("window_size", *options.window_size);
     reset();

@@ -61,6 +61,8 @@ class GatedSelfAttentionImpl : public torch::nn::Cloneable<GatedSelfAttentionImp
     core::print_gate_options(stream, options);
   }
 
+  /// What the inner module takes.
+  TakenInputs takes() const { return attn->takes(); }
   int64_t d_model() const { return attn->d_model(); }
   int64_t input_dim() const { return *options.input_dim; }
   Config get_config() const { return {attn->get_config(), options}; }
@@ -83,8 +85,9 @@ class GatedSelfAttentionImpl : public torch::nn::Cloneable<GatedSelfAttentionImp
   }
 };
 
-/// Example: `GatedSelfAttention gated(MultiHeadSelfAttention(64, 4), {.gate_hidden = 16});`
-/// The inner module is shared, as everywhere in LibTorch, not copied.
+/// Holds one; `gated(attn, options)` makes it from any attention module. A holder that is built
+/// from one of its own kind is a copy that shares the module, as everywhere in LibTorch, and gates
+/// nothing again.
 template <AttentionModule Inner>
 class GatedSelfAttention : public Holder<GatedSelfAttentionImpl<Inner>> {
  public:
@@ -94,5 +97,13 @@ class GatedSelfAttention : public Holder<GatedSelfAttentionImpl<Inner>> {
       : Holder<GatedSelfAttentionImpl<Inner>>(
             std::make_shared<GatedSelfAttentionImpl<Inner>>(attn, options)) {}
 };
+
+/// Example: `auto attn = gated(MultiHeadSelfAttention(64, 4), {.gate_hidden = 16});`
+/// Nests: `gated(gated(attn))`. The inner module is shared, not copied.
+template <AttentionModule Inner>
+GatedSelfAttention<Inner> gated(const torch::nn::ModuleHolder<Inner>& attn,
+                                const GatedSelfAttentionOptions& options = {}) {
+  return GatedSelfAttention<Inner>(attn, options);
+}
 
 }  // namespace attzoo

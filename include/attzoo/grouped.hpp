@@ -30,7 +30,7 @@ struct GroupedSelfAttentionOptions {
 };
 
 class GroupedSelfAttentionImpl
-    : public core::SelfAttentionBase<GroupedSelfAttentionImpl, GroupedSelfAttentionOptions> {
+    : public SelfAttention<GroupedSelfAttentionImpl, GroupedSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "GroupedSelfAttention";
 
@@ -39,8 +39,7 @@ class GroupedSelfAttentionImpl
                                   .num_query_heads = num_query_heads,
                                   .num_kv_heads = num_kv_heads}) {}
   explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_query_heads", options.num_query_heads},
-                          options.num_kv_heads) {
+      : SelfAttention(options, {"num_query_heads", options.num_query_heads}, options.num_kv_heads) {
     check_divides("num_kv_heads", options.num_kv_heads, "num_query_heads", options.num_query_heads);
     reset();
   }

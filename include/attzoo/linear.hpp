@@ -13,6 +13,8 @@
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, L, L], with several heads
 /// [B, H, L, L]; lse is undefined, there is no softmax.
 /// Cost: O(L feature_dim d_model / H) time, O(L (feature_dim + d_model)) memory, causal or not.
+/// Features, sums and normaliser are float32 for half types: sums of thousands pass 65504. A query
+/// whose normaliser is 0 (nothing to attend to, and eps 0) has output 0 and weights 0.
 /// Departs from the Python library: `weights` are those that make the output, S / (sum S + eps);
 /// `python_weights` gives its estimate. A general mask has no meaning and is an error.
 
@@ -20,6 +22,11 @@
 #include <attzoo/core/module.hpp>
 
 #include <ATen/ops/elu.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
 
 namespace attzoo {
 
@@ -49,15 +56,16 @@ struct LinearSelfAttentionOptions {
   bool python_weights = false;  ///< the Python library's estimate of the weights
 };
 
-/// FeatureMap: any default constructible callable Tensor -> Tensor of the same shape, with values
-/// >= 0 for the normaliser's sake.
+/// FeatureMap: any default constructible callable Tensor -> Tensor of the same shape and dtype,
+/// with values >= 0 for the normaliser's sake. It sees float32 where the module has a half type.
 template <class FeatureMap = EluPlusOne>
-class LinearSelfAttentionImpl : public core::SelfAttentionBase<LinearSelfAttentionImpl<FeatureMap>,
-                                                               LinearSelfAttentionOptions> {
-  using Base = core::SelfAttentionBase<LinearSelfAttentionImpl, LinearSelfAttentionOptions>;
+class LinearSelfAttentionImpl
+    : public SelfAttention<LinearSelfAttentionImpl<FeatureMap>, LinearSelfAttentionOptions> {
+  using Base = SelfAttention<LinearSelfAttentionImpl, LinearSelfAttentionOptions>;
 
  public:
   static constexpr const char* kName = "LinearSelfAttention";
+  static constexpr TakenInputs kTakes{.mask = false};
   using Base::options;
 
   explicit LinearSelfAttentionImpl(int64_t d_model)
@@ -69,26 +77,17 @@ class LinearSelfAttentionImpl : public core::SelfAttentionBase<LinearSelfAttenti
     Base::reset();
   }
 
-  /// Takes key_padding_mask, causal and context; a general mask is an error.
+  /// Takes key_padding_mask, causal, documents and context; a general mask is an error.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     TORCH_CHECK_VALUE(!inputs.mask.defined(), kName,
                       ": a mask of pairs has no meaning in linear attention; pass tokens to leave "
-                      "out as key_padding_mask [B, S], or causal");
-    auto [q, k, v] = this->project(x, inputs);
-    q = FeatureMap()(q);
-    k = FeatureMap()(k);
-    if (inputs.key_padding_mask.defined()) {
-      const auto real = inputs.key_padding_mask.unsqueeze(1).unsqueeze(-1);  // [B, 1, S, 1]
-      k = torch::where(real, k, torch::zeros({}, k.options()));
-      v = torch::where(real, v, torch::zeros({}, v.options()));
-    }
-    const bool causal = this->is_causal(inputs);
-    const auto sums = core::linear_sums(q, k, v, causal);
-    auto output = sums.values / (sums.normalizer + options.eps).unsqueeze(-1);
-    output = torch::dropout(output, options.dropout, this->is_training());
-    auto weights = options.python_weights ? estimated_weights(q, k) : used_weights(q, k, causal);
-    if (options.num_heads == 1) weights = weights.without_heads();
-    return this->finish({output, std::move(weights), {}});
+                      "out as key_padding_mask [B, S], or causal, or documents");
+    const auto heads = this->project(x, inputs);
+    const auto dtype = heads.q.scalar_type();
+    auto result = attend_by_sums(heads, inputs);
+    result.output = torch::dropout(result.output, options.dropout, this->is_training()).to(dtype);
+    if (options.num_heads == 1) result.weights = result.weights.without_heads();
+    return this->finish(std::move(result));
   }
 
   void extra_repr(std::ostream& stream) const {
@@ -97,24 +96,76 @@ class LinearSelfAttentionImpl : public core::SelfAttentionBase<LinearSelfAttenti
   }
 
  private:
-  /// S / (sum S + eps), S = phi(q) phi(k)^T over the allowed keys.
-  LazyWeights used_weights(const torch::Tensor& q, const torch::Tensor& k, bool causal) const {
-    return {{q.size(0), q.size(1), q.size(2), k.size(2)},
-            [q, k, causal, eps = options.eps](int64_t begin, int64_t end) {
-              auto s = torch::matmul(q.slice(2, begin, end), k.transpose(-2, -1));
-              if (causal) s = s.tril(begin + k.size(2) - q.size(2));
-              return s / (s.sum(-1, true) + eps);
-            }};
+  /// Output in float32 at least, and the weights.
+  AttentionResult attend_by_sums(const Heads& heads, const AttentionInputs& inputs) const {
+    // Autocast would round the sums to the half type again.
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const auto dtype = core::compute_dtype(heads.q);
+    const auto q = features(heads.q.to(dtype));
+    auto k = features(heads.k.to(dtype)), v = heads.v.to(dtype);
+    if (inputs.key_padding_mask.defined()) {
+      const auto real = inputs.key_padding_mask.unsqueeze(1).unsqueeze(-1);  // [B, 1, S, 1]
+      k = torch::where(real, k, torch::zeros({}, k.options()));
+      v = torch::where(real, v, torch::zeros({}, v.options()));
+    }
+    const bool causal = this->is_causal(inputs);
+    const bool packed = heads.packing.defined() && q.numel() > 0;
+    const auto sums = packed ? core::packed_linear_sums(q, k, v, causal, heads.packing)
+                             : core::linear_sums(q, k, v, causal);
+    const auto weights =
+        options.python_weights ? estimated_weights(q, k) : used_weights(q, k, causal);
+    return {divide(sums.values, sums.normalizer.unsqueeze(-1), options.eps),
+            in_documents(weights, heads),
+            {}};
+  }
+
+  static torch::Tensor features(const torch::Tensor& z) {
+    const auto phi = FeatureMap()(z);
+    TORCH_CHECK_VALUE(phi.sizes() == z.sizes() && phi.scalar_type() == z.scalar_type(), kName,
+                      ": a FeatureMap must keep shape and dtype, ", z.sizes(), " ", z.scalar_type(),
+                      ", got ", phi.sizes(), " ", phi.scalar_type());
+    return phi;
+  }
+
+  /// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
+  static torch::Tensor divide(const torch::Tensor& t, const torch::Tensor& normalizer, double eps) {
+    const auto divisor = normalizer + eps;
+    return t / divisor.masked_fill(divisor == 0, std::numeric_limits<double>::infinity());
+  }
+
+  /// The numerators of the weights of some rows, before anything is left out.
+  using Numerators = std::function<torch::Tensor(int64_t begin, int64_t end)>;
+
+  /// S = phi(q) phi(k)^T over the allowed keys.
+  static Numerators used_weights(const torch::Tensor& q, const torch::Tensor& k, bool causal) {
+    return [q, k, causal](int64_t begin, int64_t end) {
+      const auto s = torch::matmul(q.slice(2, begin, end), k.transpose(-2, -1));
+      return causal ? s.tril(begin + k.size(2) - q.size(2)) : s;
+    };
   }
 
   /// What the Python library returns: features normalised first, causality ignored.
-  LazyWeights estimated_weights(const torch::Tensor& q, const torch::Tensor& k) const {
-    return {{q.size(0), q.size(1), q.size(2), k.size(2)},
-            [q = q.detach(), k = k.detach(), eps = options.eps](int64_t begin, int64_t end) {
-              const auto rows = q.slice(2, begin, end);
-              const auto a = torch::matmul(rows / (rows.sum(-1, true) + eps),
-                                           (k / (k.sum(-1, true) + eps)).transpose(-2, -1));
-              return a / (a.sum(-1, true) + eps);
+  Numerators estimated_weights(const torch::Tensor& q, const torch::Tensor& k) const {
+    return [q = q.detach(), k = k.detach(), eps = options.eps](int64_t begin, int64_t end) {
+      const auto rows = q.slice(2, begin, end);
+      return torch::matmul(divide(rows, rows.sum(-1, true), eps),
+                           divide(k, k.sum(-1, true), eps).transpose(-2, -1));
+    };
+  }
+
+  /// Numerators over their sum, within documents: S / (sum S + eps).
+  LazyWeights in_documents(const Numerators& numerators, const Heads& heads) const {
+    const auto& q = heads.q;
+    return {{q.size(0), q.size(1), q.size(2), heads.k.size(2)},
+            [numerators, run = heads.packing.run, eps = options.eps, dtype = q.scalar_type()](
+                int64_t begin, int64_t end) {
+              const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+              auto s = numerators(begin, end);
+              if (run.defined()) {
+                const auto other = run.slice(1, begin, end).unsqueeze(2) != run.unsqueeze(1);
+                s = s.masked_fill(other.unsqueeze(1), 0.0);
+              }
+              return divide(s, s.sum(-1, true), eps).to(dtype);
             }};
   }
 };

@@ -31,14 +31,14 @@ struct LocalSelfAttentionOptions {
 };
 
 class LocalSelfAttentionImpl
-    : public core::SelfAttentionBase<LocalSelfAttentionImpl, LocalSelfAttentionOptions> {
+    : public SelfAttention<LocalSelfAttentionImpl, LocalSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "LocalSelfAttention";
 
   explicit LocalSelfAttentionImpl(int64_t d_model)
       : LocalSelfAttentionImpl(LocalSelfAttentionOptions{.d_model = d_model}) {}
   explicit LocalSelfAttentionImpl(const LocalSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     check_positive("window_size", options.window_size);
     reset();
   }

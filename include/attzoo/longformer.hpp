@@ -9,7 +9,8 @@
 ///     y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j   over j with |i - j| <= h, or j in G, or i in
 ///     G
 ///
-/// A causal or user mask cuts global tokens too. With `global_projections`, as in section 3.1 of
+/// A causal or user mask cuts global tokens too; in a packed batch they are global in their
+/// document. With `global_projections`, as in section 3.1 of
 /// the paper, a global token's own row is computed from projections of its own: Q_g, K_g, V_g;
 /// without (the Python library), all tokens share one set.
 ///
@@ -34,21 +35,21 @@ struct LongformerSelfAttentionOptions {
 };
 
 class LongformerSelfAttentionImpl
-    : public core::SelfAttentionBase<LongformerSelfAttentionImpl, LongformerSelfAttentionOptions> {
+    : public SelfAttention<LongformerSelfAttentionImpl, LongformerSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "LongformerSelfAttention";
-  static constexpr bool kTakesGlobalTokens = true;
+  static constexpr TakenInputs kTakes{.global_attention = true};
 
   LongformerSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LongformerSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     check_positive("window_size", options.window_size);
     reset();
   }
 
   void reset() override {
-    SelfAttentionBase::reset();
+    SelfAttention::reset();
     if (!options.global_projections) return;
     w_q_global = make_projection("w_q_global", input_dim(), d_model());
     w_k_global = make_projection("w_k_global", input_dim(), d_model());
@@ -70,7 +71,8 @@ class LongformerSelfAttentionImpl
     auto result = attend(heads, inputs, window(half, half) || global);
     global.queries = true;  // ... and the global rows are computed apart
     global.keys = false;
-    const auto global_heads = project_with(w_q_global, w_k_global, w_v_global, x, inputs);
+    const auto global_heads =
+        project_with(w_q_global, w_k_global, w_v_global, x, inputs, heads.packing);
     return finish(choose_rows(global.is_global, attend(global_heads, inputs, global), result));
   }
 
@@ -85,6 +87,7 @@ class LongformerSelfAttentionImpl
  private:
   torch::Tensor check_global(const torch::Tensor& x, const AttentionInputs& inputs) const {
     const auto& g = inputs.global_attention;
+    core::check_dense(g, kName, "global_attention");
     TORCH_CHECK_VALUE(!inputs.context.defined(), kName,
                       ": global_attention marks tokens of x and has no meaning with a context");
     TORCH_CHECK_VALUE(

@@ -10,7 +10,9 @@
 ///
 /// Tokens are sorted by bucket, and within one by position; "nearby" are the bucket_size neighbours
 /// on either side in this order, if causal the 2 bucket_size before. Rounds are weighted by the
-/// softmax of their lse. There are L / bucket_size buckets.
+/// softmax of their lse. There are L / bucket_size buckets, in a packed batch as many for each
+/// document as for the document alone, with the projections of the document alone (while training,
+/// drawn for each number of buckets).
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// Cost: O(L bucket_size num_hashes d_model + L log L) time, O(L num_hashes d_model) memory;
@@ -24,6 +26,12 @@
 #include <attzoo/core/module.hpp>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <cmath>
+#include <set>
+#include <utility>
+#include <vector>
 
 namespace attzoo {
 
@@ -32,7 +40,7 @@ struct LSHSelfAttentionOptions {
   int64_t num_heads = 0;                            ///< divides d_model
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
   int64_t bucket_size = 64;                         ///< aimed at, and the reach of a query; > 0
-  int64_t num_hashes = 1;                           ///< rounds; > 0
+  int64_t num_hashes = 1;                           ///< rounds; > 0, at most 2^16
   double dropout = 0.1;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
@@ -42,17 +50,18 @@ struct LSHSelfAttentionOptions {
   uint64_t seed = 0;                                ///< of the projections in eval mode
 };
 
-class LSHSelfAttentionImpl
-    : public core::SelfAttentionBase<LSHSelfAttentionImpl, LSHSelfAttentionOptions> {
+class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "LSHSelfAttention";
 
   LSHSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LSHSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   explicit LSHSelfAttentionImpl(const LSHSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     check_positive("bucket_size", options.bucket_size);
     check_positive("num_hashes", options.num_hashes);
+    TORCH_CHECK_VALUE(options.num_hashes <= 1 << 16, kName,
+                      ": num_hashes must be at most 2^16, got ", options.num_hashes);
     reset();
   }
 
@@ -61,21 +70,25 @@ class LSHSelfAttentionImpl
     if (heads.q.numel() == 0 || heads.k.numel() == 0) return finish(attend(heads, inputs));
     std::vector<AttentionResult> rounds;
     for (int64_t r = 0; r < options.num_hashes; ++r) {
-      rounds.push_back(attend_round(heads, inputs, projection(r, heads.k)));
+      rounds.push_back(attend_round(heads, inputs, r));
     }
     return finish(join_rounds(rounds));
   }
 
   /// Uses these from now on, one for each round: [num_heads, d_head, columns], where columns are
   /// the buckets with exact_buckets, else two digits of a bucket's number, half of the columns
-  /// each. An empty list goes back to random ones. Throws c10::ValueError on another number or
-  /// shape.
+  /// each; floating, on the CPU or the module's device. An empty list goes back to random ones.
+  /// Throws c10::Error on another number, shape, dtype or device.
   void set_projections(std::vector<torch::Tensor> projections) {
     TORCH_CHECK_VALUE(
         projections.empty() || static_cast<int64_t>(projections.size()) == options.num_hashes,
         kName, ": set_projections expects num_hashes=", options.num_hashes, " projections, got ",
         projections.size());
     for (const auto& p : projections) {
+      core::check_floating(p, kName, "a projection");
+      TORCH_CHECK_VALUE(p.device().is_cpu() || p.device() == w_q->weight.device(), kName,
+                        ": a projection must be on the CPU or on ", w_q->weight.device(), ", got ",
+                        p.device());
       TORCH_CHECK_VALUE(p.dim() == 3 && p.size(0) == options.num_heads && p.size(1) == d_head() &&
                             p.size(2) >= factors() && p.size(2) % factors() == 0,
                         kName, ": a projection must have shape [num_heads=", options.num_heads,
@@ -84,8 +97,14 @@ class LSHSelfAttentionImpl
     projections_ = std::move(projections);
   }
 
-  /// While training, projections are drawn from here; default: torch's own CPU generator.
-  void set_generator(const at::Generator& generator) { generator_ = generator; }
+  /// While training, projections are drawn from here; default: torch's own CPU generator. Throws
+  /// c10::ValueError on another device's generator.
+  void set_generator(const at::Generator& generator) {
+    TORCH_CHECK_VALUE(generator.defined() && generator.device().is_cpu(), kName,
+                      ": set_generator expects a CPU generator, got ",
+                      generator.defined() ? c10::str(generator.device()) : "an undefined one");
+    generator_ = generator;
+  }
 
   void extra_repr(std::ostream& stream) const {
     stream << ", num_heads=" << options.num_heads << ", bucket_size=" << options.bucket_size
@@ -97,24 +116,59 @@ class LSHSelfAttentionImpl
   /// Digits of a bucket's number that are hashed apart.
   int64_t factors() const { return options.exact_buckets ? 1 : 2; }
 
-  torch::Tensor projection(int64_t round, const torch::Tensor& k) {
+  /// Columns of a round's projection for a sequence of n keys.
+  int64_t columns(int64_t round, int64_t n) const {
+    if (!projections_.empty()) return projections_[static_cast<size_t>(round)].size(2);
+    const int64_t buckets = 1 + (n - 1) / options.bucket_size;
+    if (options.exact_buckets) return buckets;
+    return 2 * static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(buckets))));
+  }
+
+  torch::Tensor projection(int64_t round, int64_t columns) {
     if (!projections_.empty()) return projections_[static_cast<size_t>(round)];
-    const int64_t buckets = (k.size(2) + options.bucket_size - 1) / options.bucket_size;
-    const auto base = static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(buckets))));
     const auto draw = [&](const std::optional<at::Generator>& generator) {
-      return torch::randn({options.num_heads, d_head(), options.exact_buckets ? buckets : 2 * base},
-                          generator, torch::kFloat32);
+      return torch::randn({options.num_heads, d_head(), columns}, generator, torch::kFloat32);
     };
     if (is_training()) return draw(generator_);
     const auto seed = options.seed + static_cast<uint64_t>(round);
     return draw(at::make_generator<at::CPUGeneratorImpl>(seed));
   }
 
-  AttentionResult attend_round(const core::Heads& heads, const AttentionInputs& in,
-                               const torch::Tensor& projection) {
-    const auto& [q, k, v] = heads;
-    const auto id_q = core::bucket_ids(q, projection, factors());
-    auto id_k = in.context.defined() ? core::bucket_ids(k, projection, factors()) : id_q;
+  /// The buckets of queries and keys, [B, H, L] and [B, H, S].
+  std::pair<torch::Tensor, torch::Tensor> hash(const Heads& heads, bool cross, int64_t round) {
+    const auto& packing = heads.packing;
+    if (packing.defined()) {
+      const auto id = hash_documents(heads.q, packing, round);
+      return {id, id};
+    }
+    const auto p = projection(round, columns(round, heads.k.size(2)));
+    const auto id = core::bucket_ids(heads.q, p, factors());
+    // Without a context, queries and keys are the same tokens.
+    return {id, !cross ? id : core::bucket_ids(heads.k, p, factors())};
+  }
+
+  /// The same for a packed batch: buckets of their own for every document, as many as it has alone.
+  torch::Tensor hash_documents(const torch::Tensor& q, const core::Packing& packing,
+                               int64_t round) {
+    std::vector<int64_t> widths, first;  // of each document: columns, and its first bucket's number
+    int64_t buckets = 0;
+    for (const auto length : packing.lengths) {
+      widths.push_back(columns(round, length));
+      first.push_back(buckets);
+      const int64_t base = widths.back() / factors();
+      buckets += factors() == 1 ? base : base * base;
+    }
+    const auto width = packing.spread(widths).unsqueeze(1);  // [R, 1, S]
+    auto id = torch::zeros({1, 1, 1}, width.options());
+    for (const auto w : std::set<int64_t>(widths.begin(), widths.end())) {
+      id = torch::where(width == w, core::bucket_ids(q, projection(round, w), factors()), id);
+    }
+    return id + packing.spread(first).unsqueeze(1);
+  }
+
+  AttentionResult attend_round(const Heads& heads, const AttentionInputs& in, int64_t round) {
+    const auto &q = heads.q, &k = heads.k, &v = heads.v;
+    auto [id_q, id_k] = hash(heads, in.context.defined(), round);
     if (in.key_padding_mask.defined()) {
       id_k = id_k.masked_fill(in.key_padding_mask.logical_not().unsqueeze(1), -1);
     }
@@ -142,11 +196,14 @@ class LSHSelfAttentionImpl
   }
 
   /// The weights of one round in the tokens' own order, O(rows * S).
-  static LazyWeights weights(const core::Heads& heads, const torch::Tensor& mask,
+  static LazyWeights weights(const Heads& heads, const torch::Tensor& mask,
                              const core::Buckets& buckets, const AttentionOptions& how) {
     const auto &q = heads.q, &k = heads.k;
     const core::Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
-    return {{n.B, n.H, n.L, n.S}, [=](int64_t begin, int64_t end) {
+    return {{n.B, n.H, n.L, n.S},
+            [=, unchanged = core::Unchanged({mask})](int64_t begin, int64_t end) {
+              unchanged.check("LazyWeights");
+              const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
               core::Grid grid(n, begin, end, q.device());
               const auto keys = buckets.rank_k.unsqueeze(2);  // [B, H, 1, S]
               const auto rows = [&](const torch::Tensor& t) {
@@ -185,7 +242,7 @@ class LSHSelfAttentionImpl
     std::vector<torch::Tensor> each;
     for (const auto& r : rounds) each.push_back(r.lse);
     const auto lse = torch::stack(each);  // [rounds, B, H, L]
-    const auto total = torch::logsumexp(lse, 0);
+    const auto total = core::logsumexp_of_rounds(lse);
     // A query that found no key in any round has -inf - -inf here: its share is 0.
     auto share = options.exact_buckets
                      ? torch::full_like(lse, 1.0 / static_cast<double>(rounds.size()))

@@ -14,6 +14,31 @@
 
 namespace attzoo {
 
+/// `mask_mod(f, aligned)` and `score_mod(f, aligned)` count q from the bottom right: the last query
+/// has the index S - 1 of the last key, as in causal(). Without, q is the raw index.
+struct Aligned {};
+inline constexpr Aligned aligned{};
+
+/// A tensor to look things up in, from within a modifier's callable, FlexAttention's captured
+/// buffers. Capture it by value and call it with one index for each dimension:
+///
+///     auto doc = table(ids);    // [B, S]
+///     mask_mod([=](auto b, auto h, auto q, auto kv) { return doc(b, q) == doc(b, kv); });
+///     auto bias = table(t);     // [H, 2 n], may require gradients
+///     score_mod([=](auto s, auto b, auto h, auto q, auto kv) { return s + bias(h, q - kv + n); });
+///
+/// `tensor`: integers or floats of rank 1 to 4, on q's device. What it holds when attention() runs
+/// counts. Entries are computed in double, integers are exact up to 2^53. An index is a whole
+/// number of b, h, q, kv and other tables' entries, and must lie within for every query and key,
+/// forbidden ones too: attention() throws c10::IndexError otherwise. That costs nothing where the
+/// bounds are evident (sums, products, min, max, clamp, abs, /, %), else one evaluation of f on the
+/// whole grid. A float table that requires gradients gets them, in the fused backward pass, in the
+/// same bits each time. Throws c10::Error on another dtype, rank or layout.
+inline core::Table table(const torch::Tensor& tensor) {
+  core::check_table(tensor);
+  return core::Table(tensor);
+}
+
 // ---- masks --------------------------------------------------------------------------------------
 
 /// Every query attends to every key.
@@ -58,18 +83,21 @@ inline core::PrefixMask prefix(int64_t length) {
   return {length};
 }
 
-/// Sequences packed one after another attend only within themselves. `offsets` [n + 1] int64: 0,
-/// the ends of the documents, the last of them S. Throws on another shape, dtype or order.
-inline core::DocumentsMask documents(const torch::Tensor& offsets) {
-  TORCH_CHECK_TYPE(offsets.defined() && torch::isIntegralType(offsets.scalar_type(), false),
-                   "documents: offsets must be an integer tensor");
-  TORCH_CHECK_VALUE(offsets.dim() == 1 && offsets.size(0) >= 1 && offsets[0].item<int64_t>() == 0,
-                    "documents: offsets must have shape [n + 1] and begin with 0, got ",
-                    offsets.sizes());
-  const auto lengths = offsets.to(torch::kInt64).diff();
-  TORCH_CHECK_VALUE(lengths.numel() == 0 || lengths.min().item<int64_t>() >= 0,
-                    "documents: offsets must not decrease");
-  return {torch::repeat_interleave(lengths)};
+/// Sequences packed one after another attend only within themselves: `documents({.offsets = t})`,
+/// where t [n + 1] is 0 and then the end of each, the last of them S; or `documents({.ids = t})`,
+/// where t [S] or [B, S] numbers every position, and equal numbers attend, wherever they lie (cost
+/// follows them where they lie together). Of any integer dtype; copied. Throws c10::Error on
+/// another shape, dtype or order.
+inline core::DocumentsMask documents(const Documents& d) {
+  core::check_documents(d, "documents");
+  const auto copy = [](const torch::Tensor& t) { return t.defined() ? t.clone() : t; };
+  return {{copy(d.offsets), copy(d.ids)}};
+}
+
+/// The same with the form told by the rank: offsets [n + 1], or ids [B, S].
+inline core::DocumentsMask documents(const torch::Tensor& offsets_or_ids) {
+  const auto& t = offsets_or_ids;
+  return documents(t.defined() && t.dim() == 2 ? Documents{.ids = t} : Documents{.offsets = t});
 }
 
 /// Global tokens attend to everybody and everybody attends to them (Longformer, arXiv:2004.05150).
@@ -84,10 +112,16 @@ inline core::GlobalTokensMask global_tokens(const torch::Tensor& is_global) {
 
 /// A mask from any callable f(b, h, q, kv) -> truth value, written with operators that also work on
 /// lanes and tensors: `mask_mod([](auto b, auto h, auto q, auto kv) { return (q - kv) % 3 == 0;
-/// })`.
-template <core::MaskCallable F>
+/// })`. b, h, q and kv are whole numbers of 64 bits; x / 0 is 0 and x % 0 is x. q is the raw index
+/// of the query, FlexAttention's, 0 ... L - 1; with L != S, `mask_mod(f, aligned)` hands f its
+/// place among the keys, q + S - L, from which causal() and window() count.
+template <class F>
 core::MaskFunction<F> mask_mod(F f) {
-  return {std::move(f)};
+  return {std::move(f), false};
+}
+template <class F>
+core::MaskFunction<F> mask_mod(F f, Aligned) {
+  return {std::move(f), true};
 }
 
 /// A mask from a bool tensor (true = attend), [L, S], [B, L, S] or [B, H, L, S]; sizes of 1
@@ -124,34 +158,21 @@ core::BlockMask<M> block_mask(M mask, int64_t L, int64_t S, int64_t batch = 1, i
   return {std::move(mask), L, S, std::move(tiles), core::Unchanged(read)};
 }
 
-template <MaskMod A, MaskMod B>
-auto operator&&(A a, B b) {
-  if constexpr (std::is_same_v<A, core::FullMask>) {
-    return b;
-  } else if constexpr (std::is_same_v<B, core::FullMask>) {
-    return a;
-  } else {
-    return core::AndMask<A, B>{std::move(a), std::move(b)};
-  }
-}
-template <MaskMod A, MaskMod B>
-core::OrMask<A, B> operator||(A a, B b) {
-  return {std::move(a), std::move(b)};
-}
-template <MaskMod A>
-core::NotMask<A> operator!(A a) {
-  return {std::move(a)};
-}
-
 // ---- scores -------------------------------------------------------------------------------------
 
-/// A score modifier from any callable f(score, b, h, q, kv) -> score. Use the functions that attzoo
-/// finds for you by their plain names (tanh, exp, log, sqrt, abs, min, max, where):
-/// `score_mod([](auto s, auto, auto, auto, auto) { using std::tanh; return 20.0 * tanh(s / 20.0);
-/// })`.
-template <core::ScoreCallable F>
+/// A score modifier from any callable f(score, b, h, q, kv) -> score. Functions go by their plain
+/// names (abs, clamp, cos, erf, exp, exp2, floor, log, log2, max, min, pow, relu, sigmoid, sin,
+/// sqrt, tanh, where), and take scores, indices and numbers in any mixture: `score_mod([](auto s,
+/// auto, auto, auto q, auto kv) { return 20.0 * tanh(s / 20.0) - 0.1 * abs(q - kv); })`. q is the
+/// raw index of the query, or with `aligned` its place among the keys, as in mask_mod(). The
+/// derivative is found by itself.
+template <class F>
 core::ScoreFunction<F> score_mod(F f) {
-  return {std::move(f)};
+  return {std::move(f), false};
+}
+template <class F>
+core::ScoreFunction<F> score_mod(F f, Aligned) {
+  return {std::move(f), true};
 }
 
 /// Attention with linear biases: s - slopes[h] * |q - kv| (Press et al., 2021, arXiv:2108.12409).
@@ -207,17 +228,6 @@ inline core::SinkScore sink(const torch::Tensor& logits) {
   core::check_floating(logits, "sink", "logits");
   TORCH_CHECK_VALUE(logits.dim() == 1, "sink: logits must have shape [H], got ", logits.sizes());
   return {logits};
-}
-
-template <ScoreMod A, ScoreMod B>
-auto operator+(A a, B b) {
-  if constexpr (std::is_same_v<A, core::IdentityScore>) {
-    return b;
-  } else if constexpr (std::is_same_v<B, core::IdentityScore>) {
-    return a;
-  } else {
-    return core::ChainScore<A, B>{std::move(a), std::move(b)};
-  }
 }
 
 }  // namespace attzoo

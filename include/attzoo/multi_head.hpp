@@ -28,14 +28,14 @@ struct MultiHeadSelfAttentionOptions {
 };
 
 class MultiHeadSelfAttentionImpl
-    : public core::SelfAttentionBase<MultiHeadSelfAttentionImpl, MultiHeadSelfAttentionOptions> {
+    : public SelfAttention<MultiHeadSelfAttentionImpl, MultiHeadSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "MultiHeadSelfAttention";
 
   MultiHeadSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : MultiHeadSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   explicit MultiHeadSelfAttentionImpl(const MultiHeadSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", options.num_heads}) {
+      : SelfAttention(options, {"num_heads", options.num_heads}) {
     reset();
   }
 

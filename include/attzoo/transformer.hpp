@@ -42,6 +42,8 @@ class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<At
                       *options.mlp_hidden);
     TORCH_CHECK_VALUE(options.dropout >= 0 && options.dropout <= 1, kName,
                       ": dropout must be in [0, 1], got ", options.dropout);
+    core::check_layer(kName, "mlp_in", d_model(), *options.mlp_hidden,
+                      c10::str(" mlp_hidden=", *options.mlp_hidden, " d_model=", d_model()));
     register_layers();
   }
   explicit TransformerBlockImpl(const Config& config)
@@ -57,6 +59,7 @@ class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<At
   /// x [B, L, d_model] -> output [B, L, d_model], with the attention's weights and lse; inputs are
   /// passed to the attention. A block is an attention module itself, so it can be wrapped too.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    core::check_tokens(x, kName, "x", d_model(), mlp_in->weight);
     const auto drop = [this](const torch::Tensor& t) {
       return torch::dropout(t, options.dropout, this->is_training());
     };
@@ -71,6 +74,8 @@ class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<At
            << ", mlp_hidden=" << *options.mlp_hidden << ", dropout=" << options.dropout << ")";
   }
 
+  /// What the attention takes.
+  TakenInputs takes() const { return attn->takes(); }
   int64_t d_model() const { return attn->d_model(); }
   int64_t input_dim() const { return attn->input_dim(); }
   Config get_config() const { return {attn->get_config(), options}; }
@@ -95,8 +100,8 @@ class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<At
   }
 };
 
-/// Example: `TransformerBlock block(LocalSelfAttention({.d_model = 256}), {.dropout = 0.1});`
-/// `auto y = block(x, {.causal = true}).output;`
+/// Holds one; `transformer_block(attn, options)` makes it from any attention module. A holder that
+/// is built from one of its own kind is a copy that shares the module, as everywhere in LibTorch.
 template <AttentionModule Attention>
 class TransformerBlock : public Holder<TransformerBlockImpl<Attention>> {
  public:
@@ -106,5 +111,13 @@ class TransformerBlock : public Holder<TransformerBlockImpl<Attention>> {
       : Holder<TransformerBlockImpl<Attention>>(
             std::make_shared<TransformerBlockImpl<Attention>>(attn, options)) {}
 };
+
+/// Example: `auto block = transformer_block(LocalSelfAttention({.d_model = 256}), {.dropout =
+/// 0.1});` `auto y = block(x, {.causal = true}).output;` The attention is shared, not copied.
+template <AttentionModule Attention>
+TransformerBlock<Attention> transformer_block(const torch::nn::ModuleHolder<Attention>& attn,
+                                              const TransformerBlockOptions& options = {}) {
+  return TransformerBlock<Attention>(attn, options);
+}
 
 }  // namespace attzoo

@@ -25,14 +25,14 @@ struct VanillaSelfAttentionOptions {
 };
 
 class VanillaSelfAttentionImpl
-    : public core::SelfAttentionBase<VanillaSelfAttentionImpl, VanillaSelfAttentionOptions> {
+    : public SelfAttention<VanillaSelfAttentionImpl, VanillaSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "VanillaSelfAttention";
 
   explicit VanillaSelfAttentionImpl(int64_t d_model)
       : VanillaSelfAttentionImpl(VanillaSelfAttentionOptions{.d_model = d_model}) {}
   explicit VanillaSelfAttentionImpl(const VanillaSelfAttentionOptions& options)
-      : SelfAttentionBase(options, {"num_heads", 1}) {
+      : SelfAttention(options, {"num_heads", 1}) {
     reset();
   }
 

@@ -67,6 +67,43 @@ TEST(Json, RefusesWhatIsNotJson) {
     expect_error([&] { Json::parse(text); }, {"JSON", "byte"});
   }
   expect_error([] { Json::parse(std::string(100000, '[')); }, {"nesting"});
+  std::string objects;
+  for (int i = 0; i < 100000; ++i) objects += "{\"a\":";
+  expect_error([&] { Json::parse(objects); }, {"nesting"});
+  for (const char* sign : {"", "-"}) {
+    expect_error([&] { Json::parse(sign + std::string(1000, '9')); }, {"a number in range"});
+  }
+}
+
+TEST(Json, TextIsUtf8) {
+  for (const char* text :
+       {"", "a\x7f", "\u00e9", "\u20ac", "\ud7ff", "\uffff", "\U00010000", "\U0010ffff"}) {
+    EXPECT_EQ(core::find_not_utf8(text), std::string::npos) << text;
+    EXPECT_EQ(Json::parse(Json(text).dump()).string(), text);
+  }
+  // A lone or missing continuation, overlong forms, a surrogate, beyond U+10FFFF.
+  for (const char* text :
+       {"\x80", "\xc3", "\xc3z", "\xe2\x82", "\xf0\x9f\x98", "\xc0\x80", "\xc1\xbf", "\xe0\x9f\xbf",
+        "\xf0\x8f\xbf\xbf", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\xff"}) {
+    EXPECT_EQ(core::find_not_utf8(std::string("ab") + text), 2u);
+    expect_error([&] { Json::parse("[\"" + std::string(text) + "\"]"); },
+                 {"JSON", "UTF-8", "byte 2"});
+    expect_error([&] { Json(text).dump(); }, {"JSON", "not UTF-8", "\\x"});
+  }
+}
+
+TEST(Json, ErrorsAreShortAndPrintable) {
+  EXPECT_EQ(core::printable("a\n\xff"), "a\\x0a\\xff");
+  EXPECT_EQ(core::printable("\u00e9"), "\u00e9");
+  const auto j = Json::parse("{\"a\": \"" + std::string(100000, 'x') + "\", \"b\": [1, 2, 3]}");
+  try {
+    j["a"].integer();
+    FAIL();
+  } catch (const c10::Error& e) {
+    EXPECT_LT(std::string(e.what_without_backtrace()).size(), 300u);
+  }
+  expect_error([&] { j["b"].integer(); }, {"an integer", "an array of 3"});
+  expect_error([] { Json::parse(R"({"key": 1, "key": 2})"); }, {"only once", "\"key\"", "byte 17"});
 }
 
 TEST(Json, NamesTheWrongKind) {

@@ -32,6 +32,21 @@ TEST(Rope, FarPositionsStayExactInHalfTypes) {
   EXPECT_LE((apply_rope(x, far).to(torch::kFloat64) - want).abs().max().item<double>(), 0.01);
 }
 
+TEST(Rope, TakesPositions) {
+  const auto x = torch::randn({2, 3, 5, 6}, torch::kFloat64);
+  const auto positions = torch::tensor({{0, 1, 2, 0, 1}, {0, 0, 1, 2, 3}});
+  const auto y = apply_rope(x, {.position_offset = 4, .positions = positions.unsqueeze(1)});
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t i = 0; i < 5; ++i) {
+      const auto row = x[b].slice(1, i, i + 1);
+      const auto want = apply_rope(row, {.position_offset = 4 + positions[b][i].item<int64_t>()});
+      EXPECT_TRUE(torch::allclose(y[b].slice(1, i, i + 1), want, 1e-12, 1e-14));
+    }
+  }
+  expect_error([&] { apply_rope(x, {.positions = torch::arange(4)}); },
+               {"apply_rope", "positions", "[2, 3, 5]", "[4]"});
+}
+
 TEST(Rope, KeepsLengthsAndWorksUnderInferenceMode) {
   auto x = torch::randn({4, 9, 8}, torch::kFloat64);
   {
@@ -49,6 +64,21 @@ TEST(Rope, Errors) {
   expect_error([] { apply_rope(torch::randn({3, 5})); }, {"apply_rope", "even", "[3, 5]"});
   expect_error([] { apply_rope(torch::randn({4})); }, {"apply_rope", "[4]"});
   expect_error([] { apply_rope(torch::ones({3, 4}, torch::kInt64)); }, {"apply_rope", "Long"});
+  expect_error([] { apply_rope(torch::randn({3, 4}).to_sparse()); }, {"apply_rope", "dense"});
+  expect_error([] { apply_rope({}); }, {"apply_rope", "undefined"});
+  for (const int64_t far :
+       {std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()}) {
+    expect_error(
+        [&] {
+          apply_rope(torch::randn({3, 4}), {.position_offset = far});
+        },
+        {"apply_rope", "position_offset", std::to_string(far)});
+  }
+  expect_error(
+      [] {
+        apply_rope(torch::randn({3, 4}), {.base = INFINITY});
+      },
+      {"apply_rope", "base"});
   expect_error([] { apply_rope(torch::randn({3, 4}), {.base = 0}); }, {"apply_rope", "base", "0"});
 }
 

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <attzoo/kernel/masks.hpp>
 
+#include <limits>
 #include <random>
 
 namespace attzoo::kernel {
@@ -53,6 +54,39 @@ struct KeyMask {
   }
 };
 
+std::shared_ptr<const DocumentTable> table_of(const std::vector<int64_t>& ids, int batch) {
+  return std::make_shared<DocumentTable>(ids.data(), batch, static_cast<int>(ids.size()) / batch);
+}
+
+/// Runs of random length; with equal numbers together, and coming back.
+void check_documents(int L, int S, double share) {
+  std::mt19937_64 random(4);
+  std::bernoulli_distribution border(share);
+  for (const int64_t numbers : {int64_t{3}, std::numeric_limits<int64_t>::max()}) {
+    std::uniform_int_distribution<int64_t> any(-numbers, numbers);
+    for (const int batch : {1, 2}) {
+      std::vector<int64_t> ids;
+      for (int i = 0; i < batch * S; ++i)
+        ids.push_back(i == 0 || border(random) ? any(random) : ids.back());
+      const Documents documents{S - L, table_of(ids, batch)};
+      check_reach(documents, L, S, "documents");
+      check_reach(And<Dilated, Documents>{{S - L, 3}, documents}, L, S, "dilated documents");
+    }
+  }
+}
+
+TEST(Masks, DocumentsReachNoOthers) {
+  std::vector<int64_t> ids(1'000'000);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = -static_cast<int64_t>(i / 1000) << 40;
+  const Documents documents{0, table_of(ids, 2)};
+  Segments segments;
+  documents.reach({1, 0, 4096, 4160, 500'000}, segments);
+  ASSERT_EQ(segments.size(), 1u);
+  EXPECT_EQ(segments[0].begin, 4000);
+  EXPECT_EQ(segments[0].end, 5000);
+  EXPECT_EQ(segments[0].cover, Cover::kFull);
+}
+
 TEST(Masks, ReachKeepsItsPromise) {
   for (const auto& [L, S] : {std::pair{70, 70}, {40, 90}, {90, 40}}) {
     const int shift = S - L;
@@ -68,6 +102,7 @@ TEST(Masks, ReachKeepsItsPromise) {
       const auto flags = random_flags(2, S, share, 3);
       check_reach(KeyMask{flags}, L, S, "key padding");
       if (shift >= 0) {
+        check_documents(L, S, share);
         check_reach(GlobalTokens{shift, flags, true, true}, L, S, "global tokens");
         check_reach(GlobalTokens{shift, flags, true, false}, L, S, "global rows");
         check_reach(Or<Window, GlobalTokens>{local, {shift, flags, true, true}}, L, S, "or");

@@ -16,7 +16,7 @@ class AnyAttentionImpl : public torch::nn::Cloneable<AnyAttentionImpl> {
 
   template <class Impl>
   explicit AnyAttentionImpl(const torch::nn::ModuleHolder<Impl>& module)
-      : d_model_(module->d_model()), input_dim_(module->input_dim()) {
+      : d_model_(module->d_model()), input_dim_(module->input_dim()), takes_(module->takes()) {
     auto impl = module.ptr();
     register_module("any", impl);
     forward_ = [impl](const torch::Tensor& x, const AttentionInputs& in) {
@@ -30,9 +30,11 @@ class AnyAttentionImpl : public torch::nn::Cloneable<AnyAttentionImpl> {
   }
   int64_t d_model() const { return d_model_; }
   int64_t input_dim() const { return input_dim_; }
+  TakenInputs takes() const { return takes_; }
 
  private:
   int64_t d_model_, input_dim_;
+  TakenInputs takes_;
   std::function<AttentionResult(const torch::Tensor&, const AttentionInputs&)> forward_;
 };
 

@@ -11,6 +11,9 @@
 ///       static constexpr bool kBias;                     // whether |q - kv| changes its scores
 ///     };
 ///     INSTANTIATE_TYPED_TEST_SUITE_P(Local, MechanismContract, LocalTraits);
+///
+/// It serves mechanisms outside of the zoo as well: link the CMake target attzoo::testing, which
+/// adds this folder to the include path, and GoogleTest; see tests/own_mechanism_test.cpp.
 
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
@@ -21,6 +24,7 @@
 #include <sstream>
 #include <string>
 
+#include "support/documents_contract.hpp"
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
@@ -216,6 +220,31 @@ TYPED_TEST_P(MechanismContract, PaddingChangesNothing) {
   }
 }
 
+TYPED_TEST_P(MechanismContract, DocumentsAreAlone) {
+  auto options = TypeParam::options();
+  if constexpr (requires { options.rope; }) options.rope = this->make()->d_head() % 2 == 0;
+  typename TestFixture::Module m(options);
+  expect_packs(m, TypeParam::kName);
+  expect_documents_are_alone(m, {.mask = torch::rand({40, 40}) < 0.7}, "mask");
+  const auto x = this->tokens(2, 6);
+  const auto bad = [&](const Documents& documents, std::vector<std::string> parts) {
+    parts.insert(parts.end(), {TypeParam::kName, "documents"});
+    expect_error([&] { m(x, {.documents = documents}); }, parts);
+  };
+  const auto ids = torch::tensor({0, 0, 1, 1, 2, 2});
+  bad({.offsets = torch::tensor({0, 6}), .ids = ids}, {"offsets", "ids", "both"});
+  bad({.offsets = torch::tensor({0, 5})}, {"S=6", "5"});
+  bad({.offsets = torch::tensor({0, 7, 6})}, {"decrease"});
+  bad({.offsets = torch::tensor({int64_t{0}, int64_t{1} << 62})}, {"S=6", "4611686018427387904"});
+  bad({.offsets = torch::tensor({0.0, 6.0})}, {"offsets", "integers"});
+  bad({.offsets = torch::tensor({0, 6}, torch::kInt64).to(torch::kMeta)}, {"offsets", "meta"});
+  bad({.ids = ids.slice(0, 1)}, {"ids", "[5]"});
+  bad({.ids = ids.expand({3, 6})}, {"ids", "[3, 6]"});
+  bad({.ids = torch::tensor({0, 0, 1, 1, 0, 0})}, {"together"});
+  expect_error([&] { m(x, {.context = x, .documents = {.ids = ids}}); },
+               {TypeParam::kName, "context"});
+}
+
 TYPED_TEST_P(MechanismContract, CausalNeverLooksAhead) {
   auto m = this->make(torch::kFloat32);
   auto x = this->tokens(1, 40, torch::kFloat32);
@@ -374,7 +403,14 @@ TYPED_TEST_P(MechanismContract, ConstructorErrors) {
   bad([](auto& o) { o.input_dim = 0; }, {"input_dim", "0"});
   bad([](auto& o) { o.dropout = 1.5; }, {"dropout", "1.5"});
   bad([](auto& o) { o.dropout = -0.1; }, {"dropout", "-0.1"});
-  bad([](auto& o) { o.temperature = 0; }, {"temperature", "0"});
+  if constexpr (requires { TypeParam::options().temperature; }) {
+    bad([](auto& o) { o.temperature = 0; }, {"temperature", "0"});
+    bad([](auto& o) { o.temperature = 1e-300; }, {"temperature", "1e-300"});
+    bad([](auto& o) { o.temperature = std::nan(""); }, {"temperature", "nan"});
+  }
+  bad([](auto& o) { o.dropout = std::nan(""); }, {"dropout", "nan"});
+  bad([](auto& o) { o.d_model = int64_t{3} << 40; }, {"d_model=3298534883328", "2^36"});
+  bad([](auto& o) { o.input_dim = int64_t{1} << 40; }, {"input_dim=1099511627776", "2^36"});
   if constexpr (requires { TypeParam::options().num_heads; }) {
     bad([](auto& o) { o.num_heads = 5; }, {"num_heads", "5", "12"});
     bad([](auto& o) { o.num_heads = 0; }, {"num_heads", "0"});
@@ -402,6 +438,20 @@ TYPED_TEST_P(MechanismContract, ForwardErrors) {
   bad(x.to(torch::kMeta), {}, {"x", "device", "meta"});
   bad(x, {.context = x.slice(0, 1)}, {"context", "batch size 2", "[1, 6, 12]"});
   bad(x, {.context = x.slice(2, 1)}, {"context", "[2, 6, 11]"});
+  bad(x.to_sparse(), {}, {"x", "dense", "Sparse"});
+  bad(x, {.context = x.to_sparse()}, {"context", "dense", "Sparse"});
+  bad(x, {.mask = torch::ones({6, 6}, torch::kBool).to_sparse()}, {"mask", "dense", "Sparse"});
+  bad(x, {.key_padding_mask = torch::ones({2, 6}, torch::kBool).to_sparse()},
+      {"key_padding_mask", "dense", "Sparse"});
+  if constexpr (requires { TypeParam::options().rope; }) {
+    auto options = TypeParam::options();
+    options.rope = true;
+    if (m->d_head() % 2 == 0) {
+      typename TestFixture::Module rotated(options);
+      expect_error([&] { rotated(x, {.position_offset = std::numeric_limits<int64_t>::max()}); },
+                   {"position_offset", "9223372036854775807"});
+    }
+  }
   bad(x, {.mask = torch::ones({6, 6}, torch::kInt64)}, {"mask", "torch::kBool", "Long"});
   bad(x, {.mask = torch::ones({6}, torch::kBool)}, {"mask", "[6]", "key_padding_mask"});
   bad(x, {.mask = torch::ones({2, 6}, torch::kBool)}, {"mask", "[2, 6]", "key_padding_mask"});
@@ -414,9 +464,38 @@ TYPED_TEST_P(MechanismContract, ForwardErrors) {
   bad(x, {.key_padding_mask = torch::ones({6}, torch::kBool)},
       {"key_padding_mask", "[2, 6]", "[6]"});
   bad(x, {.key_padding_mask = torch::ones({2, 7}, torch::kBool)}, {"key_padding_mask", "[2, 7]"});
-  if (!TestFixture::Impl::kTakesGlobalTokens) {
+  if (!m->takes().global_attention) {
     bad(x, {.global_attention = torch::ones({6})}, {"global_attention"});
   }
+}
+
+/// Autocast runs a float32 module in bfloat16; float64 it leaves alone.
+TYPED_TEST_P(MechanismContract, Autocast) {
+  auto m = this->make(torch::kFloat32);
+  auto low = this->make(torch::kBFloat16), gold = this->make();
+  const auto parameters = state_dict(*m);
+  for (const auto& [name, value] : parameters) {
+    torch::NoGradGuard no_grad;
+    state_dict(*low).at(name).copy_(value);
+    state_dict(*gold).at(name).copy_(value);
+  }
+  const auto x = this->tokens(2, 33, torch::kBFloat16);
+  const auto want = gold(x.to(torch::kFloat64)).output, plain = low(x).output;
+  struct Autocast {
+    Autocast() {
+      at::autocast::set_autocast_enabled(torch::kCPU, true);
+      at::autocast::set_autocast_dtype(torch::kCPU, torch::kBFloat16);
+    }
+    ~Autocast() {
+      at::autocast::set_autocast_enabled(torch::kCPU, false);
+      at::autocast::clear_cache();
+    }
+  } autocast;
+  expect_within_rule(m(x.to(torch::kFloat32)).output, want, plain, 2, 33, TypeParam::kName);
+  expect_within_rule(m(x).output, want, plain, 2, 33, TypeParam::kName);
+  EXPECT_TRUE(torch::allclose(gold(x.to(torch::kFloat64)).output, want, 1e-10, 1e-12));
+  expect_error([&] { gold(x); }, {TypeParam::kName, "Double", "BFloat16"});
+  expect_error([&] { m(x.to(torch::kFloat64)); }, {TypeParam::kName, "Float", "Double"});
 }
 
 TYPED_TEST_P(MechanismContract, WorksOnCuda) {
@@ -433,10 +512,10 @@ TYPED_TEST_P(MechanismContract, WorksOnCuda) {
 REGISTER_TYPED_TEST_SUITE_P(MechanismContract, IsItsDefinition, CausalOptionAndItsOverride,
                             TakesMasksOfAllKinds, CombinesMaskPaddingAndCausal, AttendsToAContext,
                             WeightsOnDemand, Gradients, FullyMaskedRowsAreZero,
-                            PaddingChangesNothing, CausalNeverLooksAhead,
+                            PaddingChangesNothing, DocumentsAreAlone, CausalNeverLooksAhead,
                             DropoutDropsTheSameEverywhere, RotaryPositions,
                             HalfTypesFollowTheErrorRule, EmptyAndStridedInputs, LivesAsAModule,
-                            ConstructorErrors, ForwardErrors, WorksOnCuda);
+                            ConstructorErrors, ForwardErrors, Autocast, WorksOnCuda);
 
 /// Defaults of a traits struct: everybody is allowed, no score bias, weights with a head axis.
 struct PlainTraits {

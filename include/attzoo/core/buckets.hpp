@@ -7,6 +7,10 @@
 #include <ATen/ops/searchsorted.h>
 #include <attzoo/core/mask_modifiers.hpp>
 
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
 namespace attzoo::core {
 
 /// The bucket of every vector: t [B, H, n, D], projection [H, D, columns] -> int64 [B, H, n]. A
@@ -39,6 +43,7 @@ struct Buckets {
   /// earlier ones only, at most 2 * reach back. Negative ids of keys are in no bucket.
   Buckets(const torch::Tensor& id_q, const torch::Tensor& id_k, bool causal, int64_t reach) {
     const int64_t L = id_q.size(2), S = id_k.size(2), places = S + 1;
+    reach = std::min(reach, S);
     const auto place = torch::arange(S, id_k.options());
     const auto place_q = (torch::arange(L, id_q.options()) + (S - L)).clamp_min(-1) + 1;
     // One number for bucket and place: sorting it is a stable sort by bucket, and counting the keys

@@ -27,6 +27,10 @@ inline void check_gate_options(const GateOptions& options, int64_t inner_input_d
                     *options.input_dim);
   TORCH_CHECK_VALUE(!options.gate_hidden || *options.gate_hidden > 0, name,
                     ": gate_hidden must be > 0, got ", *options.gate_hidden);
+  if (options.gate_hidden) {
+    check_layer(name, "gate", inner_input_dim, *options.gate_hidden,
+                c10::str(" gate_hidden=", *options.gate_hidden, " input_dim=", inner_input_dim));
+  }
   TORCH_CHECK_VALUE(options.dropout >= 0 && options.dropout <= 1, name,
                     ": dropout must be in [0, 1], got ", options.dropout);
 }

@@ -4,10 +4,9 @@
 
 #include <attzoo/core/inputs.hpp>
 #include <attzoo/core/result.hpp>
-#include <attzoo/core/tensor_lane.hpp>
-#include <attzoo/kernel/lane.hpp>
 
 #include <concepts>
+#include <type_traits>
 #include <vector>
 
 namespace attzoo {
@@ -37,22 +36,6 @@ struct Grid {
 inline torch::Tensor grid_rows(const torch::Tensor& t, const Grid& g) {
   return t.size(2) == 1 ? t : t.slice(2, g.q_begin, g.q_end);
 }
-
-/// f(b, h, q, kv) -> truth value, on numbers and on tensors: write it with `auto` parameters.
-template <class F>
-concept MaskCallable = requires(const F& f, const TensorLane& t, const kernel::Index<float>& i) {
-  { f(t, t, t, t) } -> std::convertible_to<TensorLane>;
-  { f(i, i, i, i) } -> std::convertible_to<bool>;
-};
-/// f(score, b, h, q, kv) -> score, on numbers, dual numbers and tensors: write it with `auto`
-/// parameters, and `tanh(s)` after `using std::tanh` rather than `std::tanh(s)`.
-template <class F>
-concept ScoreCallable = requires(const F& f, const TensorLane& t, const kernel::Real<float>& s,
-                                 const kernel::Dual<float>& d, const kernel::Index<float>& i) {
-  { f(t, t, t, t, t) } -> std::convertible_to<TensorLane>;
-  { f(s, i, i, i, i) } -> std::convertible_to<kernel::Real<float>>;
-  { f(d, i, i, i, i) } -> std::convertible_to<kernel::Dual<float>>;
-};
 
 /// A captured tensor against the sizes that the problem asks for; 1 always broadcasts.
 inline void check_captured(const torch::Tensor& t, std::vector<int64_t> sizes,

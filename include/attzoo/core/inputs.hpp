@@ -10,6 +10,18 @@
 
 namespace attzoo {
 
+/// Which tokens of a packed batch belong together, in one of two forms: `{.offsets = t}` or
+/// `{.ids = t}`.
+struct Documents {
+  /// Integers [n + 1]: 0, then the end of each document, the last of them S; the same in all
+  /// sequences of the batch.
+  torch::Tensor offsets = {};
+  /// Integers [S] or [B, S]: tokens with equal numbers are one document.
+  torch::Tensor ids = {};
+
+  bool defined() const { return offsets.defined() || ids.defined(); }
+};
+
 /// Per-call inputs, the same for every mechanism. Dimensions: B batch, H heads, L query length,
 /// S key length. Example: `attn(x, {.key_padding_mask = real_tokens, .causal = true})`.
 struct AttentionInputs {
@@ -23,10 +35,21 @@ struct AttentionInputs {
   std::optional<bool> causal = std::nullopt;
   /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
   torch::Tensor context = {};
-  /// Position of x's first token for RoPE. A context's positions always start at 0.
+  /// Position of x's first token for RoPE, within +-2^52. A context's positions always start at 0.
   int64_t position_offset = 0;
   /// Longformer only: [L] or [B, L] of any dtype, nonzero = a global token.
   torch::Tensor global_attention = {};
+  /// Packed batches: x holds several documents one after another, and the result is that of each
+  /// alone, at the cost of each alone: nothing attends across, positions, blocks, buckets and
+  /// states begin anew. The tokens of a document lie together; no context. Padding is a document,
+  /// too. `attn(x, {.documents = {.offsets = torch::tensor({0, 120, 512})}})`
+  Documents documents = {};
+};
+
+/// Which of the inputs that have no meaning for every mechanism a module takes.
+struct TakenInputs {
+  bool mask = true;
+  bool global_attention = false;
 };
 
 namespace core {

@@ -5,6 +5,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdint>
@@ -16,6 +17,50 @@
 #include <vector>
 
 namespace attzoo::core {
+
+/// Where `text` stops being UTF-8 (RFC 3629: no overlong forms, no surrogates); npos if nowhere.
+inline size_t find_not_utf8(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  for (size_t i = 0; i < text.size();) {
+    const auto first = byte(i);
+    const size_t more = first < 0x80                    ? 0
+                        : first >= 0xC2 && first < 0xE0 ? 1
+                        : first >= 0xE0 && first < 0xF0 ? 2
+                        : first >= 0xF0 && first < 0xF5 ? 3
+                                                        : text.size();
+    if (more >= text.size() - i) return i;
+    for (size_t j = 1; j <= more; ++j) {
+      if ((byte(i + j) & 0xC0) != 0x80) return i;
+    }
+    const auto second = more > 0 ? byte(i + 1) : 0;
+    if ((first == 0xE0 && second < 0xA0) || (first == 0xED && second >= 0xA0) ||
+        (first == 0xF0 && second < 0x90) || (first == 0xF4 && second >= 0x90)) {
+      return i;
+    }
+    i += more + 1;
+  }
+  return std::string_view::npos;
+}
+
+/// `text` for an error: cut after `most` bytes, and what is not UTF-8 or cannot be seen as \xNN.
+inline std::string printable(std::string_view text, size_t most = 100) {
+  constexpr const char* kHex = "0123456789abcdef";
+  const bool utf8 = find_not_utf8(text) == std::string_view::npos;
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    // A cut must not fall inside a character.
+    if (out.size() >= most && (byte & 0xC0) != 0x80) return out + "...";
+    if (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !utf8)) {
+      out += "\\x";
+      out += kHex[byte >> 4];
+      out += kHex[byte & 15];
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
 
 /// null, bool, int64, double, string, array or object (keys in sorted order).
 class Json {
@@ -38,7 +83,8 @@ class Json {
   /// Throws c10::ValueError that gives the byte where the text stops being JSON.
   static Json parse(std::string_view text);
 
-  /// Compact with indent < 0, else one element a line.
+  /// Compact with indent < 0, else one element a line. Throws c10::ValueError for a string that is
+  /// not UTF-8.
   std::string dump(int indent = -1) const {
     std::string out;
     write(out, indent, 0);
@@ -55,7 +101,7 @@ class Json {
   /// The value as T; throws c10::ValueError if it is another kind. A number is a double as well.
   template <class T>
   const T& as() const {
-    TORCH_CHECK_VALUE(is<T>(), "JSON: expected ", kind_name<T>(), ", got ", dump());
+    TORCH_CHECK_VALUE(is<T>(), "JSON: expected ", kind_name<T>(), ", got ", excerpt());
     return std::get<T>(value_);
   }
   double number() const {
@@ -70,7 +116,7 @@ class Json {
   bool contains(const std::string& key) const { return object().count(key) > 0; }
   const Json& operator[](const std::string& key) const {
     const auto it = object().find(key);
-    TORCH_CHECK_VALUE(it != object().end(), "JSON: no key \"", key, "\"");
+    TORCH_CHECK_VALUE(it != object().end(), "JSON: no key \"", printable(key), "\" in ", excerpt());
     return it->second;
   }
 
@@ -86,8 +132,17 @@ class Json {
     return "null";
   }
 
+  /// The value's beginning, for an error.
+  std::string excerpt() const {
+    return is<Array>()    ? c10::str("an array of ", array().size())
+           : is<Object>() ? c10::str("an object of ", object().size())
+                          : printable(dump());
+  }
+
   static void write_string(std::string& out, const std::string& s) {
     constexpr const char* kHex = "0123456789abcdef";
+    TORCH_CHECK_VALUE(find_not_utf8(s) == std::string::npos, "JSON: the string \"", printable(s),
+                      "\" is not UTF-8");
     out += '"';
     for (const char c : s) {
       const auto byte = static_cast<unsigned char>(c);
@@ -109,7 +164,7 @@ class Json {
     const auto line = [&](int d) {
       if (indent < 0) return;
       out += '\n';
-      out.append(static_cast<size_t>(indent) * d, ' ');
+      out.append(static_cast<size_t>(indent) * static_cast<size_t>(d), ' ');
     };
     if (is_null()) {
       out += "null";
@@ -157,6 +212,9 @@ class JsonParser {
   explicit JsonParser(std::string_view text) : text_(text) {}
 
   Json document() {
+    at_ = std::min(find_not_utf8(text_), text_.size());
+    check(at_ == text_.size(), "UTF-8");
+    at_ = 0;
     Json value = parse_value(0);
     skip_space();
     check(at_ == text_.size(), "the end");
@@ -219,7 +277,9 @@ class JsonParser {
       std::string key = parse_string();
       skip_space();
       check(accept(':'), "':'");
-      check(object.try_emplace(std::move(key), parse_value(depth + 1)).second, "a key only once");
+      TORCH_CHECK_VALUE(object.count(key) == 0, "JSON: expected a key only once at byte ", at_,
+                        ", got \"", printable(key), "\" again");
+      object.emplace(std::move(key), parse_value(depth + 1));
       skip_space();
     } while (accept(','));
     check(accept('}'), "',' or '}'");

@@ -1,9 +1,9 @@
 #pragma once
 /// \file
 /// Linear attention without softmax: sums of (q_i . k_j) v_j over all keys, or over the earlier
-/// ones.
+/// ones. The sums grow with the length, beyond float16's 65504: callers pass float32 or float64.
 
-#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/documents.hpp>
 #include <attzoo/core/runtime.hpp>
 
 #include <torch/csrc/autograd/custom_function.h>
@@ -27,8 +27,11 @@ inline torch::Tensor scan_by_chunks(const torch::Tensor& q, const torch::Tensor&
   const auto qc = split(q), kc = split(k), vc = split(v);
   auto scores = torch::matmul(qc, kc.transpose(-2, -1));
   scores = reverse ? scores.triu() : scores.tril();
-  const auto sums = torch::matmul(kc.transpose(-2, -1), vc);  // [B, H, chunks, F, E]
-  const auto before = reverse ? sums.sum(2, true) - sums.cumsum(2) : sums.cumsum(2) - sums;
+  auto sums = torch::matmul(kc.transpose(-2, -1), vc);  // [B, H, chunks, F, E]
+  if (reverse) sums = sums.flip(2);
+  // The chunks before, moved on by one: nothing is added and taken away again.
+  auto before = torch::constant_pad_nd(sums.slice(2, 0, chunks - 1), {0, 0, 0, 0, 1, 0}).cumsum(2);
+  if (reverse) before = before.flip(2);
   return (torch::matmul(scores, vc) + torch::matmul(qc, before)).flatten(2, 3).slice(2, 0, n);
 }
 
@@ -102,6 +105,30 @@ inline LinearSums linear_sums(const torch::Tensor& q, torch::Tensor k, torch::Te
     sums = {sums.values + head.values, sums.normalizer + head.normalizer};
   }
   return sums;
+}
+
+/// The same within every document of a packed batch, one after another.
+inline LinearSums packed_linear_sums(const torch::Tensor& q, const torch::Tensor& k,
+                                     const torch::Tensor& v, bool causal, const Packing& packing) {
+  // Where each sequence has documents of its own, all sequences are one long row of documents.
+  const bool one_row = packing.run.size(0) == 1;
+  const int64_t B = q.size(0), S = q.size(2);
+  const auto split = [&](const torch::Tensor& t) {  // [B, H, S, F] -> [1, H, B * S, F], by document
+    const auto row = one_row ? t : t.transpose(0, 1).flatten(1, 2).unsqueeze(0);
+    return row.split_with_sizes(packing.lengths, 2);
+  };
+  const auto join = [&](const std::vector<torch::Tensor>& parts) {
+    const auto row = torch::cat(parts, 2);
+    return one_row ? row : row.squeeze(0).unflatten(1, {B, S}).transpose(0, 1);
+  };
+  const auto qs = split(q), ks = split(k), vs = split(v);
+  std::vector<torch::Tensor> values, normalizers;
+  for (size_t d = 0; d < qs.size(); ++d) {
+    auto sums = linear_sums(qs[d], ks[d], vs[d], causal);
+    values.push_back(std::move(sums.values));
+    normalizers.push_back(std::move(sums.normalizer));
+  }
+  return {join(values), join(normalizers)};
 }
 
 }  // namespace attzoo::core

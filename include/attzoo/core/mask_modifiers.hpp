@@ -2,7 +2,8 @@
 /// \file
 /// The masks that modifiers.hpp names: their meaning on tensors, and their form for the kernel.
 
-#include <attzoo/core/grid.hpp>
+#include <attzoo/core/callables.hpp>
+#include <attzoo/core/documents.hpp>
 #include <attzoo/kernel/masks.hpp>
 
 #include <algorithm>
@@ -32,21 +33,28 @@ inline std::shared_ptr<const kernel::Flags> flags_of(const torch::Tensor& t) {
                                          static_cast<int>(flags.size(1)));
 }
 
+/// q's index among the keys: rows are aligned so that the last query meets the last key.
+inline torch::Tensor aligned_query(const Grid& g) { return g.q + (g.shape.S - g.shape.L); }
+
 /// A mask made of a callable on indices.
-template <MaskCallable F>
-struct MaskFunction {
+template <class F>
+struct MaskFunction : MaskCallable<F> {
   static constexpr bool is_mask = true;
   F f;
+  bool aligned;
+
+  MaskFunction(F callable, bool q_among_keys) : f(std::move(callable)), aligned(q_among_keys) {}
+  void check(const Shape& n, const torch::Device& device) const {
+    check_callable(f, n, device, aligned, [&](const Grid& g) { evaluate(g); });
+  }
+  void tensors(Captured& out) const { tensors_of_tables(f, out); }
   torch::Tensor evaluate(const Grid& g) const {
-    return TensorLane(f(TensorLane(g.b), TensorLane(g.h), TensorLane(g.q), TensorLane(g.kv)))
+    return TensorLane(f(TensorLane(g.b), TensorLane(g.h),
+                        TensorLane(aligned ? aligned_query(g) : g.q), TensorLane(g.kv)))
         .t.to(torch::kBool);
   }
-  auto bind(const Shape&) const {
-    const auto on_indices = [f = f](int b, int h, int q, int kv) {
-      using I = kernel::Index<float>;
-      return static_cast<bool>(f(I{b}, I{h}, I{q}, I{kv}));
-    };
-    return kernel::MaskFunction<decltype(on_indices)>{on_indices};
+  kernel::MaskFunction<F> bind(const Shape& n) const {
+    return {bind_tables(f), aligned ? shift(n) : 0};
   }
 };
 
@@ -72,9 +80,6 @@ struct CausalMask {
     return {static_cast<int>(offset(n)), to_int(kUnbounded), enabled ? 0 : to_int(kUnbounded)};
   }
 };
-
-/// q's index among the keys: rows are aligned so that the last query meets the last key.
-inline torch::Tensor aligned_query(const Grid& g) { return g.q + (g.shape.S - g.shape.L); }
 
 struct WindowMask {
   static constexpr bool is_mask = true;
@@ -131,29 +136,25 @@ struct PrefixMask {
 
 struct DocumentsMask {
   static constexpr bool is_mask = true;
-  torch::Tensor document;  // int64 [S]: the document of every position
+  Documents documents;  // undefined: everything is one document
   void check(const Shape& n, const torch::Device& device) const {
-    TORCH_CHECK_VALUE(document.size(0) == n.S && n.L <= n.S,
-                      "documents: the last offset must be S=", n.S, " and L <= S, got ",
-                      document.size(0), " and L=", n.L);
-    TORCH_CHECK_VALUE(document.device() == device, "documents: offsets must be on ", device,
-                      ", got ", document.device());
+    if (documents.defined()) check_documents_fit(documents, n, device, "documents");
   }
-  void tensors(Captured& out) const { out.push_back(document); }
+  void tensors(Captured& out) const { out.insert(out.end(), {documents.offsets, documents.ids}); }
   torch::Tensor evaluate(const Grid& g) const {
-    const auto of_query =
-        document.slice(0, g.shape.S - g.shape.L + g.q_begin, g.shape.S - g.shape.L + g.q_end);
-    return of_query.view({1, 1, -1, 1}) == document.view({1, 1, 1, -1});
+    if (!documents.defined()) return FullMask{}.evaluate(g);
+    const auto of = document_ids(documents);
+    const int64_t offset = g.shape.S - g.shape.L;
+    const auto of_query = of.slice(1, offset + g.q_begin, offset + g.q_end);
+    return of_query.unsqueeze(1).unsqueeze(3) == of.unsqueeze(1).unsqueeze(1);
   }
   kernel::Documents bind(const Shape& n) const {
-    const auto ids = document.to(torch::kInt32).contiguous();
-    const int* id = ids.data_ptr<int>();
-    auto of = std::make_shared<std::vector<int>>(id, id + n.S);
-    auto ends = std::make_shared<std::vector<int>>(of->empty() ? 0 : of->back() + 1, 0);
-    for (int i = 0; i < static_cast<int>(n.S); ++i)
-      (*ends)[static_cast<size_t>((*of)[static_cast<size_t>(i)])] = i + 1;
-    for (size_t d = 1; d < ends->size(); ++d) (*ends)[d] = std::max((*ends)[d], (*ends)[d - 1]);
-    return {shift(n), of, ends, of->data()};
+    const bool one = !documents.defined();  // then queries may be more than keys
+    const auto of = one ? torch::zeros({1, std::max(n.L, n.S)}, torch::kInt64)
+                        : document_ids(documents).contiguous();
+    return {one ? 0 : shift(n), std::make_shared<kernel::DocumentTable>(
+                                    of.const_data_ptr<int64_t>(), static_cast<int>(of.size(0)),
+                                    static_cast<int>(of.size(1)))};
   }
 };
 
@@ -332,5 +333,31 @@ std::shared_ptr<const kernel::TileCover> tile_cover(const M& mask, const Shape& 
   return tiles;
 }
 
+// Beside the types, so that they are found without `using namespace attzoo`.
+
+template <MaskMod A, MaskMod B>
+auto operator&&(A a, B b) {
+  if constexpr (std::is_same_v<A, FullMask>) {
+    return b;
+  } else if constexpr (std::is_same_v<B, FullMask>) {
+    return a;
+  } else {
+    return AndMask<A, B>{std::move(a), std::move(b)};
+  }
+}
+template <MaskMod A, MaskMod B>
+OrMask<A, B> operator||(A a, B b) {
+  return {std::move(a), std::move(b)};
+}
+template <MaskMod A>
+NotMask<A> operator!(A a) {
+  return {std::move(a)};
+}
+
 }  // namespace core
+
+using core::operator&&;
+using core::operator||;
+using core::operator!;
+
 }  // namespace attzoo

@@ -3,14 +3,21 @@
 /// Rotary position embedding (Su et al., "RoFormer: Enhanced Transformer with Rotary Position
 /// Embedding", 2021, arXiv:2104.09864).
 
-#include <torch/types.h>
+#include <attzoo/core/inputs.hpp>
+
+#include <ATen/ExpandUtils.h>
+
+#include <cmath>
 
 namespace attzoo {
 
 /// Options of `apply_rope`.
 struct RopeOptions {
   double base = 10000.0;        ///< the slowest pair turns base^-(1 - 2/D) radians a token
-  int64_t position_offset = 0;  ///< position of the first row
+  int64_t position_offset = 0;  ///< position of the first row; within +-2^52
+  /// Positions of the rows before the offset is added, integers that broadcast to x's [..., L];
+  /// default 0, 1, 2, ...
+  torch::Tensor positions = {};
 };
 
 /// Rotates each feature pair (2i, 2i + 1) of row p by the angle (p + position_offset) *
@@ -18,18 +25,29 @@ struct RopeOptions {
 ///
 /// x [..., L, D], D even -> [..., L, D]. Angles are computed in float64 and applied in at least
 /// float32, whatever x's dtype, so far positions stay exact in half types too.
-/// Throws c10::Error for an odd D or a rank below 2.
+/// Throws c10::Error for an odd D, a rank below 2, a base or an offset out of range, and positions
+/// that do not broadcast.
 inline torch::Tensor apply_rope(const torch::Tensor& x, const RopeOptions& options = {}) {
-  TORCH_CHECK_VALUE(x.defined() && x.dim() >= 2 && x.size(-1) % 2 == 0 && x.is_floating_point(),
-                    "apply_rope: x must be a floating tensor [..., L, D] with an even D, got ",
-                    x.sizes(), " ", x.scalar_type());
-  TORCH_CHECK_VALUE(options.base > 0, "apply_rope: base must be > 0, got ", options.base);
+  core::check_floating(x, "apply_rope", "x");
+  TORCH_CHECK_VALUE(x.dim() >= 2 && x.size(-1) % 2 == 0,
+                    "apply_rope: x must have shape [..., L, D] with an even D, got ", x.sizes());
+  TORCH_CHECK_VALUE(options.base > 0 && std::isfinite(options.base),
+                    "apply_rope: base must be > 0 and finite, got ", options.base);
+  constexpr int64_t kMost = int64_t{1} << 52;  // float64 holds all integers up to here, and L more
+  TORCH_CHECK_VALUE(options.position_offset >= -kMost && options.position_offset <= kMost,
+                    "apply_rope: position_offset must be within +-2^52, got ",
+                    options.position_offset);
   const int64_t L = x.size(-2), D = x.size(-1);
+  const auto rows =
+      options.positions.defined() ? options.positions : torch::arange(L, torch::device(x.device()));
+  TORCH_CHECK_VALUE(at::is_expandable_to(rows.sizes(), x.sizes().slice(0, x.dim() - 1)),
+                    "apply_rope: positions must broadcast to ", x.sizes().slice(0, x.dim() - 1),
+                    ", got ", rows.sizes());
   const auto f64 = torch::dtype(torch::kFloat64).device(x.device());
   const auto frequency =
       torch::pow(options.base, torch::arange(0, D, 2, f64) * (-1.0 / std::max<int64_t>(D, 1)));
-  const auto position = torch::arange(options.position_offset, options.position_offset + L, f64);
-  const auto angle = torch::outer(position, frequency);  // [L, D/2]
+  const auto position = rows.to(torch::kFloat64) + static_cast<double>(options.position_offset);
+  const auto angle = position.unsqueeze(-1) * frequency;  // [..., L, D/2]
   const auto dtype = x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
   const auto turn = torch::complex(angle.cos().to(dtype), angle.sin().to(dtype));
   // A pair is a complex number, and turning it is one multiplication.

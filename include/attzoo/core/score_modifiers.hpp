@@ -73,18 +73,57 @@ struct IdentityScore {
   }
 };
 
-template <ScoreCallable F>
-struct ScoreFunction {
+/// A score modifier made of a callable. Its tables that learn are views of one tensor, `learning`,
+/// once it is resolved.
+template <class F>
+struct ScoreFunction : ScoreCallable<F> {
   static constexpr bool is_score = true;
   F f;
+  bool aligned;
+  torch::Tensor learning = {};
+
+  ScoreFunction(F callable, bool q_among_keys, torch::Tensor tables = {})
+      : f(std::move(callable)), aligned(q_among_keys), learning(std::move(tables)) {}
+  void check(const Shape& n, const torch::Device& device) const {
+    check_callable(f, n, device, aligned, [&](const Grid& g) {
+      call(torch::zeros({1, 1, 1, 1}, torch::dtype(torch::kFloat32).device(device)), g);
+    });
+  }
+  void tensors(Captured& out) const { tensors_of_tables(f, out); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return TensorLane(f(TensorLane(s), TensorLane(g.b), TensorLane(g.h), TensorLane(g.q),
-                        TensorLane(g.kv)))
-        .t.to(s.scalar_type());
+    return call(s, g).to(s.scalar_type()).expand_as(s);
+  }
+  ScoreFunction resolve(const Shape&) const {
+    std::vector<torch::Tensor> parts;
+    copy_with_tables(f, [&](Table& t) {
+      if (t.learns()) parts.push_back(t.tensor().to(torch::kFloat64).flatten());
+    });
+    if (parts.empty()) return *this;
+    const auto all = torch::cat(parts);
+    int64_t at = 0;
+    F views = copy_with_tables(f, [&](Table& t) {
+      if (!t.learns()) return;
+      const int64_t size = t.tensor().numel();
+      t.replace(all.slice(0, at, at + size).view(t.tensor().sizes()), at);
+      at += size;
+    });
+    return {std::move(views), aligned, all};
   }
   template <class T>
-  kernel::ScoreFunction<F> bind(const Shape&, Captured&) const {
-    return {f};
+  kernel::ScoreFunction<F> bind(const Shape& n, Captured&) const {
+    return {bind_tables(f), aligned ? shift(n) : 0};
+  }
+  void learnable(std::vector<Learnable>& out) const {
+    if constexpr (kernel::kTensors < kernel::ScoreFunction < F >>> 0) {
+      out.push_back({learning, {-1, -1, -1, -1}});
+    }
+  }
+
+ private:
+  torch::Tensor call(const torch::Tensor& s, const Grid& g) const {
+    return TensorLane(f(TensorLane(s), TensorLane(g.b), TensorLane(g.h),
+                        TensorLane(aligned ? aligned_query(g) : g.q), TensorLane(g.kv)))
+        .t;
   }
 };
 
@@ -254,4 +293,19 @@ struct ChainScore {
   }
 };
 
+template <ScoreMod A, ScoreMod B>
+auto operator+(A a, B b) {
+  if constexpr (std::is_same_v<A, IdentityScore>) {
+    return b;
+  } else if constexpr (std::is_same_v<B, IdentityScore>) {
+    return a;
+  } else {
+    return ChainScore<A, B>{std::move(a), std::move(b)};
+  }
+}
+
 }  // namespace attzoo::core
+
+namespace attzoo {
+using core::operator+;
+}

@@ -1,11 +1,17 @@
 #pragma once
 /// \file
-/// The third form of a modifier's arguments: whole tensors. A callable that is written once for
+/// The last form of a modifier's arguments: whole tensors. A callable that is written once for
 /// scalars runs on these in the eager reference, so they have the operators and functions of a
-/// number, `&&`, `||` and `!` included, with C++'s meaning (`/` and `%` of integers truncate).
+/// number, `&&`, `||` and `!` included, and give what kernel/lane.hpp gives: whole numbers are
+/// int64 and wrap around, `/` and `%` of them truncate and never trap, and what is no score is
+/// computed in float64.
+///
+/// A callable meets this form first. What cannot be written in it does not compile, and the error
+/// says what to write instead.
 
 #include <torch/types.h>
 
+#include <concepts>
 #include <type_traits>
 #include <utility>
 
@@ -15,22 +21,48 @@ namespace attzoo::core {
 /// takes part in type promotion without widening: `20.0 * s` keeps the dtype of s.
 struct TensorLane {
   torch::Tensor t;
+  bool whole;  // integers, truth values, and entries of an integer table, which are float64
 
-  TensorLane(torch::Tensor tensor) : t(std::move(tensor)) {}  // NOLINT: implicit by design
+  TensorLane(torch::Tensor tensor) : TensorLane(std::move(tensor), false) {}  // NOLINT: implicit
+  TensorLane(torch::Tensor tensor, bool whole_numbers)
+      : t(std::move(tensor)), whole(whole_numbers || !t.is_floating_point()) {}
   template <class T>
   requires std::is_arithmetic_v<T> TensorLane(T value)  // NOLINT: implicit by design
-      : t(torch::scalar_tensor(value, std::is_same_v<T, bool>       ? torch::kBool
-                                      : std::is_floating_point_v<T> ? torch::kFloat64
-                                                                    : torch::kInt64)) {}
+      : TensorLane(literal(value)) {}
+
+  // Conversions that exist to be refused with a sentence.
+  template <class B>
+  requires std::same_as<B, bool>
+  explicit operator B() const {
+    static_assert(!sizeof(B),
+                  "attzoo: a modifier works on whole tensors too and has no if and no ?: in it: "
+                  "write where(condition, a, b), and min, max and clamp without std::");
+    return false;
+  }
+  template <class I>
+  requires(std::integral<I> && !std::same_as<I, bool>) operator I() const {
+    static_assert(!sizeof(I),
+                  "attzoo: an index of a modifier is no plain integer: to look something up, "
+                  "capture auto t = attzoo::table(tensor) and write t(h, q - kv)");
+    return 0;
+  }
+  template <class D>
+  requires std::same_as<D, double>
+  operator D() const {
+    static_assert(
+        !sizeof(D),
+        "attzoo: write exp(s), tanh(s), pow(s, 2) without std:: in a modifier: attzoo's own "
+        "functions are found");
+    return 0;
+  }
 
 #define ATTZOO_TENSOR_LANE_OPERATOR(op, function)                           \
   friend TensorLane operator op(const TensorLane& a, const TensorLane& b) { \
-    return torch::function(a.t, b.t);                                       \
+    return {torch::function(number(a), number(b)), a.whole && b.whole};     \
   }
   ATTZOO_TENSOR_LANE_OPERATOR(+, add)
   ATTZOO_TENSOR_LANE_OPERATOR(-, sub)
   ATTZOO_TENSOR_LANE_OPERATOR(*, mul)
-  ATTZOO_TENSOR_LANE_OPERATOR(%, fmod)
   ATTZOO_TENSOR_LANE_OPERATOR(<, lt)
   ATTZOO_TENSOR_LANE_OPERATOR(<=, le)
   ATTZOO_TENSOR_LANE_OPERATOR(>, gt)
@@ -42,36 +74,126 @@ struct TensorLane {
   ATTZOO_TENSOR_LANE_OPERATOR(^, bitwise_xor)
   ATTZOO_TENSOR_LANE_OPERATOR(>>, bitwise_right_shift)
   ATTZOO_TENSOR_LANE_OPERATOR(<<, bitwise_left_shift)
-  ATTZOO_TENSOR_LANE_OPERATOR(&&, logical_and)
-  ATTZOO_TENSOR_LANE_OPERATOR(||, logical_or)
 #undef ATTZOO_TENSOR_LANE_OPERATOR
 
-  friend TensorLane operator/(const TensorLane& a, const TensorLane& b) {
-    if (a.t.is_floating_point() || b.t.is_floating_point()) return torch::div(a.t, b.t);
-    return torch::div(a.t, b.t, "trunc");
+  friend TensorLane operator&&(const TensorLane& a, const TensorLane& b) {
+    return torch::logical_and(a.t, b.t);
   }
-  friend TensorLane operator-(const TensorLane& a) { return torch::neg(a.t); }
+  friend TensorLane operator||(const TensorLane& a, const TensorLane& b) {
+    return torch::logical_or(a.t, b.t);
+  }
   friend TensorLane operator!(const TensorLane& a) { return torch::logical_not(a.t); }
+  friend TensorLane operator-(const TensorLane& a) { return {torch::neg(number(a)), a.whole}; }
+  friend TensorLane operator+(const TensorLane& a) { return a; }
+
+  /// Of whole numbers truncated, and 0 if divided by 0.
+  friend TensorLane operator/(const TensorLane& a, const TensorLane& b) {
+    const auto x = number(a), y = number(b);
+    if (!a.whole || !b.whole) return torch::div(x, y);
+    const auto zero = y == 0;
+    if (x.is_floating_point() || y.is_floating_point()) {
+      return {torch::trunc(torch::div(x, y)).masked_fill(zero, 0), true};
+    }
+    const auto minus_one = y == -1;  // the lowest number has no negative, and would trap
+    const auto quotient = torch::div(x, y.masked_fill(zero.logical_or(minus_one), 1), "trunc");
+    return torch::where(minus_one, x.neg(), quotient).masked_fill(zero, 0);
+  }
+  /// The remainder of that quotient: a, if divided by 0.
+  friend TensorLane operator%(const TensorLane& a, const TensorLane& b) {
+    const auto x = number(a), y = number(b);
+    const auto zero = y == 0;
+    if (x.is_floating_point() || y.is_floating_point()) {
+      return {x - torch::trunc(torch::div(x, y)).masked_fill(zero, 0) * y, a.whole && b.whole};
+    }
+    return torch::where(zero, x, torch::fmod(x, y.masked_fill(zero.logical_or(y == -1), 1)));
+  }
 
 #define ATTZOO_TENSOR_LANE_FUNCTION(name) \
-  friend TensorLane name(const TensorLane& a) { return torch::name(a.t); }
-  ATTZOO_TENSOR_LANE_FUNCTION(abs)
+  friend TensorLane name(const TensorLane& a) { return torch::name(real(a)); }
   ATTZOO_TENSOR_LANE_FUNCTION(exp)
+  ATTZOO_TENSOR_LANE_FUNCTION(exp2)
   ATTZOO_TENSOR_LANE_FUNCTION(log)
+  ATTZOO_TENSOR_LANE_FUNCTION(log2)
   ATTZOO_TENSOR_LANE_FUNCTION(sqrt)
   ATTZOO_TENSOR_LANE_FUNCTION(tanh)
   ATTZOO_TENSOR_LANE_FUNCTION(sigmoid)
+  ATTZOO_TENSOR_LANE_FUNCTION(sin)
+  ATTZOO_TENSOR_LANE_FUNCTION(cos)
+  ATTZOO_TENSOR_LANE_FUNCTION(erf)
 #undef ATTZOO_TENSOR_LANE_FUNCTION
+  friend TensorLane pow(const TensorLane& a, const TensorLane& b) {
+    return torch::pow(real(a), real(b));
+  }
+
+  friend TensorLane abs(const TensorLane& a) { return {torch::abs(number(a)), a.whole}; }
+  friend TensorLane relu(const TensorLane& a) { return {torch::relu(number(a)), a.whole}; }
+  friend TensorLane floor(const TensorLane& a) { return {torch::floor(number(a)), a.whole}; }
   friend TensorLane min(const TensorLane& a, const TensorLane& b) {
-    return torch::minimum(a.t, b.t);
+    return {torch::minimum(number(a), number(b)), a.whole && b.whole};
   }
   friend TensorLane max(const TensorLane& a, const TensorLane& b) {
-    return torch::maximum(a.t, b.t);
+    return {torch::maximum(number(a), number(b)), a.whole && b.whole};
+  }
+  friend TensorLane clamp(const TensorLane& x, const TensorLane& low, const TensorLane& high) {
+    return {torch::clamp(number(x), number(low), number(high)), x.whole && low.whole && high.whole};
   }
   /// `condition ? a : b`, which C++ cannot overload.
   friend TensorLane where(const TensorLane& condition, const TensorLane& a, const TensorLane& b) {
-    return torch::where(condition.t, a.t, b.t);
+    return {torch::where(condition.t.to(torch::kBool), number(a), number(b)), a.whole && b.whole};
+  }
+
+ private:
+  template <class T>
+  static torch::Tensor literal(T value) {
+    if constexpr (std::is_same_v<T, bool>) {
+      return torch::scalar_tensor(value, torch::kBool);
+    } else if constexpr (std::is_floating_point_v<T>) {
+      return torch::scalar_tensor(static_cast<double>(value), torch::kFloat64);
+    } else {
+      return torch::scalar_tensor(static_cast<int64_t>(value), torch::kInt64);
+    }
+  }
+  /// Truth values as 0 and 1, which C++ takes them for.
+  static torch::Tensor number(const TensorLane& a) {
+    return a.t.scalar_type() == torch::kBool ? a.t.to(torch::kInt64) : a.t;
+  }
+  /// For functions whose values are not whole.
+  static torch::Tensor real(const TensorLane& a) {
+    return a.t.is_floating_point() ? a.t : a.t.to(torch::kFloat64);
   }
 };
 
+template <class A, class B>
+concept TensorLaneAndNumber = (std::same_as<A, TensorLane> && std::is_arithmetic_v<B>) ||
+                              (std::is_arithmetic_v<A> && std::same_as<B, TensorLane>);
+
+// More constrained than what follows, and so taken after `using std::min`.
+template <class A, class B>
+requires TensorLaneAndNumber<A, B> && true TensorLane min(const A& a, const B& b) {
+  return min(TensorLane(a), TensorLane(b));
+}
+template <class A, class B>
+requires TensorLaneAndNumber<A, B> && true TensorLane max(const A& a, const B& b) {
+  return max(TensorLane(a), TensorLane(b));
+}
+
+/// Of exactly these types, so that the C library's pow(double, double) is no match.
+template <class A, class B>
+requires TensorLaneAndNumber<A, B> TensorLane pow(const A& a, const B& b) {
+  return pow(TensorLane(a), TensorLane(b));
+}
+
 }  // namespace attzoo::core
+
+// std::min(q - kv, 8) has two types and finds no std::min at all; these find it, and say what to
+// write. They take part in nothing that compiles.
+namespace std {
+template <class A, class B>
+requires attzoo::core::TensorLaneAndNumber<A, B> A min(const A&, const B&) {
+  static_assert(!sizeof(A), "attzoo: write min(a, b) without std:: in a modifier");
+}
+template <class A, class B>
+requires attzoo::core::TensorLaneAndNumber<A, B> A max(const A&, const B&) {
+  static_assert(!sizeof(A), "attzoo: write max(a, b) without std:: in a modifier");
+}
+}  // namespace std

@@ -4,10 +4,15 @@
 /// what a range of queries can reach (schedule.hpp). `shift` is S - L: a query's place among the
 /// keys is q + shift.
 
+#include <attzoo/kernel/lane.hpp>
 #include <attzoo/kernel/schedule.hpp>
 
 #include <memory>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
@@ -69,17 +74,60 @@ struct Prefix {
   void reach(const Rows& r, Segments& out) const { append(out, 0, length, Cover::kFull, r.S); }
 };
 
-/// document[i] of every position and the ends of the documents.
+/// The document of every position, one row of positions per sequence, and where each document lies.
+struct DocumentTable {
+  struct Extent {
+    int begin, end, tokens;
+    bool together() const { return tokens == end - begin; }
+  };
+  int batch, n;
+  std::vector<int> of;  // [batch, n], an index of `extents`
+  std::vector<Extent> extents;
+
+  /// ids [batch, n], any numbers: equal ones are one document.
+  DocumentTable(const int64_t* ids, int batch_, int n_) : batch(batch_), n(n_) {
+    of.reserve(static_cast<size_t>(batch) * static_cast<size_t>(n));
+    for (int b = 0; b < batch; ++b, ids += n) {
+      std::unordered_map<int64_t, int> known;
+      for (int i = 0; i < n; ++i) {
+        int document = i > 0 && ids[i] == ids[i - 1] ? of.back() : -1;
+        if (document < 0) {
+          const auto at = known.try_emplace(ids[i], static_cast<int>(extents.size())).first;
+          document = at->second;
+          if (document == static_cast<int>(extents.size())) extents.push_back({i, i, 0});
+        }
+        auto& extent = extents[static_cast<size_t>(document)];
+        extent.end = i + 1;
+        ++extent.tokens;
+        of.push_back(document);
+      }
+    }
+  }
+};
+
+/// Pairs of one document. A range of queries reaches from the first token of its documents to the
+/// last.
 struct Documents {
+  Documents(int shift_, std::shared_ptr<const DocumentTable> t)
+      : shift(shift_), row(t->batch == 1 ? 0 : t->n), of(t->of.data()), table(std::move(t)) {}
   int shift;
-  std::shared_ptr<const std::vector<int>> document, ends;
+  int64_t row;
   const int* of;
-  bool operator()(int, int, int q, int kv) const { return of[q + shift] == of[kv]; }
+  std::shared_ptr<const DocumentTable> table;
+  bool operator()(int b, int, int q, int kv) const {
+    return of[b * row + q + shift] == of[b * row + kv];
+  }
   void reach(const Rows& r, Segments& out) const {
-    const int first = of[r.begin + shift], last = of[r.end - 1 + shift];
-    const auto start = [&](int d) { return d == 0 ? 0 : (*ends)[static_cast<size_t>(d) - 1]; };
-    append(out, start(first), (*ends)[static_cast<size_t>(last)],
-           first == last ? Cover::kFull : Cover::kPartial, r.S);
+    const int* at = of + r.b * row + shift;
+    int begin = r.S, end = 0;
+    bool full = true;
+    for (int q = r.begin; q < r.end; q += r.stride) {
+      const auto& extent = table->extents[static_cast<size_t>(at[q])];
+      begin = std::min(begin, extent.begin);
+      end = std::max(end, extent.end);
+      full = full && extent.together() && at[q] == at[r.begin];
+    }
+    append(out, begin, end, full ? Cover::kFull : Cover::kPartial, r.S);
   }
 };
 
@@ -176,11 +224,14 @@ struct Bands {
   }
 };
 
-/// Any callable; nothing is known about it, so all pairs are visited.
+/// Any callable; nothing is known about it, so all pairs are visited. `shift`: what is added to q.
 template <class F>
 struct MaskFunction {
   F f;
-  bool operator()(int b, int h, int q, int kv) const { return static_cast<bool>(f(b, h, q, kv)); }
+  int shift;
+  bool operator()(int b, int h, int q, int kv) const {
+    return static_cast<bool>(f(Index{b}, Index{h}, Index{q + shift}, Index{kv}));
+  }
   void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
 };
 
@@ -275,3 +326,4 @@ struct Not {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -1,11 +1,12 @@
 #pragma once
 /// \file
-/// The score modifiers as the kernel sees them. R is Real<T> or Dual<T>, I is Index<T>. One that
+/// The score modifiers as the kernel sees them. R is Real<T> or Dual<T>, I is Index. One that
 /// holds a tensor says how a gradient reaches it: `gradient` takes that of the score after
 /// modification, adds to the tensor's at `to`, and returns that of the score before.
 
 #include <attzoo/kernel/lane.hpp>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// The gradient of a captured tensor, by the strides of [B, H, L, S]; data is null if nobody asks.
@@ -50,12 +51,18 @@ struct Alibi {
   int64_t step;
   template <class R, class I>
   R operator()(R s, I, I h, I q, I kv) const {
-    return s - Real<T>(slopes[h.v * step]) * abs(q + shift - kv);
+    return s - Real<T>(slopes[h.v * step]) * distance(q.v, kv.v);
   }
   template <class I>
   T gradient(T, T g, I, I h, I q, I kv, const TensorGradient<T>* to) const {
-    if (to->data) to->data[h.v * to->h] -= g * static_cast<T>(abs(q + shift - kv).v);
+    if (to->data) to->data[h.v * to->h] -= g * static_cast<T>(distance(q.v, kv.v));
     return g;
+  }
+
+ private:
+  ATTZOO_ALWAYS_INLINE int distance(int q, int kv) const {
+    const int d = q + shift - kv;
+    return d < 0 ? -d : d;
   }
 };
 template <class T>
@@ -107,14 +114,35 @@ struct DistanceBias {
 template <class T>
 constexpr int kTensors<DistanceBias<T>> = 1;
 
+/// Any callable, which may hold tables (TableView). `shift`: what is added to q. The gradient of
+/// all tables that learn is one tensor.
 template <class F>
 struct ScoreFunction {
   F f;
+  int shift;
   template <class R, class I>
   R operator()(R s, I b, I h, I q, I kv) const {
-    return R(f(s, b, h, q, kv));
+    return R(f(s, b, h, I{q.v + shift}, kv));
+  }
+  /// One call for each entry that f reads, in which that one has the derivative 1.
+  template <class T>
+  T gradient(T s, T g, Index b, Index h, Index q, Index kv, const TensorGradient<T>* to) const {
+    if (to->data) {
+      for (int wanted = 0, seen = 1; wanted < seen; ++wanted) {
+        Lookup lookup{wanted};
+        const auto traced = [&](int i) { return TracedIndex{i, {&lookup}}; };
+        const Dual<double> y(f(Dual<double>(static_cast<double>(s), 0), traced(b.v), traced(h.v),
+                               traced(q.v + shift), traced(kv.v)));
+        seen = lookup.seen;
+        if (seen > 0) to->data[lookup.place] += g * static_cast<T>(y.d);
+      }
+    }
+    return g * (*this)(Dual<T>(s, 1), b, h, q, kv).d;
   }
 };
+/// A callable without captures holds no table.
+template <class F>
+constexpr int kTensors<ScoreFunction<F>> = std::is_empty_v<F> ? 0 : 1;
 
 template <class A, class B>
 struct Chain {
@@ -138,3 +166,4 @@ template <class A, class B>
 constexpr int kTensors<Chain<A, B>> = kTensors<A> + kTensors<B>;
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

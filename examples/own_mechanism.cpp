@@ -1,0 +1,37 @@
+// A mechanism of your own: its options and its mask; the base does the rest.
+
+#include <attzoo/attzoo.hpp>
+#include <iostream>
+
+using namespace attzoo;
+
+struct StridedOptions {
+  int64_t d_model = 0, num_heads = 8, stride = 16;
+  std::optional<int64_t> input_dim = std::nullopt;
+  double dropout = 0.1;
+  bool bias = false, causal = false;
+};
+
+/// The tokens nearby and every stride-th one (Child et al., 2019, arXiv:1904.10509).
+class StridedImpl : public SelfAttention<StridedImpl, StridedOptions> {
+ public:
+  static constexpr const char* kName = "Strided";
+  explicit StridedImpl(const StridedOptions& o) : SelfAttention(o, {"num_heads", o.num_heads}) {
+    check_positive("stride", o.stride);
+    reset();
+  }
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& in = {}) {
+    const int64_t s = options.stride;
+    return finish(attend(project(x, in), in, window(s, s) || dilated(s)));
+  }
+};
+using Strided = Holder<StridedImpl>;
+
+int main() {
+  auto block = transformer_block(Strided({.d_model = 64, .stride = 4, .causal = true}));
+  const auto x = torch::randn({2, 100, 64});
+  const auto [y, weights] = block(x, {.documents = {.offsets = torch::tensor({0, 37, 100})}});
+  const auto row = weights.rows(60, 61)[0][0][0];
+  std::cout << block << y.sizes() << "\ntoken 60 attends to " << row.nonzero().flatten() << '\n';
+  return row.count_nonzero().item<int64_t>() == 9 ? 0 : 1;  // 40, 44, 48, 52, 56, ..., 60
+}

@@ -1,0 +1,523 @@
+// Bad inputs to every module: options, holders, x, context, masks, global tokens. See
+// support/bad_inputs.hpp.
+
+#include "support/bad_inputs.hpp"
+
+#include <gtest/gtest.h>
+#include <attzoo/attzoo.hpp>
+
+#include <ATen/autocast_mode.h>
+
+#include <optional>
+
+namespace attzoo::testing {
+namespace {
+
+constexpr int64_t kModel = 8, kLength = 5, kBatch = 2;
+
+torch::Tensor good_x() { return torch::ones({kBatch, kLength, kModel}); }
+
+// ---- per-call inputs ----------------------------------------------------------------------------
+
+/// A mechanism, small, as something that can be called.
+struct Subject {
+  std::string who;  // the names that its errors may have
+  int64_t heads;
+  bool global = false;  // takes global tokens
+  bool pairs = true;    // takes a mask of pairs
+  bool rope = true;
+  std::function<void(const torch::Tensor&, const AttentionInputs&,
+                     const std::function<void(torch::nn::Module&)>&)>
+      run = {};
+};
+
+template <class Make>
+Subject with(Subject subject, Make make) {
+  subject.run = [make](const torch::Tensor& x, const AttentionInputs& in,
+                       const std::function<void(torch::nn::Module&)>& prepare) {
+    auto module = make();
+    if (prepare) prepare(*module);
+    module(x, in).output.sum().template item<double>();
+  };
+  return subject;
+}
+
+std::vector<Subject> subjects() {
+  return {
+      with({"VanillaSelfAttention", 1},
+           [] { return VanillaSelfAttention({.d_model = kModel, .rope = true}); }),
+      with(
+          {"MultiHeadSelfAttention", 2},
+          [] { return MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}); }),
+      with({"GroupedSelfAttention", 4},
+           [] {
+             return GroupedSelfAttention(
+                 {.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2, .rope = true});
+           }),
+      with({"LocalSelfAttention", 2},
+           [] {
+             return LocalSelfAttention(
+                 {.d_model = kModel, .window_size = 2, .num_heads = 2, .rope = true});
+           }),
+      with({"DilatedSelfAttention", 2},
+           [] { return DilatedSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}); }),
+      with({.who = "LinearSelfAttention", .heads = 2, .pairs = false},
+           [] { return LinearSelfAttention({.d_model = kModel, .rope = true, .num_heads = 2}); }),
+      with({"BlockSelfAttention", 2},
+           [] {
+             return BlockSelfAttention(
+                 {.d_model = kModel, .block_size = 2, .num_heads = 2, .rope = true});
+           }),
+      with({"BlockSelfAttention", 2},
+           [] {
+             return BlockSelfAttention({.d_model = kModel,
+                                        .block_size = 2,
+                                        .num_heads = 2,
+                                        .overlap = true,
+                                        .rope = true});
+           }),
+      with({.who = "ALiBiSelfAttention", .heads = 2, .rope = false},
+           [] { return ALiBiSelfAttention({.d_model = kModel, .num_heads = 2}); }),
+      with({"LSHSelfAttention", 2},
+           [] {
+             return LSHSelfAttention(
+                 {.d_model = kModel, .num_heads = 2, .bucket_size = 2, .rope = true});
+           }),
+      with({.who = "LongformerSelfAttention", .heads = 2, .global = true},
+           [] {
+             return LongformerSelfAttention(
+                 {.d_model = kModel, .num_heads = 2, .window_size = 2, .rope = true});
+           }),
+      with({.who = "LongformerSelfAttention", .heads = 2, .global = true},
+           [] {
+             return LongformerSelfAttention({.d_model = kModel,
+                                             .num_heads = 2,
+                                             .window_size = 2,
+                                             .rope = true,
+                                             .global_projections = true});
+           }),
+      with({"GatedSelfAttention|MultiHeadSelfAttention", 2},
+           [] {
+             return GatedSelfAttention(
+                 MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}));
+           }),
+      with({"CombinedAttention|VanillaSelfAttention|MultiHeadSelfAttention", 2},
+           [] {
+             return CombinedAttention(
+                 MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}),
+                 VanillaSelfAttention({.d_model = kModel}));
+           }),
+      with({"TransformerBlock|MultiHeadSelfAttention", 2}, [] {
+        return TransformerBlock(
+            MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}));
+      })};
+}
+
+struct CallCases {
+  const Subject& subject;
+  BadInputs& all;
+
+  void add(const std::string& argument, const BadTensor& value, const torch::Tensor& x,
+           AttentionInputs in, std::function<void(torch::nn::Module&)> prepare = {}) const {
+    all.push_back({subject.who + " " + argument + " " + value.name,
+                   [run = subject.run, x, in, prepare] { run(x, in, prepare); },
+                   {subject.who, argument, value.part}});
+  }
+
+  void x() const {
+    const auto good = good_x();
+    auto values = not_floating(good);
+    for (const auto& more : {of_float_dtypes(good), of_wrong_sizes(good, {2})}) {
+      values.insert(values.end(), more.begin(), more.end());
+    }
+    for (const auto& value : values) add("x", value, value.tensor, {});
+    for (const auto& value : of_float_dtypes(torch::ones({1}, torch::kFloat64))) {
+      // The module's dtype is another than x's, with and without autocast.
+      add("x", value, good.to(value.tensor.scalar_type()), {},
+          [](torch::nn::Module& m) { m.to(torch::kFloat64); });
+      add("x", {"autocast " + value.name, {}, value.part}, good.to(value.tensor.scalar_type()), {},
+          [](torch::nn::Module& m) {
+            m.to(torch::kFloat64);
+            at::autocast::set_autocast_enabled(at::kCPU, true);
+          });
+    }
+    add("x", {"autocast Double", {}, "Double"}, good.to(torch::kFloat64), {},
+        [](torch::nn::Module&) { at::autocast::set_autocast_enabled(at::kCPU, true); });
+  }
+
+  void context() const {
+    const auto good = torch::ones({kBatch, kLength + 2, kModel});
+    auto values = not_floating(good);
+    for (const auto& more : {of_float_dtypes(good), of_wrong_sizes(good, {0, 2})}) {
+      values.insert(values.end(), more.begin(), more.end());
+    }
+    for (const auto& value : values) {
+      if (value.tensor.defined()) add("context", value, good_x(), {.context = value.tensor});
+    }
+  }
+
+  void mask() const {
+    const auto good = torch::ones({kBatch, subject.heads, kLength, kLength}, torch::kBool);
+    auto values = unreadable(good);
+    for (const auto& more :
+         {of_strange_dtypes(good), of_integer_dtypes(good), unreadable(good.to(torch::kFloat32)),
+          of_wrong_sizes(good, {0, 1, 2, 3}, false),
+          BadTensors{of_sizes("rank", torch::ones({kLength}, torch::kBool)),
+                     of_sizes("rank", torch::ones({}, torch::kBool)),
+                     of_sizes("rank", good.unsqueeze(0)),
+                     of_sizes("[L, S]", torch::ones({kLength, kLength + 1}, torch::kBool)),
+                     of_sizes("[L, S]", torch::ones({kLength - 1, kLength})),
+                     of_sizes("[B, L, S]", torch::ones({kBatch + 1, kLength, kLength}))}}) {
+      values.insert(values.end(), more.begin(), more.end());
+    }
+    for (auto value : values) {
+      if (!subject.pairs) value.part = "mask";  // any one is refused, whatever it is
+      add("mask", value, good_x(), {.mask = value.tensor});
+    }
+  }
+
+  void key_padding_mask() const {
+    const auto good = torch::ones({kBatch, kLength}, torch::kBool);
+    auto values = unreadable(good);
+    for (const auto& more : {of_strange_dtypes(good), of_integer_dtypes(good),
+                             of_float_dtypes(good), of_wrong_sizes(good, {0, 1})}) {
+      values.insert(values.end(), more.begin(), more.end());
+    }
+    for (const auto& value : values) {
+      add("key_padding_mask", value, good_x(), {.key_padding_mask = value.tensor});
+    }
+    const auto context = torch::ones({kBatch, kLength + 2, kModel});
+    add("key_padding_mask", of_sizes("for x with a context", good), good_x(),
+        {.key_padding_mask = good, .context = context});
+  }
+
+  void global_attention() const {
+    const auto good = torch::ones({kBatch, kLength}, torch::kBool);
+    if (!subject.global) {
+      add("global_attention", {"given", {}, "global_attention"}, good_x(),
+          {.global_attention = good});
+      return;
+    }
+    auto values = unreadable(good);
+    for (const auto& more :
+         {of_wrong_sizes(good, {0, 1}, false),
+          BadTensors{of_sizes("rank", torch::ones({}, torch::kBool)),
+                     of_sizes("rank", good.unsqueeze(0)),
+                     of_sizes("[L]", torch::ones({kLength + 1}, torch::kBool))}}) {
+      values.insert(values.end(), more.begin(), more.end());
+    }
+    for (const auto& value : values) {
+      add("global_attention", value, good_x(), {.global_attention = value.tensor});
+    }
+    add("global_attention", {"with a context", {}, "context"}, good_x(),
+        {.context = good_x(), .global_attention = good});
+  }
+
+  void documents() const {
+    const auto add_documents = [&](const std::string& name, const Documents& d,
+                                   const std::string& part) {
+      add("documents", {name, {}, part}, good_x(), {.documents = d});
+    };
+    const auto offsets = torch::tensor({0, 2, static_cast<int>(kLength)}, torch::kInt64);
+    for (const auto& values :
+         {unreadable(offsets), of_strange_dtypes(offsets), of_float_dtypes(offsets),
+          BadTensors{of_sizes("rank", offsets.unsqueeze(0)),
+                     of_sizes("empty", offsets.slice(0, 0, 0))}}) {
+      for (const auto& v : values)
+        add_documents("offsets " + v.name, {.offsets = v.tensor}, v.part);
+    }
+    const std::vector<std::pair<std::vector<int64_t>, std::string>> wrong{
+        {{1, kLength}, "1"},
+        {{-3, kLength}, "-3"},
+        {{0, 6, kLength}, "decrease"},
+        {{0, -1, kLength}, "-1"},
+        {{0, kLength - 1}, "4"},
+        {{0, kLength + 1}, "6"},
+        {{0, INT64_MAX}, "9223372036854775807"},
+        {{0, int64_t{1} << 40}, "1099511627776"},
+        {{0, INT64_MIN}, "-9223372036854775808"},
+        {{0}, "0"}};
+    for (const auto& [values, part] : wrong) {
+      add_documents(c10::str("offsets ", values), {.offsets = torch::tensor(values, torch::kInt64)},
+                    part);
+    }
+    const auto ids = torch::zeros({kBatch, kLength}, torch::kInt64);
+    for (const auto& values :
+         {unreadable(ids), of_strange_dtypes(ids), of_float_dtypes(ids),
+          of_wrong_sizes(ids, {0, 1}, false),
+          BadTensors{of_sizes("rank", ids.unsqueeze(0)), of_sizes("rank", ids.new_zeros({})),
+                     of_sizes("[S]", ids.new_zeros({kLength + 1}))}}) {
+      for (const auto& v : values) add_documents("ids " + v.name, {.ids = v.tensor}, v.part);
+    }
+    add_documents("ids that come back", {.ids = torch::tensor({0, 0, 1, 0, 0}, torch::kInt64)},
+                  "together");
+    add_documents("both", {.offsets = offsets, .ids = ids}, "both");
+    add("documents", {"with a context", {}, "context"}, good_x(),
+        {.context = good_x(), .documents = {.ids = ids}});
+  }
+
+  void position_offset() const {
+    if (!subject.rope) return;
+    for (const int64_t offset : {INT64_MAX, INT64_MIN, int64_t{1} << 62}) {
+      add("position_offset", {std::to_string(offset), {}, std::to_string(offset)}, good_x(),
+          {.position_offset = offset});
+    }
+  }
+};
+
+TEST(BadModuleInputs, OfEachCall) {
+  BadInputs all;
+  const auto list = subjects();
+  for (const auto& subject : list) {
+    const CallCases cases{subject, all};
+    cases.x();
+    cases.context();
+    cases.mask();
+    cases.key_padding_mask();
+    cases.global_attention();
+    cases.documents();
+    cases.position_offset();
+  }
+  expect_all_refused(all, 1500);
+}
+
+// ---- options ------------------------------------------------------------------------------------
+
+/// One option of a module set to one bad number: constructed, and called if that works.
+template <class Module, class Options, class Field, class Number>
+void add_option(BadInputs& all, const std::string& who, const Options& good, Field Options::*field,
+                const std::string& name, const std::vector<Number>& values) {
+  for (const Number value : values) {
+    Options options = good;
+    options.*field = value;
+    all.push_back({who + " " + name + "=" + c10::str(value),
+                   [options] {
+                     Module module(options);
+                     module(good_x()).output.sum().template item<double>();
+                   },
+                   {who, name, c10::str(value)}});
+  }
+}
+
+template <class Module, class Options>
+void add_common_options(BadInputs& all, const std::string& who, const Options& good) {
+  const auto set = [&](auto field, const char* name, const auto& values) {
+    add_option<Module>(all, who, good, field, name, values);
+  };
+  set(&Options::d_model, "d_model", kNotPositive);
+  set(&Options::d_model, "d_model", kTooLarge);
+  set(&Options::input_dim, "input_dim", kNotPositive);
+  set(&Options::input_dim, "input_dim", kTooLarge);
+  set(&Options::dropout, "dropout", std::vector<double>{-0.25, 1.5, -1e-300});
+  set(&Options::dropout, "dropout", kNotFinite);
+  if constexpr (requires { good.temperature; }) {
+    set(&Options::temperature, "temperature", std::vector<double>{0, -1, 1e-300, -1e-300});
+    set(&Options::temperature, "temperature", kNotFinite);
+  }
+  if constexpr (requires { good.num_heads; }) {
+    set(&Options::num_heads, "num_heads", kNotPositive);
+    set(&Options::num_heads, "num_heads", kTooLarge);
+    set(&Options::num_heads, "num_heads", std::vector<int64_t>{3, 16});  // do not divide 8
+  }
+  if constexpr (requires { good.rope; }) {
+    Options odd = good;
+    odd.d_model = 7;
+    odd.rope = true;
+    if constexpr (requires { good.num_heads; }) odd.num_heads = 1;
+    if constexpr (requires { good.num_query_heads; }) odd.num_query_heads = odd.num_kv_heads = 1;
+    all.push_back(
+        {who + " rope with an odd head size", [odd] { (void)Module(odd); }, {who, "rope", "7"}});
+  }
+}
+
+TEST(BadModuleInputs, Options) {
+  BadInputs all;
+  add_common_options<VanillaSelfAttention>(all, "VanillaSelfAttention",
+                                           VanillaSelfAttentionOptions{.d_model = kModel});
+  add_common_options<MultiHeadSelfAttention>(
+      all, "MultiHeadSelfAttention",
+      MultiHeadSelfAttentionOptions{.d_model = kModel, .num_heads = 2});
+
+  using Grouped = GroupedSelfAttentionOptions;
+  const Grouped grouped{.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2};
+  add_common_options<GroupedSelfAttention>(all, "GroupedSelfAttention", grouped);
+  for (const auto& values : {kNotPositive, kTooLarge, {3, 16}}) {
+    add_option<GroupedSelfAttention>(all, "GroupedSelfAttention", grouped,
+                                     &Grouped::num_query_heads, "num_query_heads", values);
+    add_option<GroupedSelfAttention>(all, "GroupedSelfAttention", grouped, &Grouped::num_kv_heads,
+                                     "num_kv_heads", values);
+  }
+
+  using Local = LocalSelfAttentionOptions;
+  const Local local{.d_model = kModel, .num_heads = 2};
+  add_common_options<LocalSelfAttention>(all, "LocalSelfAttention", local);
+  add_option<LocalSelfAttention>(all, "LocalSelfAttention", local, &Local::window_size,
+                                 "window_size", kNotPositive);
+
+  using Dilated = DilatedSelfAttentionOptions;
+  const Dilated dilated{.d_model = kModel, .num_heads = 2};
+  add_common_options<DilatedSelfAttention>(all, "DilatedSelfAttention", dilated);
+  add_option<DilatedSelfAttention>(all, "DilatedSelfAttention", dilated, &Dilated::dilation_rate,
+                                   "dilation_rate", kNotPositive);
+  add_option<DilatedSelfAttention>(all, "DilatedSelfAttention", dilated, &Dilated::window_size,
+                                   "window_size", kNotPositive);
+
+  using Linear = LinearSelfAttentionOptions;
+  const Linear linear{.d_model = kModel, .num_heads = 2};
+  add_common_options<LinearSelfAttention>(all, "LinearSelfAttention", linear);
+  for (const auto& values : {kNotPositive, kTooLarge, {3}}) {
+    add_option<LinearSelfAttention>(all, "LinearSelfAttention", linear, &Linear::feature_dim,
+                                    "feature_dim", values);
+  }
+  add_option<LinearSelfAttention>(all, "LinearSelfAttention", linear, &Linear::eps, "eps",
+                                  std::vector<double>{-1, -1e-300, kNaN, kInf, -kInf});
+
+  using Block = BlockSelfAttentionOptions;
+  const Block block{.d_model = kModel, .num_heads = 2};
+  add_common_options<BlockSelfAttention>(all, "BlockSelfAttention", block);
+  add_option<BlockSelfAttention>(all, "BlockSelfAttention", block, &Block::block_size, "block_size",
+                                 kNotPositive);
+
+  using ALiBi = ALiBiSelfAttentionOptions;
+  const ALiBi alibi{.d_model = kModel, .num_heads = 2};
+  add_common_options<ALiBiSelfAttention>(all, "ALiBiSelfAttention", alibi);
+  add_option<ALiBiSelfAttention>(all, "ALiBiSelfAttention", alibi, &ALiBi::max_seq_len,
+                                 "max_seq_len", kNotPositive);
+
+  using LSH = LSHSelfAttentionOptions;
+  const LSH lsh{.d_model = kModel, .num_heads = 2};
+  add_common_options<LSHSelfAttention>(all, "LSHSelfAttention", lsh);
+  add_option<LSHSelfAttention>(all, "LSHSelfAttention", lsh, &LSH::bucket_size, "bucket_size",
+                               kNotPositive);
+  add_option<LSHSelfAttention>(all, "LSHSelfAttention", lsh, &LSH::num_hashes, "num_hashes",
+                               kNotPositive);
+  add_option<LSHSelfAttention>(all, "LSHSelfAttention", lsh, &LSH::num_hashes, "num_hashes",
+                               kTooLarge);
+
+  using Longformer = LongformerSelfAttentionOptions;
+  const Longformer longformer{.d_model = kModel, .num_heads = 2};
+  add_common_options<LongformerSelfAttention>(all, "LongformerSelfAttention", longformer);
+  add_option<LongformerSelfAttention>(all, "LongformerSelfAttention", longformer,
+                                      &Longformer::window_size, "window_size", kNotPositive);
+  expect_all_refused(all, 250);
+}
+
+TEST(BadModuleInputs, Wrappers) {
+  BadInputs all;
+  const auto inner = [] { return MultiHeadSelfAttention(kModel, 2); };
+  const auto add = [&](const std::string& who, const std::string& name, std::function<void()> call,
+                       std::vector<std::string> parts) {
+    parts.push_back(who);
+    all.push_back({who + " " + name, std::move(call), std::move(parts)});
+  };
+  const auto add_gate = [&](const std::string& name, const GateOptions& options,
+                            const std::string& value) {
+    add("GatedSelfAttention", name + "=" + value,
+        [=] { (void)GatedSelfAttention(inner(), options); }, {name, value});
+    add("CombinedAttention", name + "=" + value,
+        [=] { (void)CombinedAttention(inner(), VanillaSelfAttention(kModel), options); },
+        {name, value});
+  };
+  const auto add_block = [&](const std::string& name, const TransformerBlockOptions& options,
+                             const std::string& value) {
+    add("TransformerBlock", name + "=" + value, [=] { (void)TransformerBlock(inner(), options); },
+        {name, value});
+  };
+  for (const auto& values : {kNotPositive, kTooLarge}) {
+    for (const int64_t n : values) {
+      add_gate("gate_hidden", {.gate_hidden = n}, std::to_string(n));
+      add_gate("input_dim", {.input_dim = n}, std::to_string(n));
+      add_block("mlp_hidden", {.mlp_hidden = n}, std::to_string(n));
+    }
+  }
+  add_gate("input_dim", {.input_dim = kModel + 1}, "9");
+  for (const double p : {-0.25, 1.5, -1e-300, kNaN, kInf, -kInf}) {
+    add_gate("dropout", {.dropout = p}, c10::str(p));
+    add_block("dropout", {.dropout = p}, c10::str(p));
+  }
+
+  const MultiHeadSelfAttention empty(nullptr);
+  add("GatedSelfAttention", "empty", [=] { (void)GatedSelfAttention(empty); }, {"attn", "empty"});
+  add("CombinedAttention", "empty a", [=] { (void)CombinedAttention(empty, inner()); },
+      {"attn_a", "empty"});
+  add("CombinedAttention", "empty b", [=] { (void)CombinedAttention(inner(), empty); },
+      {"attn_b", "empty"});
+  add("TransformerBlock", "empty", [=] { (void)TransformerBlock(empty); }, {"attn", "empty"});
+  add("Holder", "empty, called",
+      [=]() mutable {
+        auto e = empty;
+        e(good_x());
+      },
+      {"empty"});
+  add("CombinedAttention", "d_model",
+      [=] { (void)CombinedAttention(inner(), VanillaSelfAttention(kModel + 1)); },
+      {"d_model", "8", "9"});
+  add("CombinedAttention", "input_dim",
+      [=] {
+        (void)CombinedAttention(inner(), VanillaSelfAttention({.d_model = kModel, .input_dim = 3}));
+      },
+      {"input_dim", "8", "3"});
+  add("TransformerBlock", "input_dim",
+      [=] { (void)TransformerBlock(VanillaSelfAttention({.d_model = kModel, .input_dim = 3})); },
+      {"input_dim", "8", "3"});
+  using Block = TransformerBlock<MultiHeadSelfAttentionImpl>;
+  add("MultiHeadSelfAttention", "inside of a config",
+      [] { (void)Block({.attn = {.d_model = kModel, .num_heads = 3}}); }, {"num_heads", "3"});
+  using Gated = GatedSelfAttention<MultiHeadSelfAttentionImpl>;
+  add("GatedSelfAttention", "config",
+      [] { (void)Gated({.attn = {.d_model = kModel, .num_heads = 2}, .options = {.dropout = 2}}); },
+      {"dropout", "2"});
+
+  // Positional constructors.
+  for (const int64_t n : kNotPositive) {
+    const auto text = std::to_string(n);
+    add("VanillaSelfAttention", "(d)", [n] { VanillaSelfAttention m(n); }, {"d_model", text});
+    add("LinearSelfAttention", "(d)", [n] { LinearSelfAttention m(n); }, {"d_model", text});
+    add("LocalSelfAttention", "(d)", [n] { LocalSelfAttention m(n); }, {"d_model", text});
+    add("BlockSelfAttention", "(d)", [n] { BlockSelfAttention m(n); }, {"d_model", text});
+    add("MultiHeadSelfAttention", "(d, h)", [n] { MultiHeadSelfAttention m(8, n); },
+        {"num_heads", text});
+    add("ALiBiSelfAttention", "(d, h)", [n] { ALiBiSelfAttention m(8, n); }, {"num_heads", text});
+    add("LSHSelfAttention", "(d, h)", [n] { LSHSelfAttention m(8, n); }, {"num_heads", text});
+    add("LongformerSelfAttention", "(d, h)", [n] { LongformerSelfAttention m(8, n); },
+        {"num_heads", text});
+    add("GroupedSelfAttention", "(d, h, k)", [n] { GroupedSelfAttention m(8, 4, n); },
+        {"num_kv_heads", text});
+  }
+  expect_all_refused(all, 100);
+}
+
+TEST(BadModuleInputs, Projections) {
+  BadInputs all;
+  const auto good = torch::ones({2, kModel / 2, 4});
+  const auto add = [&](const std::string& name, std::vector<torch::Tensor> projections,
+                       const std::string& part) {
+    all.push_back({"set_projections " + name,
+                   [projections] {
+                     LSHSelfAttention lsh({.d_model = kModel, .num_heads = 2});
+                     lsh->set_projections(projections);
+                     lsh->eval();
+                     lsh(good_x()).output.sum().item<double>();
+                   },
+                   {"LSHSelfAttention", "projection", part}});
+  };
+  auto values = not_floating(good);
+  for (const auto& more :
+       {of_wrong_sizes(good, {0, 1}), BadTensors{of_sizes("columns", torch::ones({2, 4, 0})),
+                                                 of_sizes("columns", torch::ones({2, 4, 3}))}}) {
+    values.insert(values.end(), more.begin(), more.end());
+  }
+  for (const auto& value : values) add(value.name, {value.tensor}, value.part);
+  add("two for one round", {good, good}, "2");
+  all.push_back({"set_generator undefined",
+                 [] {
+                   LSHSelfAttention lsh({.d_model = kModel, .num_heads = 2});
+                   lsh->set_generator(at::Generator());
+                   lsh(good_x());
+                 },
+                 {"LSHSelfAttention", "generator", "undefined"}});
+  expect_all_refused(all, 20);
+}
+
+}  // namespace
+}  // namespace attzoo::testing

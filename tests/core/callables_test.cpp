@@ -1,0 +1,421 @@
+#include <gtest/gtest.h>
+#include <torch/types.h>
+#include <attzoo/attention.hpp>
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/expect_error.hpp"
+#include "support/gradcheck.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+/// A mask by its tensor form must be what its kernel form says, pair by pair.
+template <class Mask>
+void expect_forms_agree(const Mask& mask, const core::Shape& n, const std::string& what) {
+  const auto want =
+      mask.evaluate(core::Grid(n, 0, n.L, torch::kCPU)).expand({n.B, n.H, n.L, n.S}).contiguous();
+  const auto bound = mask.bind(n);
+  const bool* at = want.template const_data_ptr<bool>();
+  int64_t wrong = 0, allowed = 0;
+  for (int b = 0; b < n.B; ++b) {
+    for (int h = 0; h < n.H; ++h) {
+      for (int q = 0; q < n.L; ++q) {
+        for (int kv = 0; kv < n.S; ++kv, ++at) {
+          wrong += bound(b, h, q, kv) != *at;
+          allowed += *at;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0) << what;
+  EXPECT_GT(allowed, 0) << what << ": forbids everything, and so tests nothing";
+}
+
+#define EXPECT_MASK(...)                                                                      \
+  expect_forms_agree(                                                                         \
+      mask_mod([=]([[maybe_unused]] auto b, [[maybe_unused]] auto h, [[maybe_unused]] auto q, \
+                   [[maybe_unused]] auto kv) { return __VA_ARGS__; }),                        \
+      n, #__VA_ARGS__)
+
+TEST(Callables, WholeNumbersAreTheSameInAllForms) {
+  const core::Shape n{2, 3, 37, 53};
+  const int64_t large = int64_t{1} << 40;
+  const std::vector<int> none;
+  // literals of 64 bits, and what wraps around
+  EXPECT_MASK((q * 2654435761LL + kv) % 7 == 0);
+  EXPECT_MASK((q * large * large + kv * large) % 3 == 0);
+  EXPECT_MASK(q * kv * 1000003 * 1000003 * 1000003 > 0);
+  EXPECT_MASK((kv + 1) * 2000000000 > q * 2000000000);
+  EXPECT_MASK((q * q * q * q * q * q * q * q * q * q * q * q * q) % 5 != 1);
+  EXPECT_MASK(q + 2147483647 > kv + 2147483640);
+  EXPECT_MASK(-(q - kv) * std::numeric_limits<int64_t>::max() > 0);
+  EXPECT_MASK(abs((q - kv) * std::numeric_limits<int64_t>::min()) >= 0);
+  // unsigned numbers are taken by their value
+  EXPECT_MASK(q - kv < 5u);
+  EXPECT_MASK(q - kv < none.size() + 5);
+  EXPECT_MASK(q - kv >= uint8_t{3});
+  EXPECT_MASK(q - kv > -3 * int64_t{1});
+  // division by anything
+  EXPECT_MASK(kv % q == 1);
+  EXPECT_MASK(kv / q == 2);
+  EXPECT_MASK(kv % 0 == kv);
+  EXPECT_MASK(kv / 0 == 0);
+  EXPECT_MASK((q - kv) / 3 == -2);
+  EXPECT_MASK((q - kv) % 4 == -1);
+  EXPECT_MASK(7 / (q - kv) == -1 || 7 % (kv - q) == 1);
+  EXPECT_MASK((q * 0 + std::numeric_limits<int64_t>::min()) / (kv - 2) < 0);
+  EXPECT_MASK((q * 0 + std::numeric_limits<int64_t>::min()) % (kv - 2) == 0);
+  EXPECT_MASK((q * 0 + std::numeric_limits<int>::min()) / (kv - 2) > 0);
+  EXPECT_MASK((q * 0 + std::numeric_limits<int>::min()) / (kv - 2) < 0);
+  // bits and shifts by any count
+  EXPECT_MASK(((q ^ kv) & 5) == 4 || (q | kv) == 31);
+  EXPECT_MASK((q - kv) >> 1 == -3);
+  EXPECT_MASK((q << 62) < 0);
+  EXPECT_MASK((q << (kv - 4)) == 0);
+  EXPECT_MASK((q - kv) >> (kv - 4) == -1);
+  EXPECT_MASK((q - kv) >> (kv + 60) == -1);
+  EXPECT_MASK(~0LL << q != 0);
+  // truth values are 0 and 1
+  EXPECT_MASK((q < kv) + (kv < 9) == 2);
+  EXPECT_MASK(3 * (q < kv) - (h == 1) == -1);
+  EXPECT_MASK(!(q % 2) && (kv & 1 || b == 1));
+  EXPECT_MASK((q < kv) & (kv < 9));
+  EXPECT_MASK(q % 2);
+  EXPECT_MASK(true);
+  // with floating numbers
+  EXPECT_MASK(q / 49.0 >= kv / 49.0);
+  EXPECT_MASK(q * 0.1 == 0.3 || q * 0.1 > 0.1 * kv);
+  EXPECT_MASK(0.1f * q + 0.2f * kv <= 3.3f);
+  EXPECT_MASK((q - kv) * 1e-3 < 0.004 && exp(-0.1 * abs(q - kv)) > 0.5);
+  EXPECT_MASK(floor(q / 2.5) == floor(kv / 2.5));
+  EXPECT_MASK(sqrt(q * q + kv) < kv + 0.5);
+  EXPECT_MASK(pow(2, q - kv) > 0.2 && log2(kv + 1) < 5);
+  // functions that stay whole
+  EXPECT_MASK(min(q - kv, 8) == 8 || max(4, q - kv) == 4);
+  EXPECT_MASK(clamp(q - kv, -2, 3) == 1 || clamp(kv, 3, q) == 3);
+  EXPECT_MASK(where(q > kv, q - kv, 2 * (kv - q)) % 3 == 0);
+  EXPECT_MASK(relu(q - kv) == 0 && abs(q - kv) < 9);
+  EXPECT_MASK(floor(q - kv) == -4);
+}
+
+TEST(Callables, FusedMasksAreTheEagerOnes) {
+  torch::manual_seed(1);
+  const auto q = torch::randn({2, 3, 70, 8}), k = torch::randn({2, 3, 90, 8});
+  const auto check = [&](const auto& mask) {
+    const auto got = attention(q, k, k, mask);
+    EagerReferenceGuard eager;
+    const auto want = attention(q, k, k, mask);
+    EXPECT_TRUE(torch::equal(got.lse.isinf(), want.lse.isinf()));
+    EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-4, 1e-5));
+  };
+  check(mask_mod([](auto, auto, auto q, auto kv) { return (q * 2654435761LL + kv) % 7 == 0; }));
+  check(mask_mod([](auto, auto, auto q, auto kv) { return kv % q == 1; }));
+  check(mask_mod([](auto, auto, auto q, auto kv) { return q - kv < 5u; }));
+  check(mask_mod([](auto, auto h, auto q, auto kv) { return (kv + 1) * 2000000000 > h * q; }));
+}
+
+/// A score by its tensor form, and its derivative by autograd, must be what its kernel forms say.
+template <class Score>
+void expect_score_forms_agree(const Score& score, const std::string& what) {
+  torch::manual_seed(2);
+  const core::Shape n{2, 2, 7, 11};
+  const auto s = torch::randn({n.B, n.H, n.L, n.S}, torch::kFloat64).requires_grad_();
+  const auto want = score.evaluate(s, core::Grid(n, 0, n.L, torch::kCPU));
+  ASSERT_EQ(want.sizes(), s.sizes()) << what;
+  const auto slope = want.requires_grad()
+                         ? torch::autograd::grad({want.sum()}, {s}, {}, false, false, true)[0]
+                         : torch::Tensor();
+  core::Captured keep;
+  const auto bound = score.template bind<double>(n, keep);
+  using I = kernel::Index;
+  for (int i = 0; i < s.numel(); ++i) {
+    const int kv = i % 11, q = i / 11 % 7, h = i / 77 % 2, b = i / 154;
+    const auto at = [&](const torch::Tensor& t) {
+      return t.defined() ? t[b][h][q][kv].template item<double>() : 0.0;
+    };
+    const auto dual = bound(kernel::Dual<double>(at(s), 1), I{b}, I{h}, I{q}, I{kv});
+    const auto single =
+        bound(kernel::Real<float>(static_cast<float>(at(s))), I{b}, I{h}, I{q}, I{kv});
+    ASSERT_NEAR(dual.v, at(want), 1e-12 * (1 + std::abs(at(want)))) << what << " " << q << kv;
+    ASSERT_NEAR(dual.d, at(slope), 1e-12 * (1 + std::abs(at(slope)))) << what << " " << q << kv;
+    ASSERT_NEAR(bound(kernel::Real<double>(at(s)), I{b}, I{h}, I{q}, I{kv}).v, dual.v, 1e-15)
+        << what;
+    ASSERT_NEAR(single.v, dual.v, 1e-5 * (1 + std::abs(dual.v))) << what;
+  }
+}
+
+/// Output, lse and the gradients by the fused kernel and by the reference, in float64.
+template <class Score>
+void expect_fused_is_eager(const Score& score, const std::string& what,
+                           std::vector<torch::Tensor> learn = {}) {
+  torch::manual_seed(2);
+  const auto leaf = [](int64_t n) {
+    return torch::randn({2, 2, n, 5}, torch::kFloat64).requires_grad_();
+  };
+  const auto q = leaf(19), k = leaf(23), v = leaf(23);
+  learn.insert(learn.begin(), {q, k, v});
+  const auto run = [&] {
+    const auto r = attention(q, k, v, causal(), score);
+    auto results = torch::autograd::grad({r.output.sin().sum() + r.lse.cos().sum()}, learn);
+    results.insert(results.begin(), {r.output.detach(), r.lse.detach()});
+    return results;
+  };
+  const auto got = run();
+  EagerReferenceGuard eager;
+  const auto want = run();
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].scalar_type(), want[i].scalar_type()) << what;
+    EXPECT_TRUE(torch::allclose(got[i], want[i], 1e-9, 1e-11))
+        << what << ", result " << i << ": "
+        << (got[i] - want[i]).abs().max().template item<double>();
+  }
+}
+
+#define EXPECT_SCORE(...)                                                                        \
+  expect_score_forms_agree(                                                                      \
+      score_mod([=]([[maybe_unused]] auto s, [[maybe_unused]] auto b, [[maybe_unused]] auto h,   \
+                    [[maybe_unused]] auto q, [[maybe_unused]] auto kv) { return __VA_ARGS__; }), \
+      #__VA_ARGS__)
+
+TEST(Callables, ScoresAndTheirDerivativesAreTheSameInAllForms) {
+  EXPECT_SCORE(max(s, 0) + min(0.5, s) + min(q - kv, 8));
+  EXPECT_SCORE(max(s, s - 1) + min(s * 2, 3 * s) + where(s > 0, 1, s));
+  EXPECT_SCORE(pow(abs(s) + 1, 2) / 3 + pow(2, s) + pow(abs(s) + 0.5, 0.3 * s));
+  EXPECT_SCORE(pow(s, 2) + pow(s, 0) + pow(s, 3.0f));
+  EXPECT_SCORE(exp2(s) + log2(abs(s) + 1) - exp(-s) + log(s * s + 1));
+  EXPECT_SCORE(sin(3 * s) + cos(s + q) * erf(s) + sin(0.1 * kv) + erf(0.1 * (q - kv)));
+  EXPECT_SCORE(floor(3 * s) + 0.2 * s + clamp(s, -0.5, 0.5) + clamp(2 * s, -1, 1) + relu(s));
+  EXPECT_SCORE(clamp(s, 0.1 * h, s + 1) + clamp(0.3, s, 2));
+  EXPECT_SCORE(sqrt(s * s + 1) + sigmoid(s) - tanh(s) / 7 + s / (2 + q) + (1 + b) / (abs(s) + 2));
+  EXPECT_SCORE(s - 0.1 * abs(q - kv) + 0.01 * (q * 1000003LL % 17) + (q > kv) - 2u);
+  EXPECT_SCORE(s * (kv % 2) + (q - kv) / 3);
+  EXPECT_SCORE(-s + +s * 2 - (-s));
+  EXPECT_SCORE(where(q > kv, 1, 0) + where(s > 0 && kv % 2, 1.5, 2) * s);
+  EXPECT_SCORE(0.5);
+  EXPECT_SCORE(q - kv);
+}
+
+TEST(Callables, StandardNamesMayBeImported) {
+  expect_fused_is_eager(score_mod([](auto s, auto, auto, auto q, auto kv) {
+                          using std::abs;
+                          using std::exp;
+                          using std::max;
+                          using std::min;
+                          using std::pow;
+                          using std::tanh;
+                          return tanh(s) + max(s, 0) + min(q - kv, 8) + max(q, kv) +
+                                 0.1 * abs(q - kv) + exp(-abs(s)) + min(s, s * 2) + pow(s, 2);
+                        }),
+                        "using std");
+}
+
+TEST(Callables, AlignedCountsFromTheBottomRight) {
+  for (const auto& [L, S] : {std::pair{5, 9}, {9, 5}, {6, 6}}) {
+    const core::Shape n{1, 1, L, S};
+    const auto table_of = [&](const auto& mask) {
+      return mask.evaluate(core::Grid(n, 0, n.L, torch::kCPU)).expand({1, 1, n.L, n.S});
+    };
+    const auto f = [](auto, auto, auto q, auto kv) { return kv <= q; };
+    EXPECT_TRUE(torch::equal(table_of(mask_mod(f, aligned)), table_of(causal())));
+    EXPECT_TRUE(torch::equal(table_of(mask_mod(f)), table_of(causal(CausalAlignment::kTopLeft))));
+    expect_forms_agree(mask_mod(f, aligned), {1, 1, L, S}, "aligned");
+  }
+  const auto distance = [](auto s, auto, auto, auto q, auto kv) { return s - 0.3 * (q - kv); };
+  expect_fused_is_eager(score_mod(distance, aligned), "aligned score");
+  const auto q = torch::randn({1, 2, 4, 3}, torch::kFloat64),
+             k = torch::randn({1, 2, 9, 3}, torch::kFloat64);
+  const auto slopes = torch::full({2}, 0.3, torch::kFloat64);
+  EXPECT_TRUE(torch::allclose(attention(q, k, k, causal(), score_mod(distance, aligned)).output,
+                              attention(q, k, k, causal(), alibi(slopes)).output));
+}
+
+// ---- tables -------------------------------------------------------------------------------------
+
+TEST(Table, MasksReadIntegersOfAnyType) {
+  const core::Shape n{2, 3, 37, 53};
+  const auto ids = torch::arange(2 * 53).view({2, 53}).floor_divide(9);
+  for (const auto dtype : {torch::kInt64, torch::kInt32, torch::kInt16, torch::kUInt8}) {
+    const auto doc = table(ids.to(dtype));
+    EXPECT_MASK(doc(b, q) == doc(b, kv));
+  }
+  const auto doc = table(ids), far = table(ids.to(torch::kInt64) * 1000000007 + 5);
+  const auto length = table(torch::tensor({30, 41})),
+             flag = table(torch::tensor({true, false, true}));
+  const auto one = table(torch::tensor({4}));
+  const auto matrix = table(torch::rand({2, 3, 37, 53}) < 0.3);
+  const auto next = table(torch::arange(53).flip(0).to(torch::kInt32));
+  EXPECT_MASK(far(b, q) == far(b, kv));
+  EXPECT_MASK(far(b, q) + 1 > far(b, kv) && far(b, kv) != 5);
+  EXPECT_MASK(kv < length(b) && flag(h));
+  EXPECT_MASK(matrix(b, h, q, kv));
+  EXPECT_MASK(!matrix(b, h, q, kv) && doc(b, kv) % 2 == 1);
+  EXPECT_MASK(doc(b, q) / 2 == doc(b, kv) / 2);
+  EXPECT_MASK(doc(b, kv) % (doc(b, q) - 3) == 1);
+  EXPECT_MASK(-doc(b, q) / (doc(b, kv) - 3) == -2);
+  EXPECT_MASK(doc(1, q) == doc(b, kv) || one(0 * h) == kv);
+  EXPECT_MASK(next(next(q)) == kv || next(min(q + 3, 52)) - 1 == kv);
+  EXPECT_MASK(min(doc(b, q), 3) == max(doc(b, kv), 2) || abs(doc(b, q) - 3) == 2);
+  EXPECT_MASK(where(doc(b, q) > 2, doc(b, kv), 5) == 5 && q - kv <= 4);
+  EXPECT_MASK(doc(b, where(q > kv, q - kv, 0)) == 1);
+}
+
+TEST(Table, MasksReadFloatsOfAnyType) {
+  const core::Shape n{2, 3, 37, 53};
+  for (const auto dtype : {torch::kFloat64, torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
+    const auto t = table(torch::randn({3, 90}, dtype)), u = table(torch::randn({53}, dtype));
+    EXPECT_MASK(t(h, q - kv + 53) > 0.1);
+    EXPECT_MASK(t(h, q - kv + 53) + u(kv) * 2 > exp(u(q)) - 1);
+    EXPECT_MASK(u(q) == u(kv) || t(h, kv) / 2 < u(kv) / 3);
+  }
+  // Strides, views and the negative bit are the tensor's business.
+  const auto t = table(torch::randn({90, 3}).t());
+  const auto negative = table(torch::_neg_view(torch::randn({53})));
+  EXPECT_MASK(t(h, q - kv + 53) > 0.1 && negative(kv) > 0);
+}
+
+TEST(Table, ScoresLearnTheirEntries) {
+  torch::manual_seed(3);
+  const auto leaf = [](std::vector<int64_t> sizes, torch::ScalarType dtype = torch::kFloat64) {
+    return torch::randn(sizes, dtype).requires_grad_();
+  };
+  const auto bias = leaf({2, 48}), scale = leaf({2}), by_pair = leaf({2, 2, 19, 23}),
+             narrow = leaf({23}, torch::kFloat32), fixed = torch::randn({2, 23}, torch::kFloat64),
+             ids = torch::arange(46).view({2, 23}).floor_divide(2);
+  const auto t = table(bias), m = table(scale), p = table(by_pair), w = table(narrow),
+             f = table(fixed), doc = table(ids);
+  const auto check = [](const auto& score, const std::string& what,
+                        const std::vector<torch::Tensor>& learn) {
+    expect_fused_is_eager(score, what, learn);
+  };
+  check(score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s + t(h, q - kv + 23); }),
+        "relative bias", {bias});
+  check(score_mod([=](auto s, auto b, auto h, auto q, auto kv) { return s + p(b, h, q, kv); }),
+        "dense bias", {by_pair});
+  check(score_mod([=](auto s, auto b, auto h, auto q, auto kv) {
+          return s * exp(m(h)) + t(h, q - kv + 23) * t(h, kv) + tanh(w(kv) - f(b, q)) / 2;
+        }),
+        "several entries", {bias, scale, narrow});
+  check(score_mod([=](auto s, auto b, auto h, auto q, auto kv) {
+          return where(doc(b, q) == doc(b, kv), s, s - abs(t(h, doc(b, kv)))) + min(w(kv), w(q)) +
+                 max(w(kv), 0) + clamp(t(h, q), -0.5, 0.5) + pow(m(h), 2);
+        }),
+        "indexed by entries", {bias, scale, narrow});
+  check(score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s + t(h, q - kv + 23); }) +
+            softcap(2.0) +
+            score_mod([=](auto s, auto, auto h, auto, auto kv) { return s * m(h) + w(kv); },
+                      aligned) +
+            alibi(scale),
+        "a chain", {bias, scale, narrow});
+}
+
+TEST(Table, GradientsByFiniteDifferences) {
+  torch::manual_seed(4);
+  auto q = torch::randn({1, 2, 5, 4}, torch::kFloat64).requires_grad_();
+  auto bias = torch::randn({2, 10}, torch::kFloat64).requires_grad_();
+  const auto f = [&] {
+    const auto t = table(bias);
+    const auto r =
+        attention(q, q, q, causal(), score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+                    return s * t(h, kv) + tanh(t(h, q - kv + 5));
+                  }));
+    return r.output.square().sum() + r.lse.sum();
+  };
+  gradcheck(f, {q, bias}, "table");
+  gradgradcheck(f, {q, bias}, "table");
+}
+
+TEST(Table, GradientsHaveTheSameBitsEachTime) {
+  torch::manual_seed(5);
+  const auto q = torch::randn({2, 4, 300, 16});
+  auto bias = torch::randn({4, 600}).requires_grad_();
+  const auto run = [&] {
+    const auto t = table(bias);
+    const auto r = attention(q, q, q, score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+                               return s + t(h, q - kv + 300);
+                             }));
+    return torch::autograd::grad({r.output.sin().sum()}, {bias})[0];
+  };
+  const int threads = at::get_num_threads();
+  const auto want = run();
+  EXPECT_EQ(want.scalar_type(), torch::kFloat32);
+  for (const int n : {1, 2, 5}) {
+    at::set_num_threads(n);
+    EXPECT_TRUE(torch::equal(run(), want)) << n << " threads";
+  }
+  at::set_num_threads(threads);
+}
+
+TEST(Table, HoldsWhatTheTensorHoldsAtTheCall) {
+  const auto q = torch::randn({1, 1, 6, 4});
+  const auto bias = torch::zeros({6});
+  const auto t = table(bias);
+  const auto score = score_mod([=](auto s, auto, auto, auto, auto kv) { return s + t(kv); });
+  const auto before = attention(q, q, q, score).output;
+  bias.copy_(torch::randn({6}));
+  const auto after = attention(q, q, q, score).output;
+  EXPECT_TRUE(torch::allclose(before, attention(q, q, q).output));
+  EXPECT_TRUE(torch::allclose(after, attention(q, q, q, bias_tensor(bias.view({1, 6}))).output));
+}
+
+TEST(Table, NoGradientWhereNobodyAsks) {
+  const auto q = torch::randn({1, 1, 6, 4});
+  const auto bias = torch::randn({6}).requires_grad_();
+  const auto t = table(bias);
+  torch::NoGradGuard no_grad;
+  const auto r =
+      attention(q, q, q, score_mod([=](auto s, auto, auto, auto, auto kv) { return s + t(kv); }));
+  EXPECT_FALSE(r.output.requires_grad());
+}
+
+TEST(Table, Errors) {
+  const auto q = torch::randn({2, 2, 6, 4});
+  const auto run = [&](const auto& mask) { return attention(q, q, q, mask); };
+  const auto t = table(torch::arange(6)), wide = table(torch::zeros({2, 6}, torch::kInt64));
+  // An index beyond the ends: in every form, whether evident or not.
+  const auto out_of_range = [&](const auto& mask, std::vector<std::string> parts) {
+    parts.push_back("table: index");
+    expect_error([&] { run(mask); }, parts);
+    EagerReferenceGuard eager;
+    expect_error([&] { run(mask); }, parts);
+  };
+  out_of_range(mask_mod([=](auto, auto, auto q, auto kv) { return t(q - kv) == 0; }),
+               {"[0, 6)", "-5"});
+  out_of_range(mask_mod([=](auto, auto, auto q, auto) { return t(q + 1) == 0; }), {"[0, 6)", "6"});
+  out_of_range(mask_mod([=](auto b, auto, auto, auto kv) { return wide(b + 1, kv) == 0; }),
+               {"index 0", "[0, 2)", "2"});
+  out_of_range(mask_mod([=](auto, auto, auto q, auto kv) {
+                 return t(where(q > kv, q - kv, kv - q - 1)) == 0;
+               }),
+               {"-1"});
+  out_of_range(mask_mod([=](auto, auto, auto q, auto) { return t(t(q) + 1) == 0; }), {"6"});
+  expect_error([&] { run(mask_mod([=](auto, auto, auto q, auto kv) { return t(q, kv) == 0; })); },
+               {"table", "1 indices", "2"});
+  expect_error([&] { run(mask_mod([&](auto, auto, auto q, auto) { return t(q) == 0; })); },
+               {"table", "[=]"});
+  static const auto global = table(torch::arange(6));
+  expect_error([&] { run(mask_mod([](auto, auto, auto q, auto) { return global(q) == 0; })); },
+               {"table", "global"});
+  const auto ids = torch::arange(6);
+  expect_error([&] { run(mask_mod([=](auto, auto, auto q, auto) { return table(ids)(q) == 0; })); },
+               {"table", "by value"});
+  const auto real = table(torch::rand({6}));
+  expect_error([&] { run(mask_mod([=](auto, auto, auto q, auto) { return t(real(q)) == 0; })); },
+               {"table", "whole"});
+  const auto huge = table(torch::full({6}, int64_t{1} << 60));
+  expect_error([&] { run(mask_mod([=](auto, auto, auto q, auto) { return huge(q) == 0; })); },
+               {"table", "2^53"});
+  expect_error([] { table({}); }, {"table", "undefined"});
+  expect_error([] { table(torch::zeros({})); }, {"table", "rank 1 to 4", "[]"});
+  expect_error([] { table(torch::zeros({1, 1, 1, 1, 1})); }, {"table", "rank 1 to 4"});
+  expect_error([] { table(torch::zeros({2}, torch::kComplexFloat)); }, {"table", "ComplexFloat"});
+  expect_error([] { table(torch::zeros({2}, torch::kMeta)); }, {"table", "meta"});
+  expect_error([] { table(torch::eye(3).to_sparse()); }, {"table", "Sparse"});
+  expect_error([] { table(torch::zeros({1}).expand({int64_t{1} << 31})); }, {"table", "2^31"});
+}
+
+}  // namespace
+}  // namespace attzoo::testing

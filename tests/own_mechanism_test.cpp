@@ -1,0 +1,59 @@
+// A mechanism that is not in the zoo, held to the contract of those that are.
+
+#include <attzoo/attzoo.hpp>
+
+#include "support/mechanism_contract.hpp"
+
+namespace {
+
+struct StridedOptions {
+  int64_t d_model = 0, num_heads = 1, stride = 16;
+  std::optional<int64_t> input_dim = std::nullopt;
+  double dropout = 0.1;
+  bool bias = false, causal = false;
+};
+
+class StridedImpl : public attzoo::SelfAttention<StridedImpl, StridedOptions> {
+ public:
+  static constexpr const char* kName = "Strided";
+  explicit StridedImpl(const StridedOptions& o) : SelfAttention(o, {"num_heads", o.num_heads}) {
+    check_positive("stride", o.stride);
+    reset();
+  }
+  attzoo::AttentionResult forward(const torch::Tensor& x, const attzoo::AttentionInputs& in = {}) {
+    using namespace attzoo;
+    const int64_t s = options.stride;
+    return finish(attend(project(x, in), in, window(s, s) || dilated(s)));
+  }
+};
+using Strided = attzoo::Holder<StridedImpl>;
+
+struct StridedTraits : attzoo::testing::PlainTraits {
+  using Module = Strided;
+  static constexpr const char* kName = "Strided";
+  static StridedOptions options() {
+    return {.d_model = 12, .num_heads = 3, .stride = 3, .dropout = 0, .bias = true};
+  }
+  static torch::Tensor allowed(int64_t n) {
+    return attzoo::create_local_mask(n, 6) | attzoo::create_dilated_mask(n, 3);
+  }
+};
+
+}  // namespace
+
+namespace attzoo::testing {
+INSTANTIATE_TYPED_TEST_SUITE_P(Own, MechanismContract, StridedTraits);
+}  // namespace attzoo::testing
+
+TEST(OwnMechanism, FitsIntoTheWrappers) {
+  auto m = attzoo::gated(
+      attzoo::combined(Strided(StridedTraits::options()), attzoo::LongformerSelfAttention(12, 3)));
+  m->eval();
+  const auto x = torch::randn({2, 9, 12});
+  const attzoo::AttentionInputs in{.causal = true, .global_attention = torch::arange(9) == 1};
+  const auto mixed = m->attn->forward(x, in).output, g = m->gate->forward(x);
+  EXPECT_TRUE(torch::allclose(m(x, in).output, g * mixed + (1 - g) * x, 1e-5, 1e-6));
+  std::stringstream text;
+  text << m;
+  EXPECT_NE(text.str().find("attzoo::Strided(d_model=12"), std::string::npos) << text.str();
+}

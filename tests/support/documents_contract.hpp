@@ -1,0 +1,104 @@
+#pragma once
+/// \file
+/// Packed batches: what a module makes of documents in one row is what it makes of each alone.
+
+#include <gtest/gtest.h>
+#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/result.hpp>
+
+#include <string>
+#include <vector>
+
+namespace attzoo::testing {
+
+/// Two sequences of 40 tokens: the lengths of their documents, and the input that says so.
+struct PackedCase {
+  std::string name;
+  std::vector<std::vector<int64_t>> lengths;
+  Documents documents;
+};
+
+inline std::vector<PackedCase> packed_cases() {
+  const auto ids = [](const std::vector<int64_t>& numbers, const std::vector<int64_t>& lengths) {
+    return torch::repeat_interleave(torch::tensor(numbers), torch::tensor(lengths));
+  };
+  const std::vector<int64_t> a{17, 1, 9, 13}, b{3, 37};
+  return {{"offsets", {a, a}, {.offsets = torch::tensor({0, 17, 18, 18, 27, 40}, torch::kInt32)}},
+          {"ids", {a, a}, {.ids = ids({5, -2, int64_t{1} << 60, 0}, a)}},
+          {"ids of each sequence",
+           {a, b},
+           {.ids = torch::stack({ids({1, 2, 3, 4}, a), ids({7, 2}, b)})}}};
+}
+
+/// Output, weights, lse and every gradient. `inputs` may have key_padding_mask [2, 40],
+/// global_attention [40] or [2, 40], mask [40, 40], causal and position_offset.
+template <class Module>
+void expect_documents_are_alone(Module& m, const AttentionInputs& inputs, const std::string& what) {
+  m->to(torch::kFloat64);
+  m->eval();
+  torch::manual_seed(12);
+  for (const auto& packed : packed_cases()) {
+    const std::string name = what + ", " + packed.name;
+    auto x = torch::randn({2, 40, m->input_dim()}, torch::kFloat64).requires_grad_();
+    const auto cotangent = torch::randn({2, 40, m->d_model()}, torch::kFloat64);
+    auto in = inputs;
+    in.documents = packed.documents;
+    const auto got = m(x, in);
+    const torch::Tensor weights = got.weights;
+    auto elsewhere = torch::ones_like(weights, torch::kBool);  // pairs of different documents
+    auto loss = torch::zeros({}, torch::kFloat64);
+    for (int64_t row = 0; row < 2; ++row) {
+      int64_t begin = 0;
+      for (const auto length : packed.lengths[static_cast<size_t>(row)]) {
+        const int64_t end = begin + length;
+        const auto cut = [&](const torch::Tensor& t) {  // [2, 40, ...] -> [1, length, ...]
+          return t.slice(0, row, row + 1).slice(1, begin, end);
+        };
+        const auto square = [&](const torch::Tensor& t) {  // [..., 40, 40]
+          return t.slice(-2, begin, end).slice(-1, begin, end);
+        };
+        auto alone = inputs;
+        if (inputs.key_padding_mask.defined())
+          alone.key_padding_mask = cut(inputs.key_padding_mask);
+        if (inputs.mask.defined()) alone.mask = square(inputs.mask);
+        if (inputs.global_attention.defined()) {
+          alone.global_attention = cut(inputs.global_attention.expand({2, 40}));
+        }
+        const auto want = m(cut(x), alone);
+        EXPECT_TRUE(torch::allclose(cut(got.output), want.output, 1e-9, 1e-11)) << name << begin;
+        EXPECT_TRUE(torch::allclose(square(weights[row]), want.weights.tensor()[0], 1e-9, 1e-11))
+            << name << begin;
+        if (want.lse.defined()) {
+          EXPECT_TRUE(torch::allclose(got.lse[row].slice(-1, begin, end), want.lse[0], 1e-9, 1e-11))
+              << name << begin;
+        }
+        square(elsewhere[row]).fill_(false);
+        loss = loss + (want.output * cut(cotangent)).sum();
+        begin = end;
+      }
+    }
+    EXPECT_EQ(weights.masked_select(elsewhere).abs().sum().template item<double>(), 0) << name;
+    EXPECT_TRUE(torch::allclose(got.weights.rows(9, 30), weights.slice(-2, 9, 30), 1e-12, 1e-14))
+        << name;
+    torch::autograd::variable_list leaves{x};
+    for (const auto& p : m->parameters()) leaves.push_back(p);
+    const auto own = torch::autograd::grad({(got.output * cotangent).sum()}, leaves);
+    const auto of_each = torch::autograd::grad({loss}, leaves);
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      EXPECT_TRUE(torch::allclose(own[i], of_each[i], 1e-8, 1e-10)) << name << " gradient " << i;
+    }
+  }
+}
+
+/// The inputs that every module takes, together.
+template <class Module>
+void expect_packs(Module& m, const std::string& what) {
+  expect_documents_are_alone(m, {}, what);
+  auto real = torch::ones({2, 40}, torch::kBool);
+  real[0].slice(0, 12, 18) = false;  // a document's end, and a whole one
+  real[1].slice(0, 38) = false;
+  expect_documents_are_alone(m, {.key_padding_mask = real, .causal = true, .position_offset = 3},
+                             what + ", causal, padded");
+}
+
+}  // namespace attzoo::testing
