@@ -9,13 +9,12 @@
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
+/// Never by arithmetic on subnormal floats: programs compiled with -ffast-math flush them to zero.
 ATTZOO_ALWAYS_INLINE float half_to_float(uint32_t h) {
-  constexpr uint32_t kInfinity = 0x0f800000;  // of a half, shifted into a float's place
-  const uint32_t magnitude = (h & 0x7fff) << 13;
-  const float finite =
-      __builtin_bit_cast(float, magnitude) * __builtin_bit_cast(float, 0x77800000u);  // 2^112
-  const uint32_t bits =
-      magnitude >= kInfinity ? magnitude | 0x7f800000 : __builtin_bit_cast(uint32_t, finite);
+  const uint32_t magnitude = h & 0x7fff;
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  const uint32_t normal = (magnitude << 13) + (magnitude < 0x7c00 ? 112u << 23 : 224u << 23);
+  const uint32_t bits = magnitude < 0x400 ? __builtin_bit_cast(uint32_t, subnormal) : normal;
   return __builtin_bit_cast(float, bits | (h & 0x8000) << 16);
 }
 

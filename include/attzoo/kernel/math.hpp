@@ -23,7 +23,7 @@ struct Exp2;
 template <>
 struct Exp2<float> {
   using Bits = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127;
+  static constexpr int kMantissa = 23;
   // 1.5 * 2^23 + 127: adding it rounds to an integer and leaves that, biased, in the lowest bits.
   static constexpr float kRound = 12583039.0f;
   static inline float smallest = -127.0f;   // from here on down the result is exactly 0
@@ -38,7 +38,7 @@ struct Exp2<float> {
 template <>
 struct Exp2<double> {
   using Bits = int64_t;
-  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr int kMantissa = 52;
   static constexpr double kRound = 6755399441056767.0;  // 1.5 * 2^52 + 1023
   static inline double smallest = -1023.0;
   static inline double negligible = -900.0;
@@ -63,16 +63,16 @@ struct SplitExp2 {
 template <class T>
 ATTZOO_ALWAYS_INLINE SplitExp2<T> split_exp2(T x) {
   using E = Exp2<T>;
-#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__)
-  // Within a callable of a program that is compiled with -ffast-math, the sum below would cancel.
-  const int n = static_cast<int>(x < 0 ? x - T(0.5) : x + T(0.5));
-  const T f = x - static_cast<T>(n);
-  const auto power = static_cast<typename E::Bits>(n + E::kBias) << E::kMantissa;
-#else
   const T rounded = x + E::kRound;
+  const auto bits = __builtin_bit_cast(typename E::Bits, rounded);
+#if !defined(__clang__) && (defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__))
+  // In a callable of a program that is compiled with -ffast-math, GCC would cancel the sum below.
+  const auto whole = static_cast<int>(bits - __builtin_bit_cast(typename E::Bits, E::kRound));
+  const T f = x - static_cast<T>(whole);
+#else
   const T f = x - (rounded - E::kRound);
-  const auto power = __builtin_bit_cast(typename E::Bits, rounded) << E::kMantissa;
 #endif
+  const auto power = bits << E::kMantissa;
   T p = E::kCoefficients[0];
   for (std::size_t i = 1; i < sizeof(E::kCoefficients) / sizeof(T); ++i)
     p = p * f + E::kCoefficients[i];
