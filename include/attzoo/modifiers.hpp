@@ -148,9 +148,9 @@ core::BlockMask<M> block_mask(M mask, int64_t L, int64_t S, int64_t batch = 1, i
   TORCH_CHECK_VALUE(L > 0 && S > 0 && batch > 0 && heads > 0,
                     "block_mask: L, S, batch and heads must be > 0, got L=", L, " S=", S,
                     " batch=", batch, " heads=", heads);
-  TORCH_CHECK_VALUE(core::product_at_most({batch, heads, L / 64 + 1, S / 64 + 1}, 1 << 30) &&
+  TORCH_CHECK_VALUE(core::product_at_most({batch, heads, L / 64 + 1, S / 64 + 1}, 1 << 28) &&
                         std::max(L, S) <= 1 << 30,
-                    "block_mask: at most 2^30 tiles of 64 x 64, got L=", L, " S=", S,
+                    "block_mask: at most 2^28 tiles of 64 x 64, got L=", L, " S=", S,
                     " batch=", batch, " heads=", heads);
   const core::Shape n{batch, heads, L, S};
   core::check_modifier(mask, n, torch::kCPU);

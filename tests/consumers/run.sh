@@ -19,6 +19,24 @@ for way in add_subdirectory find_package fetch_content; do
   echo "consumer by $way: ok"
 done
 
+# Without a build type one line says so, and Clang, which cannot optimise the kernels alone,
+# optimises what uses them.
+says="attzoo: no CMAKE_BUILD_TYPE is set"
+for way in add_subdirectory find_package fetch_content; do
+  configure=(cmake -S "$source/tests/consumers/$way" -DCMAKE_PREFIX_PATH="$torch;$work/prefix"
+    -DATTZOO_SOURCE_DIR="$source" --fresh)
+  env -u CXXFLAGS "${configure[@]}" -B "$work/plain" >"$work/plain.log"
+  test "$(grep -c "$says" "$work/plain.log")" = 1
+  env -u CXXFLAGS "${configure[@]}" -B "$work/plain" -DCMAKE_BUILD_TYPE=Release >"$work/plain.log"
+  test "$(grep -c "$says" "$work/plain.log")" = 0
+  if command -v clang++ >/dev/null; then
+    env -u CXXFLAGS "${configure[@]}" -B "$work/plain" -DCMAKE_CXX_COMPILER=clang++ \
+      -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >"$work/plain.log"
+    grep -q -- "-O2" "$work/plain/compile_commands.json"
+  fi
+  echo "consumer without a build type by $way: is told"
+done
+
 # Without a LibTorch the error says what to do, and nothing is downloaded.
 if env -u CMAKE_PREFIX_PATH PATH=/usr/bin:/bin cmake -S "$source/tests/consumers/find_package" \
     -B "$work/none" -DCMAKE_PREFIX_PATH="$work/prefix" -DPython3_EXECUTABLE=/bin/false \

@@ -47,6 +47,7 @@ struct MaskFunction : MaskCallable<F> {
   void check(const Shape& n, const torch::Device& device) const {
     check_callable(f, n, device, aligned, [&](const Grid& g) { evaluate(g); });
   }
+  void tensors(Captured& out) const { tensors_of_tables(f, out); }
   torch::Tensor evaluate(const Grid& g) const {
     return TensorLane(f(TensorLane(g.b), TensorLane(g.h),
                         TensorLane(aligned ? aligned_query(g) : g.q), TensorLane(g.kv)))

@@ -294,7 +294,9 @@ class SelfAttention : public torch::nn::Cloneable<Derived> {
   bool is_causal(const AttentionInputs& in) const { return in.causal.value_or(options.causal); }
 
   AttentionOptions attention_options() const {
-    return {.scale = scale(), .dropout = this->is_training() ? options.dropout : 0.0};
+    return {.scale = scale(),
+            .dropout = this->is_training() ? options.dropout : 0.0,
+            .private_qk = true};
   }
 
   /// Joins the heads of an attention output and applies w_o: [B, H, L, dh] -> [B, L, d_model].

@@ -50,12 +50,13 @@ inline torch::Tensor apply_rope(const torch::Tensor& x, const RopeOptions& optio
   }
   const auto rows =
       options.positions.defined() ? options.positions : torch::arange(L, torch::device(x.device()));
-  TORCH_CHECK_VALUE(at::is_expandable_to(rows.sizes(), x.sizes().slice(0, x.dim() - 1)),
-                    "apply_rope: positions must broadcast to ", x.sizes().slice(0, x.dim() - 1),
-                    ", got ", rows.sizes());
+  const auto lengths = x.sizes().slice(0, x.sizes().size() - 1);
+  TORCH_CHECK_VALUE(at::is_expandable_to(rows.sizes(), lengths),
+                    "apply_rope: positions must broadcast to ", lengths, ", got ", rows.sizes());
   const auto f64 = torch::dtype(torch::kFloat64).device(x.device());
   const auto frequency =
-      torch::pow(options.base, torch::arange(0, D, 2, f64) * (-1.0 / std::max<int64_t>(D, 1)));
+      torch::pow(options.base, torch::arange(0, D, 2, f64) *
+                                   (-1.0 / static_cast<double>(std::max<int64_t>(D, 1))));
   const auto position = rows.to(torch::kFloat64) + static_cast<double>(options.position_offset);
   const auto angle = position.unsqueeze(-1) * frequency;  // [..., L, D/2]
   const auto dtype = x.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;

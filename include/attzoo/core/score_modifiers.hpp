@@ -89,6 +89,7 @@ struct ScoreFunction : ScoreCallable<F> {
       call(torch::zeros({1, 1, 1, 1}, torch::dtype(torch::kFloat32).device(device)), g);
     });
   }
+  void tensors(Captured& out) const { tensors_of_tables(f, out); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
     return call(s, g).to(s.scalar_type()).expand_as(s);
   }

@@ -191,12 +191,10 @@ F bind_tables(const F& f) {
   return copy_with_tables(f, [](Table& t) { t.bind(); });
 }
 
-/// The tensors of its tables.
+/// Appends the tensors of its tables.
 template <class F>
-std::vector<torch::Tensor> tensors_of_tables(const F& f) {
-  std::vector<torch::Tensor> tensors;
-  copy_with_tables(f, [&](Table& t) { tensors.push_back(t.tensor()); });
-  return tensors;
+void tensors_of_tables(const F& f, std::vector<torch::Tensor>& out) {
+  copy_with_tables(f, [&](Table& t) { out.push_back(t.tensor()); });
 }
 
 /// Checks the tables of a callable against a problem. `on_intervals` runs it on intervals. True if

@@ -4,6 +4,7 @@
 
 #include <attzoo/kernel/isa.hpp>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// The kernel of one instruction set.
@@ -26,18 +27,15 @@ void with_isa(const MaskAndScore<Mask, Score>& modifiers, F&& f) {
                  std::max(1, stride_of(modifiers.mask)), changes(modifiers.score)};
 #if defined(__x86_64__)
   if (isa() >= Isa::kAvx512) {
-    m.modify = avx512::modify<T, Mask, Score>;
-    if constexpr (kTensors < Score >> 0) m.collect = avx512::collect<T, Mask, Score>;
+    avx512::set_functions<T, Mask, Score>(m);
     return f(m, Functions<T>{avx512::forward<T>, avx512::backward<T>, avx512::backward_tensors<T>});
   }
   if (isa() == Isa::kAvx2) {
-    m.modify = avx2::modify<T, Mask, Score>;
-    if constexpr (kTensors < Score >> 0) m.collect = avx2::collect<T, Mask, Score>;
+    avx2::set_functions<T, Mask, Score>(m);
     return f(m, Functions<T>{avx2::forward<T>, avx2::backward<T>, avx2::backward_tensors<T>});
   }
 #endif
-  m.modify = portable::modify<T, Mask, Score>;
-  if constexpr (kTensors < Score >> 0) m.collect = portable::collect<T, Mask, Score>;
+  portable::set_functions<T, Mask, Score>(m);
   return f(
       m, Functions<T>{portable::forward<T>, portable::backward<T>, portable::backward_tensors<T>});
 }
@@ -69,3 +67,4 @@ void backward_tensors(const Problem<T>& p, const MaskAndScore<Mask, Score>& modi
 }
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

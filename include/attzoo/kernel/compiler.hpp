@@ -2,6 +2,10 @@
 /// \file
 /// What the kernels ask of the compiler beyond standard C++.
 
+#if defined(__clang__) ? __clang_major__ < 14 : defined(__GNUC__) && __GNUC__ < 11
+#error attzoo needs g++ 11 or newer, or clang 14 or newer
+#endif
+
 /// For the small functions that the kernels' loops call: inlined even where the user's program is
 /// compiled without optimisation, so that the loop around them stays a loop over vectors.
 #if defined(__GNUC__)
@@ -10,4 +14,19 @@
 #else
 #define ATTZOO_ALWAYS_INLINE inline
 #define ATTZOO_INLINE_LAMBDA
+#endif
+
+/// Around all code of the kernels: it is the same whatever flags the user's program is compiled
+/// with. GCC optimises it in any build type, and neither compiler reorders its sums and forgets
+/// infinities under -ffast-math. (Clang cannot raise the level of optimisation within a file.)
+#if defined(__clang__)
+#define ATTZOO_BEGIN_KERNEL _Pragma("float_control(precise, on, push)")
+#define ATTZOO_END_KERNEL _Pragma("float_control(pop)")
+#elif defined(__GNUC__)
+#define ATTZOO_BEGIN_KERNEL \
+  _Pragma("GCC push_options") _Pragma("GCC optimize(\"O2,tree-vectorize,no-fast-math\")")
+#define ATTZOO_END_KERNEL _Pragma("GCC pop_options")
+#else
+#define ATTZOO_BEGIN_KERNEL
+#define ATTZOO_END_KERNEL
 #endif

@@ -4,8 +4,11 @@
 /// (seed, b, h, q, kv), so forward, backward, the weights on demand and the eager reference agree,
 /// whatever the tiling and the number of threads.
 
+#include <attzoo/kernel/compiler.hpp>
+
 #include <cstdint>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// A 32-bit mix (multiply and xor-shift, two rounds) on any type with 64-bit integer semantics;
@@ -40,3 +43,4 @@ I dropout_bits(I row_key, I kv) {
 inline int64_t dropout_threshold(double p) { return static_cast<int64_t>(p * 4294967296.0); }
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

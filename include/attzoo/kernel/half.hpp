@@ -2,40 +2,42 @@
 /// \file
 /// 16-bit floats as bits.
 
-#include <bit>
+#include <attzoo/kernel/compiler.hpp>
+
 #include <cstdint>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-inline float half_to_float(uint32_t h) {
-  constexpr uint32_t kInfinity = 0x0f800000;  // of a half, shifted into a float's place
-  const uint32_t magnitude = (h & 0x7fff) << 13;
-  const float finite =
-      std::bit_cast<float>(magnitude) * std::bit_cast<float>(0x77800000u);  // 2^112
-  const uint32_t bits =
-      magnitude >= kInfinity ? magnitude | 0x7f800000 : std::bit_cast<uint32_t>(finite);
-  return std::bit_cast<float>(bits | (h & 0x8000) << 16);
+/// Never by arithmetic on subnormal floats: programs compiled with -ffast-math flush them to zero.
+ATTZOO_ALWAYS_INLINE float half_to_float(uint32_t h) {
+  const uint32_t magnitude = h & 0x7fff;
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  const uint32_t normal = (magnitude << 13) + (magnitude < 0x7c00 ? 112u << 23 : 224u << 23);
+  const uint32_t bits = magnitude < 0x400 ? __builtin_bit_cast(uint32_t, subnormal) : normal;
+  return __builtin_bit_cast(float, bits | (h & 0x8000) << 16);
 }
 
 /// Rounds to the nearest, ties to even; a NaN stays one.
-inline uint16_t float_to_half(float f) {
-  const uint32_t bits = std::bit_cast<uint32_t>(f);
+ATTZOO_ALWAYS_INLINE uint16_t float_to_half(float f) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, f);
   const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
   if (magnitude >= 0x47800000) {  // 65536 and above: infinity, or NaN
     return static_cast<uint16_t>(sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00));
   }
   if (magnitude < 0x38800000) {  // subnormal: adding 0.5 lines the bits up
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    return static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000));
+    const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
+    return static_cast<uint16_t>(sign | (__builtin_bit_cast(uint32_t, shifted) - 0x3f000000));
   }
   const uint32_t rounded = magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1);
   return static_cast<uint16_t>(sign | rounded >> 13);
 }
 
-inline uint16_t float_to_bfloat16(float f) {
-  const uint32_t bits = std::bit_cast<uint32_t>(f);
+ATTZOO_ALWAYS_INLINE uint16_t float_to_bfloat16(float f) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, f);
   if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

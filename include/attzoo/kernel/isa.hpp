@@ -3,6 +3,7 @@
 /// The kernels' bodies, compiled once for each instruction set, and which of them to run. A user's
 /// program needs no -march: the choice is made at run time.
 
+#include <attzoo/kernel/compiler.hpp>
 #include <attzoo/kernel/dropout.hpp>
 #include <attzoo/kernel/half.hpp>
 #include <attzoo/kernel/masks.hpp>
@@ -64,6 +65,16 @@ inline Isa isa() {
   }();
   return chosen;
 }
+
+/// Whether there is a callable of the user's program among the modifiers.
+template <class Modifier>
+constexpr bool kHoldsCallable = false;
+template <template <class...> class Modifier, class... Parts>
+constexpr bool kHoldsCallable<Modifier<Parts...>> = (kHoldsCallable<Parts> || ...);
+template <class F>
+constexpr bool kHoldsCallable<MaskFunction<F>> = true;
+template <class F>
+constexpr bool kHoldsCallable<ScoreFunction<F>> = true;
 
 }  // namespace attzoo::kernel
 

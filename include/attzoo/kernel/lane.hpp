@@ -28,6 +28,7 @@
 #include <limits>
 #include <type_traits>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 template <class T>
@@ -505,6 +506,16 @@ ATTZOO_ALWAYS_INLINE A operator+(A a) {
 // ---- functions ----------------------------------------------------------------------------------
 // min, max, abs, clamp, where, floor and relu of whole numbers are whole; all others are floating.
 
+/// condition ? x : y by bits: the compiler makes a branch of the other form where one side is cheap
+/// to leave out, and the loop is scalar then.
+template <class T>
+ATTZOO_ALWAYS_INLINE T select(bool condition, T x, T y) {
+  using U = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  const U mask = U{0} - static_cast<U>(condition);
+  return __builtin_bit_cast(T,
+                            (__builtin_bit_cast(U, x) & mask) | (__builtin_bit_cast(U, y) & ~mask));
+}
+
 /// `condition ? a : b`, which C++ cannot overload.
 template <class C, class A, class B>
 requires LaneTriple<C, A, B> ATTZOO_ALWAYS_INLINE auto where(C truth, A a, B b) {
@@ -514,17 +525,17 @@ requires LaneTriple<C, A, B> ATTZOO_ALWAYS_INLINE auto where(C truth, A a, B b) 
     using Y = Lifted<B>;
     return on_integers<kLarger<X, Y>>(lift(a), lift(b),
                                       [condition](auto x, auto y)
-                                          ATTZOO_INLINE_LAMBDA { return condition ? x : y; });
+                                          ATTZOO_INLINE_LAMBDA { return select(condition, x, y); });
   } else {
     using M = Meet<A, B>;
     const M x = as<M>(lift(a)), y = as<M>(lift(b));
     if constexpr (LaneTraits<M>::kEntry) {
-      return M{condition ? x.v : y.v, x.whole && y.whole, condition ? x.d : y.d,
+      return M{select(condition, x.v, y.v), x.whole && y.whole, select(condition, x.d, y.d),
                either(x.trace, y.trace)};
     } else if constexpr (LaneTraits<M>::kDual) {
-      return M{condition ? x.v : y.v, condition ? x.d : y.d};
+      return M{select(condition, x.v, y.v), select(condition, x.d, y.d)};
     } else {
-      return M{condition ? x.v : y.v};
+      return M{select(condition, x.v, y.v)};
     }
   }
 }
@@ -698,3 +709,4 @@ struct TableView {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -12,19 +12,20 @@
 #include <utility>
 #include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
 
 struct Full {
-  bool operator()(int, int, int, int) const { return true; }
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int, int) const { return true; }
   void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kFull, r.S); }
 };
 
 /// Keys from q + shift - left to q + shift + right; a side of 2^30 is unbounded.
 struct Window {
   int shift, left, right;
-  bool operator()(int, int, int q, int kv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
     const int distance = q + shift - kv;
     return (distance <= left) & (distance >= -right);
   }
@@ -37,7 +38,9 @@ struct Window {
 /// Keys at the same place modulo the rate. As a stride the kernel walks nothing else.
 struct Dilated {
   int shift, rate;
-  bool operator()(int, int, int q, int kv) const { return (q + shift - kv) % rate == 0; }
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
+    return (q + shift - kv) % rate == 0;
+  }
   void reach(const Rows& r, Segments& out) const {
     append(out, 0, r.S, r.stride % rate == 0 ? Cover::kFull : Cover::kPartial, r.S);
   }
@@ -45,7 +48,7 @@ struct Dilated {
 
 struct Blocks {
   int shift, size, period, offset, end;
-  bool operator()(int, int, int q, int kv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
     const int i = q + shift - offset, j = kv - offset;
     // Exact for 31 bits, and vectorises, as an integer division would not.
     const auto block = static_cast<int>((i + 0.5) * (1.0 / period));
@@ -69,7 +72,7 @@ struct Blocks {
 
 struct Prefix {
   int length;
-  bool operator()(int, int, int, int kv) const { return kv < length; }
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int, int kv) const { return kv < length; }
   void reach(const Rows& r, Segments& out) const { append(out, 0, length, Cover::kFull, r.S); }
 };
 
@@ -113,7 +116,7 @@ struct Documents {
   int64_t row;
   const int* of;
   std::shared_ptr<const DocumentTable> table;
-  bool operator()(int b, int, int q, int kv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int, int q, int kv) const {
     return of[b * row + q + shift] == of[b * row + kv];
   }
   void reach(const Rows& r, Segments& out) const {
@@ -142,7 +145,9 @@ struct Flags {
       runs_.push_back(std::move(runs));
     }
   }
-  bool at(int b, int i) const { return flags_[static_cast<size_t>(row(b) * n_ + i)] != 0; }
+  ATTZOO_ALWAYS_INLINE bool at(int b, int i) const {
+    return flags_[static_cast<size_t>(row(b) * n_ + i)] != 0;
+  }
   /// The set positions as intervals; scattered ones as one partial interval, which is cheaper to
   /// visit than hundreds of single keys.
   void reach(int b, Segments& out, int S) const {
@@ -161,7 +166,7 @@ struct Flags {
   }
 
  private:
-  int64_t row(int b) const { return batch_ == 1 ? 0 : b; }
+  ATTZOO_ALWAYS_INLINE int64_t row(int b) const { return batch_ == 1 ? 0 : b; }
   int batch_, n_;
   std::vector<uint8_t> flags_;
   std::vector<Segments> runs_;
@@ -171,7 +176,7 @@ struct GlobalTokens {
   int shift;
   std::shared_ptr<const Flags> flags;
   bool queries, keys;
-  bool operator()(int b, int, int q, int kv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int, int q, int kv) const {
     return (queries && flags->at(b, q + shift)) || (keys && flags->at(b, kv));
   }
   void reach(const Rows& r, Segments& out) const {
@@ -190,7 +195,7 @@ struct DenseMask {
   const bool* data = nullptr;
   int64_t b = 0, h = 0, q = 0, kv = 0;
   std::shared_ptr<const Flags> keys = nullptr;
-  bool operator()(int ib, int ih, int iq, int ikv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
     return !data || data[ib * b + ih * h + iq * q + ikv * kv];
   }
   void reach(const Rows& r, Segments& out) const {
@@ -205,7 +210,7 @@ struct Bands {
   const int* begin;
   const int* end;
   int64_t b, h;
-  bool operator()(int ib, int ih, int iq, int ikv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
     const int64_t at = ib * b + ih * h + iq;
     return (ikv >= begin[at]) & (ikv < end[at]);
   }
@@ -228,7 +233,7 @@ template <class F>
 struct MaskFunction {
   F f;
   int shift;
-  bool operator()(int b, int h, int q, int kv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
     return static_cast<bool>(f(Index{b}, Index{h}, Index{q + shift}, Index{kv}));
   }
   void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
@@ -261,7 +266,9 @@ template <class M>
 struct Tiled {
   M mask;
   std::shared_ptr<const TileCover> tiles;
-  bool operator()(int b, int h, int q, int kv) const { return mask(b, h, q, kv); }
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
+    return mask(b, h, q, kv);
+  }
   void reach(const Rows& r, Segments& out) const { tiles->reach(r, out); }
 };
 template <class M>
@@ -279,7 +286,7 @@ template <class A, class B>
 struct And {
   A a;
   B b;
-  bool operator()(int ib, int ih, int iq, int ikv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
     return (int{a(ib, ih, iq, ikv)} & int{b(ib, ih, iq, ikv)}) != 0;
   }
   void reach(const Rows& r, Segments& out) const {
@@ -300,7 +307,7 @@ template <class A, class B>
 struct Or {
   A a;
   B b;
-  bool operator()(int ib, int ih, int iq, int ikv) const {
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
     return (int{a(ib, ih, iq, ikv)} | int{b(ib, ih, iq, ikv)}) != 0;
   }
   void reach(const Rows& r, Segments& out) const {
@@ -316,7 +323,9 @@ Or(A, B) -> Or<A, B>;
 template <class A>
 struct Not {
   A a;
-  bool operator()(int b, int h, int q, int kv) const { return !a(b, h, q, kv); }
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
+    return !a(b, h, q, kv);
+  }
   void reach(const Rows& r, Segments& out) const {
     Segments in_a;
     a.reach(r, in_a);
@@ -325,3 +334,4 @@ struct Not {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -4,12 +4,14 @@
 /// length at plain -O2: no calls, no branches, no tables. 2^x is split into 2^n 2^f with f in
 /// [-1/2, 1/2]; 2^f is a minimax polynomial.
 
-#include <bit>
+#include <attzoo/kernel/compiler.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// What the exponential needs to know of a floating type. The limits are variables on purpose: of a
@@ -59,20 +61,27 @@ struct SplitExp2 {
   T power, fraction;
 };
 template <class T>
-inline SplitExp2<T> split_exp2(T x) {
+ATTZOO_ALWAYS_INLINE SplitExp2<T> split_exp2(T x) {
   using E = Exp2<T>;
   const T rounded = x + E::kRound;
+  const auto bits = __builtin_bit_cast(typename E::Bits, rounded);
+#if !defined(__clang__) && (defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__))
+  // In a callable of a program that is compiled with -ffast-math, GCC would cancel the sum below.
+  const auto whole = static_cast<int>(bits - __builtin_bit_cast(typename E::Bits, E::kRound));
+  const T f = x - static_cast<T>(whole);
+#else
   const T f = x - (rounded - E::kRound);
-  const auto power = std::bit_cast<typename E::Bits>(rounded) << E::kMantissa;
+#endif
+  const auto power = bits << E::kMantissa;
   T p = E::kCoefficients[0];
   for (std::size_t i = 1; i < sizeof(E::kCoefficients) / sizeof(T); ++i)
     p = p * f + E::kCoefficients[i];
-  return {std::bit_cast<T>(power), p * f};
+  return {__builtin_bit_cast(T, power), p * f};
 }
 
 /// 2^x; 0 below the smallest normal number, a NaN stays one.
 template <class T>
-inline T exp2(T x) {
+ATTZOO_ALWAYS_INLINE T exp2(T x) {
   using E = Exp2<T>;
   const T raised = x < E::smallest ? E::smallest : x;
   const T clamped = raised > E::largest ? E::largest : raised;
@@ -83,21 +92,21 @@ inline T exp2(T x) {
 }
 
 template <class T>
-inline T exp(T x) {
+ATTZOO_ALWAYS_INLINE T exp(T x) {
   return kernel::exp2(x * static_cast<T>(kLog2e));
 }
 
 /// 1 / x for x in [1, 2^100], in float by Newton's iteration from a guess on the bits: a vector
 /// division takes as long as thirty other operations.
-inline float reciprocal(float x) {
-  float y = std::bit_cast<float>(0x7ef311c3 - std::bit_cast<int32_t>(x));
+ATTZOO_ALWAYS_INLINE float reciprocal(float x) {
+  float y = __builtin_bit_cast(float, 0x7ef311c3 - __builtin_bit_cast(int32_t, x));
   y = y * (2 - x * y);
   y = y * (2 - x * y);
   return y * (2 - x * y);
 }
 
 /// tanh(x) = (e^2x - 1) / (e^2x + 1), from e^2x - 1 without cancellation.
-inline double tanh(double x) {
+ATTZOO_ALWAYS_INLINE double tanh(double x) {
   const double magnitude = x < 0 ? -x : x;
   const double limit = Exp2<double>::tanh_is_one;
   const auto [power, fraction] = split_exp2((magnitude > limit ? limit : magnitude) * 2 * kLog2e);
@@ -108,7 +117,7 @@ inline double tanh(double x) {
 
 /// x P(x^2) / Q(x^2), a minimax quotient with the relative error 6e-9: fewer operations than by an
 /// exponential.
-inline float tanh(float x) {
+ATTZOO_ALWAYS_INLINE float tanh(float x) {
   const float limit = Exp2<float>::tanh_is_one;
   const float raised = x < -limit ? -limit : x;
   const float a = raised > limit ? limit : raised, y = a * a;
@@ -120,3 +129,4 @@ inline float tanh(float x) {
 }
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

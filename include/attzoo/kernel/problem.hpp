@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16 };
@@ -53,7 +54,8 @@ struct Gradients {
 /// `slot_stride` apart.
 template <class T>
 struct TensorGradients {
-  static constexpr int kSlots = 16;
+  static constexpr int kMostSlots = 16;
+  int slots = kMostSlots;
   std::vector<TensorGradient<T>> tensors;
   std::vector<int64_t> slot_stride;
 };
@@ -61,6 +63,12 @@ struct TensorGradients {
 /// Features are padded to a multiple of this in the accumulators and in scratch memory.
 constexpr int kPad = 16;
 constexpr int padded(int n) { return (n + kPad - 1) / kPad * kPad; }
+
+/// Zeros n numbers.
+template <class T>
+ATTZOO_ALWAYS_INLINE void clear(T* p, int64_t n) {
+  __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
+}
 
 /// Where the kernel's threads and memory come from.
 class Runtime {
@@ -110,3 +118,4 @@ struct Lanes {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -4,6 +4,7 @@
 
 #include <attzoo/kernel/isa.hpp>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// Writes p.out.
@@ -17,3 +18,4 @@ void scan(const ScanProblem& p, Runtime& runtime) {
 }
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -5,10 +5,13 @@
 /// interval is empty and never visited. Composed masks compose the answers, so that a schedule
 /// costs what it visits.
 
+#include <attzoo/kernel/compiler.hpp>
+
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 enum class Cover : int { kEmpty, kPartial, kFull };
@@ -94,7 +97,7 @@ inline void cut(const Segments& segments, int residue, int stride, int size, int
                 std::vector<KeyTile>& out) {
   out.clear();
   const auto units = [&](int position) {  // keys of the residue before this position
-    return position <= residue ? 0 : (position - residue + stride - 1) / stride;
+    return position <= residue ? 0 : (position - residue - 1) / stride + 1;
   };
   for (size_t first = 0, next = 0; first < segments.size(); first = next) {
     for (next = first + 1; next < segments.size(); ++next) {
@@ -128,16 +131,17 @@ class QueryGrid {
  public:
   QueryGrid(int L, int S, int stride, int lanes)
       : L_(L), shift_(S - L), stride_(stride), lanes_(lanes) {
-    const int most = (L + stride - 1) / stride;
+    const int most = (L - 1) / stride + 1;
     per_residue_ = (most + lanes - 1) / lanes;
   }
   int per_residue() const { return per_residue_; }
   int residues() const { return stride_; }
   QueryBlock block(int residue, int index) const {
-    const int first = ((residue - shift_) % stride_ + stride_) % stride_;
-    const int begin = first + index * lanes_ * stride_;
-    const int left = begin >= L_ ? 0 : (L_ - begin + stride_ - 1) / stride_;
-    return {residue, begin, std::min(left, lanes_)};
+    const int64_t first = ((int64_t{residue} - shift_) % stride_ + stride_) % stride_;
+    const int64_t begin = first + int64_t{index} * lanes_ * stride_;
+    if (begin >= L_) return {residue, L_, 0};
+    const int left = (L_ - static_cast<int>(begin) - 1) / stride_ + 1;
+    return {residue, static_cast<int>(begin), std::min(left, lanes_)};
   }
 
  private:
@@ -145,3 +149,4 @@ class QueryGrid {
 };
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

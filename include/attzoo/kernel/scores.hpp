@@ -6,6 +6,7 @@
 
 #include <attzoo/kernel/lane.hpp>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// The gradient of a captured tensor, by the strides of [B, H, L, S]; data is null if nobody asks.
@@ -27,7 +28,8 @@ bool changes(const Score& f) {
 }
 
 template <class Score, class T, class I>
-T backpropagate(const Score& f, T s, T g, I b, I h, I q, I kv, const TensorGradient<T>* to) {
+ATTZOO_ALWAYS_INLINE T backpropagate(const Score& f, T s, T g, I b, I h, I q, I kv,
+                                     const TensorGradient<T>* to) {
   if constexpr (requires { f.gradient(s, g, b, h, q, kv, to); }) {
     return f.gradient(s, g, b, h, q, kv, to);
   } else {
@@ -36,9 +38,9 @@ T backpropagate(const Score& f, T s, T g, I b, I h, I q, I kv, const TensorGradi
 }
 
 struct IdentityScore {
-  bool changes() const { return false; }
+  ATTZOO_ALWAYS_INLINE bool changes() const { return false; }
   template <class R, class I>
-  R operator()(R s, I, I, I, I) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I, I, I, I) const {
     return s;
   }
 };
@@ -49,11 +51,11 @@ struct Alibi {
   const T* slopes;  // [H]
   int64_t step;
   template <class R, class I>
-  R operator()(R s, I, I h, I q, I kv) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I, I h, I q, I kv) const {
     return s - Real<T>(slopes[h.v * step]) * distance(q.v, kv.v);
   }
   template <class I>
-  T gradient(T, T g, I, I h, I q, I kv, const TensorGradient<T>* to) const {
+  ATTZOO_ALWAYS_INLINE T gradient(T, T g, I, I h, I q, I kv, const TensorGradient<T>* to) const {
     if (to->data) to->data[h.v * to->h] -= g * static_cast<T>(distance(q.v, kv.v));
     return g;
   }
@@ -70,7 +72,7 @@ constexpr int kTensors<Alibi<T>> = 1;
 struct Softcap {
   double cap;
   template <class R, class I>
-  R operator()(R s, I, I, I, I) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I, I, I, I) const {
     return cap * tanh((1 / cap) * s);
   }
 };
@@ -80,13 +82,14 @@ template <class T>
 struct Bias {
   const T* data = nullptr;
   int64_t b = 0, h = 0, q = 0, kv = 0;
-  bool changes() const { return data != nullptr; }
+  ATTZOO_ALWAYS_INLINE bool changes() const { return data != nullptr; }
   template <class R, class I>
-  R operator()(R s, I ib, I ih, I iq, I ikv) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I ib, I ih, I iq, I ikv) const {
     return data ? s + R(Real<T>(data[ib.v * b + ih.v * h + iq.v * q + ikv.v * kv])) : s;
   }
   template <class I>
-  T gradient(T, T g, I ib, I ih, I iq, I ikv, const TensorGradient<T>* to) const {
+  ATTZOO_ALWAYS_INLINE T gradient(T, T g, I ib, I ih, I iq, I ikv,
+                                  const TensorGradient<T>* to) const {
     if (to->data) to->data[ib.v * to->b + ih.v * to->h + iq.v * to->q + ikv.v * to->kv] += g;
     return g;
   }
@@ -101,11 +104,11 @@ struct DistanceBias {
   int64_t h;
   int zero;
   template <class R, class I>
-  R operator()(R s, I, I ih, I iq, I ikv) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I, I ih, I iq, I ikv) const {
     return s + R(Real<T>(data[ih.v * h + (ikv.v - iq.v + zero)]));
   }
   template <class I>
-  T gradient(T, T g, I, I ih, I iq, I ikv, const TensorGradient<T>* to) const {
+  ATTZOO_ALWAYS_INLINE T gradient(T, T g, I, I ih, I iq, I ikv, const TensorGradient<T>* to) const {
     if (to->data) to->data[ih.v * to->h + (ikv.v - iq.v + zero) * to->kv] += g;
     return g;
   }
@@ -120,12 +123,13 @@ struct ScoreFunction {
   F f;
   int shift;
   template <class R, class I>
-  R operator()(R s, I b, I h, I q, I kv) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I b, I h, I q, I kv) const {
     return R(f(s, b, h, I{q.v + shift}, kv));
   }
   /// One call for each entry that f reads, in which that one has the derivative 1.
   template <class T>
-  T gradient(T s, T g, Index b, Index h, Index q, Index kv, const TensorGradient<T>* to) const {
+  ATTZOO_ALWAYS_INLINE T gradient(T s, T g, Index b, Index h, Index q, Index kv,
+                                  const TensorGradient<T>* to) const {
     if (to->data) {
       for (int wanted = 0, seen = 1; wanted < seen; ++wanted) {
         Lookup lookup{wanted};
@@ -147,13 +151,14 @@ template <class A, class B>
 struct Chain {
   A a;
   B b;
-  bool changes() const { return kernel::changes(a) || kernel::changes(b); }
+  ATTZOO_ALWAYS_INLINE bool changes() const { return kernel::changes(a) || kernel::changes(b); }
   template <class R, class I>
-  R operator()(R s, I ib, I ih, I iq, I ikv) const {
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I ib, I ih, I iq, I ikv) const {
     return b(a(s, ib, ih, iq, ikv), ib, ih, iq, ikv);
   }
   template <class T, class I>
-  T gradient(T s, T g, I ib, I ih, I iq, I ikv, const TensorGradient<T>* to) const {
+  ATTZOO_ALWAYS_INLINE T gradient(T s, T g, I ib, I ih, I iq, I ikv,
+                                  const TensorGradient<T>* to) const {
     const T between = a(Real<T>(s), ib, ih, iq, ikv).v;
     g = backpropagate(b, between, g, ib, ih, iq, ikv, to + kTensors<A>);
     return backpropagate(a, s, g, ib, ih, iq, ikv, to);
@@ -165,3 +170,4 @@ template <class A, class B>
 constexpr int kTensors<Chain<A, B>> = kTensors<A> + kTensors<B>;
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

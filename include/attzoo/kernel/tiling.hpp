@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 template <class Mask, class Score>
@@ -26,13 +27,13 @@ struct Tiling {
 /// forbids. Chosen by how far a block in the middle reaches.
 template <class T>
 Tiling choose_tiling(const Problem<T>& p, const Modifiers<T>& m, const Tiling& wide) {
-  const int most = (p.L + m.stride - 1) / m.stride;
+  const int most = (p.L - 1) / m.stride + 1;
   if (most <= 16) return {16, 64, wide.step};
   if (most <= 32) return {32, 64, wide.step};
   const int begin = p.L / 2;
+  const auto end = static_cast<int>(std::min<int64_t>(p.L, begin + int64_t{64} * m.stride));
   Segments reached;
-  m.reach(m.mask_and_score, {0, 0, begin, std::min(p.L, begin + 64 * m.stride), p.S, m.stride},
-          reached);
+  m.reach(m.mask_and_score, {0, 0, begin, end, p.S, m.stride}, reached);
   int64_t keys = 0;
   for (const auto& s : reached) keys += s.end - s.begin;
   return keys / m.stride <= 256 ? Tiling{32, 64, wide.step} : wide;
@@ -92,3 +93,4 @@ struct ScanProblem {
 constexpr int kScanChunk = 64, kScanColumns = 128;
 
 }  // namespace attzoo::kernel
+ATTZOO_END_KERNEL

@@ -1,0 +1,51 @@
+// What does not compile, one case at a time (-DCASE=n), and what the first line of the error must
+// say. `// CASE n: words` is read by check.cmake; case 0 compiles.
+
+#include <attzoo/attention.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vector<int>& v) {
+  using namespace attzoo;
+  const auto use = [&](const auto& modifier) { return attention(q, q, q, modifier).output; };
+#if CASE == 0
+  const auto u = table(t);
+  return use(score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s + u(h, q - kv); }));
+#elif CASE == 1  // CASE 1: four auto parameters
+  return use(mask_mod([](auto b, auto h, auto q) { return q > b + h; }));
+#elif CASE == 2  // CASE 2: five auto parameters
+  return use(score_mod([](auto b, auto h, auto q, auto kv) { return q + kv + b + h; }));
+#elif CASE == 3  // CASE 3: four auto parameters
+  return use(mask_mod([](int, int, int q, int kv) { return q > kv; }));
+#elif CASE == 4  // CASE 4: five auto parameters
+  return use(score_mod([](float s, int, int, int q, int kv) { return s + float(q - kv); }));
+#elif CASE == 5  // CASE 5: write exp\(s\)
+  return use(score_mod([](auto s, auto, auto, auto, auto) { return std::exp(s); }));
+#elif CASE == 6  // CASE 6: without std::
+  return use(score_mod([](auto s, auto, auto, auto, auto) { return 20 * std::tanh(s / 20); }));
+#elif CASE == 7  // CASE 7: write min\(a, b\) without std::
+  return use(score_mod([](auto s, auto, auto, auto q, auto kv) { return s + std::min(q - kv, 8); }));
+#elif CASE == 8  // CASE 8: min, max and clamp without std::
+  return use(mask_mod([](auto, auto, auto q, auto kv) { return std::max(q, kv) > 3; }));
+#elif CASE == 9  // CASE 9: attzoo::table
+  return use(score_mod([=](auto s, auto, auto h, auto, auto) { return s + t[h]; }));
+#elif CASE == 10  // CASE 10: attzoo::table
+  return use(mask_mod([=](auto, auto, auto q, auto kv) { return t[q] == t[kv]; }));
+#elif CASE == 11  // CASE 11: attzoo::table
+  return use(mask_mod([=](auto, auto, auto q, auto kv) { return v[q] == v[kv]; }));
+#elif CASE == 12  // CASE 12: where\(condition, a, b\)
+  return use(score_mod([](auto s, auto, auto, auto q, auto kv) { return q > kv ? s : -s; }));
+#elif CASE == 13  // CASE 13: mask_tensor\(tensor\)
+  return use(mask_mod([=](auto, auto, auto, auto) { return t; }));
+#elif CASE == 14  // CASE 14: bias_tensor\(tensor\)
+  return use(score_mod([=](auto, auto, auto, auto, auto) { return t; }));
+#elif CASE == 15  // CASE 15: write t\(0 \* h\)
+  const auto u = table(t);
+  return use(score_mod([=](auto s, auto, auto, auto, auto) { return s + u(0); }));
+#elif CASE == 16  // CASE 16: must be a whole number
+  const auto u = table(t);
+  return use(score_mod([=](auto s, auto, auto, auto q, auto) { return s + u(q / 2.0); }));
+#endif
+}

@@ -1,0 +1,52 @@
+// Causal linear attention, against its definition in float64.
+
+#include <gtest/gtest.h>
+#include <attzoo/kernel/scan.hpp>
+
+#include "support.hpp"
+
+namespace attzoo::kernel {
+namespace {
+
+template <class T>
+void check(int B, int H, int n, int F, int E, bool reverse, double tolerance) {
+  const auto count = [&](int features) {
+    return static_cast<size_t>(B) * static_cast<size_t>(H * n * features);
+  };
+  auto q = random_numbers<T>(count(F), 1), k = random_numbers<T>(count(F), 2),
+       v = random_numbers<T>(count(E), 3), out = random_numbers<T>(count(E), 4);
+  const auto view = [&](Buffer<T>& x, int features) {
+    return View{x.data(),
+                sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32,
+                int64_t{H} * n * features,
+                int64_t{n} * features,
+                features,
+                1};
+  };
+  Threads runtime(2);
+  scan<T>({view(q, F), view(k, F), view(v, E), view(out, E), B, H, n, F, E, reverse}, runtime);
+  const auto f = static_cast<size_t>(F), e = static_cast<size_t>(E),
+             length = static_cast<size_t>(n);
+  for (size_t i = 0; i < out.size() / e; ++i) {
+    const size_t head = i / length * length;
+    std::vector<double> want(e);
+    for (size_t j = reverse ? i : head; j < (reverse ? head + length : i + 1); ++j) {
+      double score = 0;
+      for (size_t d = 0; d < f; ++d) score += double{q[i * f + d]} * k[j * f + d];
+      for (size_t d = 0; d < e; ++d) want[d] += score * v[j * e + d];
+    }
+    for (size_t d = 0; d < e; ++d) ASSERT_NEAR(out[i * e + d], want[d], tolerance) << i << " " << d;
+  }
+}
+
+TEST(Scan, IsTheDefinition) {
+  for (const bool reverse : {false, true}) {
+    check<double>(2, 2, 130, 5, 7, reverse, 1e-11);
+    check<double>(1, 1, 64, 16, 140, reverse, 1e-11);
+    check<float>(1, 2, 100, 17, 33, reverse, 2e-3);
+    check<float>(1, 1, 1, 1, 1, reverse, 1e-5);
+  }
+}
+
+}  // namespace
+}  // namespace attzoo::kernel
