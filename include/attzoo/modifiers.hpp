@@ -105,7 +105,8 @@ inline core::DocumentsMask documents(const torch::Tensor& offsets_or_ids) {
 inline core::GlobalTokensMask global_tokens(const torch::Tensor& is_global) {
   core::check_dense(is_global, "global_tokens", "is_global");
   TORCH_CHECK_VALUE(is_global.dim() == 1 || is_global.dim() == 2,
-                    "global_tokens: is_global must have shape [S] or [B, S]");
+                    "global_tokens: is_global must have shape [S] or [B, S], got ",
+                    is_global.sizes());
   const auto flags = is_global.to(torch::kBool);
   return {flags.dim() == 1 ? flags.unsqueeze(0) : flags};
 }
@@ -129,7 +130,8 @@ core::MaskFunction<F> mask_mod(F f, Aligned) {
 inline core::TensorMask mask_tensor(const torch::Tensor& mask) {
   core::check_dense(mask, "mask_tensor", "mask");
   TORCH_CHECK_VALUE(mask.dim() >= 2 && mask.dim() <= 4,
-                    "mask_tensor: expected a tensor [L, S], [B, L, S] or [B, H, L, S]");
+                    "mask_tensor: expected a mask [L, S], [B, L, S] or [B, H, L, S], got ",
+                    mask.sizes());
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, "mask_tensor: expected bool, got ",
                    mask.scalar_type());
   return {core::mask_rank4(mask)};
