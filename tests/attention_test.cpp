@@ -11,6 +11,7 @@
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
+#include "support/peak_memory.hpp"
 
 namespace outside {
 using namespace attzoo;  // NOLINT: as users write it
@@ -452,6 +453,18 @@ TEST(Attention, WeightsOfTensorsThatChangedAreAnError) {
   expect_error([&] { r.weights.tensor(); }, {"LazyWeights", kInPlace});
 }
 
+/// Guarding the weights of inference tensors costs a copy of q and k, unless they are private.
+TEST(Attention, PrivateQueriesAndKeysAreNotCopied) {
+  c10::InferenceMode inference;
+  const auto x = torch::randn({1, 1, 4096, 16});
+  const auto bytes = [&](bool private_qk) {
+    PeakMemory memory;
+    attention(x, x.clone(), x, window(8, 8), {}, {.private_qk = private_qk});
+    return memory.total();
+  };
+  EXPECT_EQ(bytes(false) - bytes(true), static_cast<int64_t>(2 * x.nbytes()));
+}
+
 TEST(Attention, MasksThatAreInferenceTensors) {
   torch::Tensor flags;
   {
@@ -543,6 +556,47 @@ TEST(Attention, GradientsThatAreZeroOrSparse) {
   };
   for (const auto& g : gradient(torch::_efficientzerotensor({1, 1, 5, 3}, torch::kFloat64))) {
     EXPECT_TRUE((g == 0).all().item<bool>());
+  }
+  auto few = torch::zeros({1, 1, 5, 3}, torch::kFloat64);
+  few[0][0][2][1] = 2.0;
+  const auto want = gradient(few), got = gradient(few.to_sparse());
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(torch::equal(got[i], want[i])) << i;
+}
+
+TEST(Attention, GradientsOfLseAlone) {
+  torch::manual_seed(13);
+  auto p = random_problem(1, 4, 2, 5, 6, 3, 3);
+  auto slopes = torch::rand({4}, torch::kFloat64), bias = torch::randn({5, 6}, torch::kFloat64);
+  const Tensors leaves{p.q.requires_grad_(), p.k.requires_grad_(), p.v.requires_grad_(),
+                       slopes.requires_grad_(), bias.requires_grad_()};
+  for (const auto path : {Path::kFused, Path::kChunked}) {
+    const auto f = [&] {
+      return run(path, p, causal(), alibi(slopes) + bias_tensor(bias)).lse.sin().sum();
+    };
+    gradcheck(f, leaves, "lse");
+    gradgradcheck(f, {p.q, p.k, slopes, bias}, "lse");
+  }
+  const auto with_sink = [&] { return attention(p.q, p.k, p.v, sink(slopes)).lse.sin().sum(); };
+  gradcheck(with_sink, {p.q, p.k, slopes}, "lse with a sink");
+}
+
+/// Who learns is decided when attention() is called.
+TEST(Attention, GradientsWantedOrNotLater) {
+  auto p = random_problem(1, 2, 2, 5, 5, 3, 3);
+  p.q.requires_grad_();
+  for (const auto path : {Path::kFused, Path::kChunked}) {
+    const auto first = torch::rand({2}, torch::kFloat64),
+               second = torch::randn({5, 5}, first.dtype());
+    const auto r = [&] {
+      return run(path, p, causal(), alibi(first) + softcap(2.0) + bias_tensor(second));
+    };
+    second.requires_grad_();
+    const auto want = torch::autograd::grad({r().output.square().sum()}, {p.q, second});
+    const auto late = r();
+    first.requires_grad_();
+    const auto got = torch::autograd::grad({late.output.square().sum()}, {p.q, second});
+    EXPECT_TRUE(torch::equal(got[0], want[0]));
+    EXPECT_TRUE(torch::equal(got[1], want[1]));
   }
 }
 
@@ -810,6 +864,7 @@ TEST(Attention, SizesBeyondTheKernelsIndices) {
                   one.expand({1 << 20, 1, 1, 1 << 20}));
       },
       {"attention", "output", "too many"});
+  expect_error([&] { block_mask(causal(), 1 << 30, 1 << 30); }, {"block_mask", "2^28"});
   for (const int64_t n : {int64_t{1} << 31, int64_t{1} << 40, int64_t{1} << 62}) {
     expect_error([&] { block_mask(causal(), n, 1); }, {"block_mask", "L="});
     expect_error([&] { block_mask(causal(), 1, n); }, {"block_mask", "S="});

@@ -121,7 +121,8 @@ struct CallCases {
            AttentionInputs in, std::function<void(torch::nn::Module&)> prepare = {}) const {
     all.push_back({subject.who + " " + argument + " " + value.name,
                    [run = subject.run, x, in, prepare] { run(x, in, prepare); },
-                   {subject.who, argument, value.part}});
+                   {subject.who + (argument == "position_offset" ? "|apply_rope" : ""), argument,
+                    value.part}});
   }
 
   void x() const {

@@ -61,8 +61,8 @@ class ALiBiSelfAttentionImpl
 
   ALiBiSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : ALiBiSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
-  explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     check_positive("max_seq_len", options.max_seq_len);
     reset();
   }

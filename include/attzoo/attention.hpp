@@ -29,6 +29,9 @@ struct AttentionOptions {
   /// Decides which weights are dropped; default: drawn from torch's CPU generator, so that
   /// torch::manual_seed makes it repeatable.
   std::optional<uint64_t> seed = std::nullopt;
+  /// A promise that nobody changes q and k in place while weights may still be read. Inference
+  /// tensors count no versions, so without it their weights are guarded by a copy of q and k.
+  bool private_qk = false;
 };
 
 /// While one lives, attention() on this thread runs by definition, everything n x n in memory: to
@@ -180,7 +183,8 @@ AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const 
   if (dropout.p > 0) dropout.seed = options.seed ? *options.seed : core::random_seed();
   const auto resolved = core::resolve(score, shape);
   const auto [output, lse] = core::dispatch(q, k, v, mask, resolved, scale, dropout);
-  core::Captured read{q, k};
+  core::Captured read;
+  if (!options.private_qk || !q.is_inference()) read = {q, k};
   core::held_tensors(mask, read);
   core::held_tensors(resolved, read);
   LazyWeights weights({shape.B, shape.H, shape.L, shape.S}, [=, unchanged = core::Unchanged(read)](
@@ -232,7 +236,9 @@ struct ScaledDotProductAttention {
         ": temperature must be > 0 and finite, and 1 / (sqrt(D) * temperature) at "
         "most 1e30 (float64: 1e300), got ",
         options.temperature);
-    const auto leading = [](const torch::Tensor& t) { return t.sizes().slice(0, t.dim() - 2); };
+    const auto leading = [](const torch::Tensor& t) {
+      return t.sizes().slice(0, t.sizes().size() - 2);
+    };
     TORCH_CHECK_VALUE(at::are_expandable(leading(q), leading(k)) &&
                           at::are_expandable(leading(q), leading(v)) &&
                           at::are_expandable(leading(k), leading(v)),

@@ -73,7 +73,8 @@ struct OverlappingBlocks {
         // A later block takes beta of the result and leaves 1 - beta of what was there, even if
         // nothing was.
         const double beta = k == 0            ? 1.0
-                            : end - begin > 1 ? static_cast<double>(i - begin) / (end - begin - 1)
+                            : end - begin > 1 ? static_cast<double>(i - begin) /
+                                                    static_cast<double>(end - begin - 1)
                                               : 0.0;
         for (int64_t f = 0; f < families; ++f) at[f][i] *= 1.0 - beta;
         at[k % families][i] = beta;
@@ -100,8 +101,8 @@ class BlockSelfAttentionImpl
 
   explicit BlockSelfAttentionImpl(int64_t d_model)
       : BlockSelfAttentionImpl(BlockSelfAttentionOptions{.d_model = d_model}) {}
-  explicit BlockSelfAttentionImpl(const BlockSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit BlockSelfAttentionImpl(const BlockSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     check_positive("block_size", options.block_size);
     reset();
   }

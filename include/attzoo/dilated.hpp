@@ -39,8 +39,8 @@ class DilatedSelfAttentionImpl
 
   explicit DilatedSelfAttentionImpl(int64_t d_model)
       : DilatedSelfAttentionImpl(DilatedSelfAttentionOptions{.d_model = d_model}) {}
-  explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     check_positive("dilation_rate", options.dilation_rate);
     if (options.window_size) check_positive("window_size", *options.window_size);
     reset();

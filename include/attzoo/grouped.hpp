@@ -38,8 +38,8 @@ class GroupedSelfAttentionImpl
       : GroupedSelfAttentionImpl({.d_model = d_model,
                                   .num_query_heads = num_query_heads,
                                   .num_kv_heads = num_kv_heads}) {}
-  explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_query_heads", options.num_query_heads}, options.num_kv_heads) {
+  explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_query_heads", o.num_query_heads}, o.num_kv_heads) {
     check_divides("num_kv_heads", options.num_kv_heads, "num_query_heads", options.num_query_heads);
     reset();
   }

@@ -37,8 +37,8 @@ class LocalSelfAttentionImpl
 
   explicit LocalSelfAttentionImpl(int64_t d_model)
       : LocalSelfAttentionImpl(LocalSelfAttentionOptions{.d_model = d_model}) {}
-  explicit LocalSelfAttentionImpl(const LocalSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit LocalSelfAttentionImpl(const LocalSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     check_positive("window_size", options.window_size);
     reset();
   }

@@ -42,8 +42,8 @@ class LongformerSelfAttentionImpl
 
   LongformerSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LongformerSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
-  explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     check_positive("window_size", options.window_size);
     reset();
   }

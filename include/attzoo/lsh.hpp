@@ -56,8 +56,8 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
 
   LSHSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LSHSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
-  explicit LSHSelfAttentionImpl(const LSHSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit LSHSelfAttentionImpl(const LSHSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     check_positive("bucket_size", options.bucket_size);
     check_positive("num_hashes", options.num_hashes);
     TORCH_CHECK_VALUE(options.num_hashes <= 1 << 16, kName,

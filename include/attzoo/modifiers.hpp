@@ -105,7 +105,8 @@ inline core::DocumentsMask documents(const torch::Tensor& offsets_or_ids) {
 inline core::GlobalTokensMask global_tokens(const torch::Tensor& is_global) {
   core::check_dense(is_global, "global_tokens", "is_global");
   TORCH_CHECK_VALUE(is_global.dim() == 1 || is_global.dim() == 2,
-                    "global_tokens: is_global must have shape [S] or [B, S]");
+                    "global_tokens: is_global must have shape [S] or [B, S], got ",
+                    is_global.sizes());
   const auto flags = is_global.to(torch::kBool);
   return {flags.dim() == 1 ? flags.unsqueeze(0) : flags};
 }
@@ -129,7 +130,8 @@ core::MaskFunction<F> mask_mod(F f, Aligned) {
 inline core::TensorMask mask_tensor(const torch::Tensor& mask) {
   core::check_dense(mask, "mask_tensor", "mask");
   TORCH_CHECK_VALUE(mask.dim() >= 2 && mask.dim() <= 4,
-                    "mask_tensor: expected a tensor [L, S], [B, L, S] or [B, H, L, S]");
+                    "mask_tensor: expected a mask [L, S], [B, L, S] or [B, H, L, S], got ",
+                    mask.sizes());
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, "mask_tensor: expected bool, got ",
                    mask.scalar_type());
   return {core::mask_rank4(mask)};
@@ -146,9 +148,9 @@ core::BlockMask<M> block_mask(M mask, int64_t L, int64_t S, int64_t batch = 1, i
   TORCH_CHECK_VALUE(L > 0 && S > 0 && batch > 0 && heads > 0,
                     "block_mask: L, S, batch and heads must be > 0, got L=", L, " S=", S,
                     " batch=", batch, " heads=", heads);
-  TORCH_CHECK_VALUE(core::product_at_most({batch, heads, L / 64 + 1, S / 64 + 1}, 1 << 30) &&
+  TORCH_CHECK_VALUE(core::product_at_most({batch, heads, L / 64 + 1, S / 64 + 1}, 1 << 28) &&
                         std::max(L, S) <= 1 << 30,
-                    "block_mask: at most 2^30 tiles of 64 x 64, got L=", L, " S=", S,
+                    "block_mask: at most 2^28 tiles of 64 x 64, got L=", L, " S=", S,
                     " batch=", batch, " heads=", heads);
   const core::Shape n{batch, heads, L, S};
   core::check_modifier(mask, n, torch::kCPU);

@@ -34,8 +34,8 @@ class MultiHeadSelfAttentionImpl
 
   MultiHeadSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : MultiHeadSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
-  explicit MultiHeadSelfAttentionImpl(const MultiHeadSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", options.num_heads}) {
+  explicit MultiHeadSelfAttentionImpl(const MultiHeadSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", o.num_heads}) {
     reset();
   }
 

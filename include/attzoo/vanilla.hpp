@@ -31,8 +31,8 @@ class VanillaSelfAttentionImpl
 
   explicit VanillaSelfAttentionImpl(int64_t d_model)
       : VanillaSelfAttentionImpl(VanillaSelfAttentionOptions{.d_model = d_model}) {}
-  explicit VanillaSelfAttentionImpl(const VanillaSelfAttentionOptions& options)
-      : SelfAttention(options, {"num_heads", 1}) {
+  explicit VanillaSelfAttentionImpl(const VanillaSelfAttentionOptions& o)
+      : SelfAttention(o, {"num_heads", 1}) {
     reset();
   }
 

@@ -3,6 +3,7 @@
 # the source gives for it.
 
 cmake_minimum_required(VERSION 3.25)
+separate_arguments(FLAGS NATIVE_COMMAND "${FLAGS}")
 execute_process(COMMAND ${COMPILER} -fsyntax-only -DCASE=${CASE} ${FLAGS} ${SOURCE}
   RESULT_VARIABLE failed ERROR_VARIABLE errors OUTPUT_VARIABLE output)
 if(CASE EQUAL 0)

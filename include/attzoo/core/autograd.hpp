@@ -15,7 +15,7 @@ namespace attzoo::core {
 /// q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], output [B, H, L, Dv], lse [B, H, L].
 class AttentionKernel : public torch::CustomClassHolder {
  public:
-  /// Tensors of the score modifier that require gradients.
+  /// Tensors of the score modifier that required gradients when the kernel was made.
   virtual torch::autograd::variable_list learnable() const = 0;
   /// All tensors that the mask and the score modifier read.
   virtual Captured held() const = 0;

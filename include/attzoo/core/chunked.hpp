@@ -24,9 +24,10 @@ class ChunkedKernel final : public AttentionKernel {
         score_(std::move(score)),
         scale_(scale),
         dropout_(dropout),
-        chunk_rows_(chunk_rows) {}
+        chunk_rows_(chunk_rows),
+        learning_(learning_tensors(score_)) {}
 
-  torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
+  torch::autograd::variable_list learnable() const override { return learning_; }
 
   Captured held() const override {
     Captured all;
@@ -114,6 +115,7 @@ class ChunkedKernel final : public AttentionKernel {
   double scale_;
   Dropout dropout_;
   int64_t chunk_rows_;
+  torch::autograd::variable_list learning_;
 };
 
 }  // namespace attzoo::core

@@ -29,8 +29,11 @@ inline void check_documents(const Documents& d, std::string_view who) {
   const auto ends = t.to(torch::kInt64);
   TORCH_CHECK_VALUE(ends[0].item<int64_t>() == 0, who, ": offsets must begin with 0, got ",
                     ends[0].item<int64_t>());
-  TORCH_CHECK_VALUE((ends.slice(0, 1) >= ends.slice(0, 0, -1)).all().item<bool>(), who,
-                    ": offsets must not decrease");
+  const auto falls = (ends.slice(0, 1) < ends.slice(0, 0, -1)).nonzero().flatten();
+  if (falls.numel() == 0) return;
+  const auto at = falls[0].item<int64_t>();
+  TORCH_CHECK_VALUE(false, who, ": offsets must not decrease, got ", ends[at + 1].item<int64_t>(),
+                    " after ", ends[at].item<int64_t>());
 }
 
 /// Holds documents that check_documents() has seen against the problem that they meet.

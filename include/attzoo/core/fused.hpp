@@ -17,7 +17,12 @@ template <MaskMod Mask, ScoreMod Score>
 class FusedCpuKernel final : public AttentionKernel {
  public:
   FusedCpuKernel(Mask mask, Score score, double scale, Dropout dropout)
-      : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {}
+      : mask_(std::move(mask)), score_(std::move(score)), scale_(scale), dropout_(dropout) {
+    core::learnable(score_, tensors_);
+    for (auto& l : tensors_) {
+      if (!l.learns()) l.tensor = torch::Tensor();
+    }
+  }
 
   /// Something to compute, sizes that the kernel's 32-bit indices hold, and features whose rows do
   /// not fill the threads' scratch memory.
@@ -29,7 +34,13 @@ class FusedCpuKernel final : public AttentionKernel {
            v.size(3) <= kMostFeatures;
   }
 
-  torch::autograd::variable_list learnable() const override { return learning_tensors(score_); }
+  torch::autograd::variable_list learnable() const override {
+    torch::autograd::variable_list learning;
+    for (const auto& l : tensors_) {
+      if (l.tensor.defined()) learning.push_back(l.tensor);
+    }
+    return learning;
+  }
 
   Captured held() const override {
     Captured all;
@@ -125,22 +136,22 @@ class FusedCpuKernel final : public AttentionKernel {
                                                  const Modifiers& modifiers,
                                                  const kernel::Gradients<T>& gradients,
                                                  kernel::Runtime& runtime) const {
-    std::vector<Learnable> tensors;
-    core::learnable(score_, tensors);
     std::vector<torch::Tensor> sums;  // [slots or 1, the tensor's sizes]
-    kernel::TensorGradients<T> to;    // in step with `tensors`; nobody asks for the others
+    kernel::TensorGradients<T> to;    // in step with tensors_; nobody asks for the others
     const auto by_query = [](const Learnable& l) {
       return l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1;
     };
     // A large tensor, as a table with an entry for each pair, has few copies, and few threads.
     int64_t in_slots = 1;
-    for (const auto& l : tensors) in_slots += l.learns() && !by_query(l) ? l.tensor.numel() : 0;
+    for (const auto& l : tensors_) {
+      in_slots += l.tensor.defined() && !by_query(l) ? l.tensor.numel() : 0;
+    }
     constexpr int64_t kMostNumbers = int64_t{1} << 24;
     to.slots = static_cast<int>(std::clamp<int64_t>(kMostNumbers / in_slots, 1, to.kMostSlots));
-    for (const auto& l : tensors) {
+    for (const auto& l : tensors_) {
       to.tensors.emplace_back();
       to.slot_stride.push_back(0);
-      if (!l.learns()) continue;
+      if (!l.tensor.defined()) continue;
       auto sizes = l.tensor.sizes().vec();
       sizes.insert(sizes.begin(), by_query(l) ? 1 : to.slots);
       sums.push_back(torch::zeros(sizes, c10::CppTypeToScalarType<T>::value));
@@ -168,6 +179,7 @@ class FusedCpuKernel final : public AttentionKernel {
   Score score_;
   double scale_;
   Dropout dropout_;
+  std::vector<Learnable> tensors_;  // of the score modifier; undefined where no gradient is wanted
 };
 
 }  // namespace attzoo::core

@@ -158,6 +158,7 @@ class Table {
 
 inline void check_table(const torch::Tensor& t) {
   TORCH_CHECK_VALUE(t.defined(), "table: expected a tensor, got an undefined one");
+  TORCH_CHECK_TYPE(!t.is_nested(), "table: expected a dense tensor, got a nested one");
   TORCH_CHECK_TYPE(is_supported_float(t.scalar_type()) ||
                        torch::isIntegralType(t.scalar_type(), /*includeBool=*/true),
                    "table: expected integers or floats of 16, 32 or 64 bits, got ",
