@@ -470,7 +470,7 @@ ATTZOO_LANE_COMPARISON(!=)
 
 // Both sides are computed, as of tensors; a branch would keep the loop from vectorising.
 template <class A>
-ATTZOO_ALWAYS_INLINE bool holds(A a) {
+ATTZOO_ALWAYS_INLINE int holds(A a) {
   return lift(a).v != 0;
 }
 template <class A, class B>
