@@ -280,8 +280,7 @@ TEST(BadInputs, MaskModifiers) {
   take(tensor_);
 
   Cases block_("block_mask");
-  for (const auto& [values, name] : std::vector<std::pair<std::vector<int64_t>, std::string>>{
-           {kNotPositive, ""}, {kTooLarge, ""}}) {
+  for (const auto& values : {kNotPositive, kTooLarge}) {
     block_.add_numbers("L", values, [](int64_t n) { block_mask(causal(), n, 4); });
     block_.add_numbers("S", values, [](int64_t n) { block_mask(causal(), 4, n); });
     block_.add_numbers("batch", values, [](int64_t n) { block_mask(causal(), 4, 4, n); });

@@ -48,18 +48,19 @@ TEST(Masks, PaddingOfCutSequences) {
 
 TEST(Masks, RefusesWhatHasNoNumbers) {
   for (const auto& [t, name] : unreadable(torch::kInt64)) {
-    expect_error([&] { create_padding_mask(t, 4); }, {"create_padding_mask", "seq_lengths", name});
+    expect_error([&, &t = t] { create_padding_mask(t, 4); },
+                 {"create_padding_mask", "seq_lengths", name});
     expect_error(
         [&] {
           combine_masks(torch::ones({2, 2}, torch::kInt64), t);
         },
         {"combine_masks", name});
     if (!t.defined()) continue;  // stays undefined
-    expect_error([&] { expand_mask_for_heads(t, 1, 1, 2); },
+    expect_error([&, &t = t] { expand_mask_for_heads(t, 1, 1, 2); },
                  {"expand_mask_for_heads", "mask", name});
   }
   const auto quantised = torch::quantize_per_tensor(torch::ones({2, 2}), 0.1, 0, torch::kQUInt8);
-  expect_error([&] { combine_masks(quantised); }, {"combine_masks", "QUInt8"});
+  expect_error([&, &t = t] { combine_masks(quantised); }, {"combine_masks", "QUInt8"});
 }
 
 TEST(Masks, RefusesWhatNobodyCanAddress) {
