@@ -42,21 +42,22 @@ struct Interval {
   friend Interval operator-(const Interval& a) { return {-a.high, -a.low, a.whole}; }
   friend Interval operator+(const Interval& a) { return a; }
   friend Interval operator*(const Interval& a, const Interval& b) {
-    const auto [low, high] =
+    const auto [least, most] =
         std::minmax({a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high});
     if (std::isnan(a.low * b.low + a.low * b.high + a.high * b.low + a.high * b.high)) {
       return any(a.whole && b.whole);
     }
-    return {low, high, a.whole && b.whole};
+    return {least, most, a.whole && b.whole};
   }
   friend Interval operator/(const Interval& a, const Interval& b) {
-    const bool whole = a.whole && b.whole;
+    const bool both = a.whole && b.whole;
     if (b.low > 0) {
-      const auto [low, high] =
+      const auto [least, most] =
           std::minmax({a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high});
-      return whole ? Interval(std::trunc(low), std::trunc(high), true) : Interval(low, high, false);
+      return both ? Interval(std::trunc(least), std::trunc(most), true)
+                  : Interval(least, most, false);
     }
-    return whole ? Interval(-a.magnitude(), a.magnitude(), true) : any();
+    return both ? Interval(-a.magnitude(), a.magnitude(), true) : any();
   }
   friend Interval operator%(const Interval& a, const Interval& b) {
     if (!a.whole || !b.whole) return any();
@@ -110,8 +111,8 @@ struct Interval {
   friend Interval max(const Interval& a, const Interval& b) {
     return {std::max(a.low, b.low), std::max(a.high, b.high), a.whole && b.whole};
   }
-  friend Interval clamp(const Interval& x, const Interval& low, const Interval& high) {
-    return min(max(x, low), high);
+  friend Interval clamp(const Interval& x, const Interval& from, const Interval& to) {
+    return min(max(x, from), to);
   }
   friend Interval where(const Interval&, const Interval& a, const Interval& b) {
     return {std::min(a.low, b.low), std::max(a.high, b.high), a.whole && b.whole};
