@@ -88,7 +88,7 @@ ATTZOO_ALWAYS_INLINE T exp2(T x) {
   const auto [power, fraction] = split_exp2(clamped);
   // What is left above the largest exponent overflows by itself: 2^127 * 2 * 2 ...
   const T above = x - clamped > 0 ? x - clamped : 0;
-  return (fraction * power + power) * (1 + above);
+  return (1 + fraction) * power * (1 + above);  // nothing subnormal before the result
 }
 
 template <class T>
