@@ -236,7 +236,9 @@ struct ScaledDotProductAttention {
         ": temperature must be > 0 and finite, and 1 / (sqrt(D) * temperature) at "
         "most 1e30 (float64: 1e300), got ",
         options.temperature);
-    const auto leading = [](const torch::Tensor& t) { return t.sizes().slice(0, t.dim() - 2); };
+    const auto leading = [](const torch::Tensor& t) {
+      return t.sizes().slice(0, t.sizes().size() - 2);
+    };
     TORCH_CHECK_VALUE(at::are_expandable(leading(q), leading(k)) &&
                           at::are_expandable(leading(q), leading(v)) &&
                           at::are_expandable(leading(k), leading(v)),

@@ -13,23 +13,24 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
 #if CASE == 0
   const auto u = table(t);
   return use(score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s + u(h, q - kv); }));
-#elif CASE == 1  // CASE 1: four auto parameters
+#elif CASE == 1   // CASE 1: four auto parameters
   return use(mask_mod([](auto b, auto h, auto q) { return q > b + h; }));
-#elif CASE == 2  // CASE 2: five auto parameters
+#elif CASE == 2   // CASE 2: five auto parameters
   return use(score_mod([](auto b, auto h, auto q, auto kv) { return q + kv + b + h; }));
-#elif CASE == 3  // CASE 3: four auto parameters
+#elif CASE == 3   // CASE 3: four auto parameters
   return use(mask_mod([](int, int, int q, int kv) { return q > kv; }));
-#elif CASE == 4  // CASE 4: five auto parameters
+#elif CASE == 4   // CASE 4: five auto parameters
   return use(score_mod([](float s, int, int, int q, int kv) { return s + float(q - kv); }));
-#elif CASE == 5  // CASE 5: write exp\(s\)
+#elif CASE == 5   // CASE 5: write exp\(s\)
   return use(score_mod([](auto s, auto, auto, auto, auto) { return std::exp(s); }));
-#elif CASE == 6  // CASE 6: without std::
+#elif CASE == 6   // CASE 6: without std::
   return use(score_mod([](auto s, auto, auto, auto, auto) { return 20 * std::tanh(s / 20); }));
-#elif CASE == 7  // CASE 7: write min\(a, b\) without std::
-  return use(score_mod([](auto s, auto, auto, auto q, auto kv) { return s + std::min(q - kv, 8); }));
-#elif CASE == 8  // CASE 8: min, max and clamp without std::
+#elif CASE == 7   // CASE 7: write min\(a, b\) without std::
+  return use(
+      score_mod([](auto s, auto, auto, auto q, auto kv) { return s + std::min(q - kv, 8); }));
+#elif CASE == 8   // CASE 8: min, max and clamp without std::
   return use(mask_mod([](auto, auto, auto q, auto kv) { return std::max(q, kv) > 3; }));
-#elif CASE == 9  // CASE 9: attzoo::table
+#elif CASE == 9   // CASE 9: attzoo::table
   return use(score_mod([=](auto s, auto, auto h, auto, auto) { return s + t[h]; }));
 #elif CASE == 10  // CASE 10: attzoo::table
   return use(mask_mod([=](auto, auto, auto q, auto kv) { return t[q] == t[kv]; }));

@@ -230,7 +230,7 @@ TYPED_TEST(Amx, AttentionIsThatOfFloats) {
     return 2.0 * tanh(s / 2.0);
   };
   expect_float_result<TypeParam>({1, 1, 1, 90, 128, 96, 64}, Full{},
-                                 ScoreFunction<decltype(capped)>{capped});
+                                 ScoreFunction<decltype(capped)>{capped, 0});
 }
 
 TYPED_TEST(Amx, QueriesWithoutKeysTakeNoPart) {

@@ -81,7 +81,7 @@ struct Case {
     const auto S = static_cast<size_t>(n.S);
     constexpr double kForbidden = -1e300;  // anything below it, too
     std::vector<double> s(S), slope(S), w(S), factor(S);
-    using I = Index<double>;
+    using I = Index;
     for (int b = 0; b < n.B; ++b) {
       for (int h = 0; h < n.H; ++h) {
         for (int i = 0; i < n.L; ++i) {
@@ -160,7 +160,7 @@ TEST(Kernel, IsTheDefinition) {
     using std::tanh;
     return 2.0 * tanh(s / 2.0) - 0.02 * (h + 1) * (q - kv);
   };
-  const ScoreFunction<decltype(kLambda)> lambda{kLambda};
+  const ScoreFunction<decltype(kLambda)> lambda{kLambda, 0};
   check<double>("dense", {2, 4, 2, 37, 45, 20, 9}, Full{}, IdentityScore{});
   check<float>("dense in float", {1, 2, 1, 100, 90, 64, 64}, Full{}, IdentityScore{});
   check<double>("dropout", {2, 2, 1, 37, 45, 8, 5}, Full{}, IdentityScore{}, 0.3);
@@ -180,8 +180,8 @@ TEST(Kernel, IsTheDefinition) {
                  exp(0.25 * s) - 1 / (1 + s * s));
   };
   constexpr auto kMask = [](auto, auto, auto q, auto kv) { return (q - kv) % 3 == 0; };
-  const ScoreFunction<decltype(kScore)> score{kScore};
-  const MaskFunction<decltype(kMask)> mask{kMask};
+  const ScoreFunction<decltype(kScore)> score{kScore, 0};
+  const MaskFunction<decltype(kMask)> mask{kMask, 0};
   check<double>("callables", {1, 2, 1, 70, 75, 8, 8}, mask, score);
   check<float>("callables in float", {1, 2, 1, 70, 75, 8, 8}, mask, score);
   check<float>("softcap in float", {1, 2, 1, 70, 75, 8, 8}, kCausal, Softcap{2});
@@ -302,8 +302,9 @@ void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
     Buffer<T> slope_sums, bias_sums;
     slope_sums.resize(TensorGradients<T>::kMostSlots * slopes.size());
     bias_sums.resize(length);
-    const TensorGradients<T> to{{{slope_sums.data(), 0, 1, 0, 0}, {bias_sums.data(), 0, 0, n.S, 1}},
-                                {n.H, 0}};
+    TensorGradients<T> to;
+    to.tensors = {{slope_sums.data(), 0, 1, 0, 0}, {bias_sums.data(), 0, 0, n.S, 1}};
+    to.slot_stride = {n.H, 0};
     Threads runtime(2);
     backward_tensors(c.problem(), MaskAndScore<Mask, Score>{mask, score}, c.gradients(), to,
                      runtime);
@@ -333,7 +334,7 @@ TEST(Kernel, QueriesWithoutKeysTakeNoPart) {
   constexpr auto kThirds = [](auto b, auto h, auto q, auto kv) {
     return (q + b + h) % 3 != 1 && kv <= q + 20;
   };
-  const MaskFunction<decltype(kThirds)> thirds{kThirds};
+  const MaskFunction<decltype(kThirds)> thirds{kThirds, 0};
   const auto both = [&]<class T>(T) {
     expect_no_part<T>("every third", {2, 2, 1, 90, 75, 8, 5}, thirds);
     expect_no_part<T>("the first", {1, 2, 2, 70, 50, 20, 16}, Window{-20, 1 << 30, 0});

@@ -70,6 +70,7 @@ void check_documents(int L, int S, double share) {
         ids.push_back(i == 0 || border(random) ? any(random) : ids.back());
       const Documents documents{S - L, table_of(ids, batch)};
       check_reach(documents, L, S, "documents");
+      check_reach(MaybeDocuments{documents}, L, S, "given documents");
       check_reach(And<Dilated, Documents>{{S - L, 3}, documents}, L, S, "dilated documents");
     }
   }
@@ -98,6 +99,7 @@ TEST(Masks, ReachKeepsItsPromise) {
     check_reach(Blocks{shift, 16, 16, 0, 1 << 30}, L, S, "blocks");
     check_reach(Blocks{shift, 10, 14, 3, 40}, L, S, "blocks with gaps");
     check_reach(Prefix{13}, L, S, "prefix");
+    check_reach(MaybeDocuments{}, L, S, "no documents");
     for (const double share : {0.02, 0.5, 0.98}) {
       const auto flags = random_flags(2, S, share, 3);
       check_reach(KeyMask{flags}, L, S, "key padding");

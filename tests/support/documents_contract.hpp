@@ -94,6 +94,12 @@ void expect_documents_are_alone(Module& m, const AttentionInputs& inputs, const 
 template <class Module>
 void expect_packs(Module& m, const std::string& what) {
   expect_documents_are_alone(m, {}, what);
+  const auto none = torch::zeros({2, 0, m->input_dim()}, torch::kFloat64);
+  const auto nobody = torch::zeros({0, 5, m->input_dim()}, torch::kFloat64);
+  const auto zeros = torch::zeros({5}, torch::kInt64);
+  EXPECT_EQ(m(none, {.documents = {.offsets = zeros.slice(0, 4)}}).output.numel(), 0) << what;
+  EXPECT_EQ(m(none, {.documents = {.ids = zeros.slice(0, 5)}}).output.numel(), 0) << what;
+  EXPECT_EQ(m(nobody, {.documents = {.ids = zeros}}).output.numel(), 0) << what;
   auto real = torch::ones({2, 40}, torch::kBool);
   real[0].slice(0, 12, 18) = false;  // a document's end, and a whole one
   real[1].slice(0, 38) = false;

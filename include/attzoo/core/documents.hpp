@@ -56,7 +56,10 @@ inline void check_documents_fit(const Documents& d, const Shape& n, const torch:
 
 /// The document of every position, int64 [1 or B, S]: equal numbers are one document.
 inline torch::Tensor document_ids(const Documents& d) {
-  if (d.ids.defined()) return d.ids.to(torch::kInt64).reshape({-1, d.ids.size(-1)});
+  if (d.ids.defined()) {
+    const auto ids = d.ids.to(torch::kInt64);
+    return ids.dim() == 1 ? ids.unsqueeze(0) : ids;
+  }
   return torch::repeat_interleave(d.offsets.to(torch::kInt64).diff()).unsqueeze(0);
 }
 

@@ -136,25 +136,40 @@ struct PrefixMask {
 
 struct DocumentsMask {
   static constexpr bool is_mask = true;
-  Documents documents;  // undefined: everything is one document
+  Documents documents;
   void check(const Shape& n, const torch::Device& device) const {
-    if (documents.defined()) check_documents_fit(documents, n, device, "documents");
+    check_documents_fit(documents, n, device, "documents");
   }
   void tensors(Captured& out) const { out.insert(out.end(), {documents.offsets, documents.ids}); }
   torch::Tensor evaluate(const Grid& g) const {
-    if (!documents.defined()) return FullMask{}.evaluate(g);
     const auto of = document_ids(documents);
     const int64_t offset = g.shape.S - g.shape.L;
     const auto of_query = of.slice(1, offset + g.q_begin, offset + g.q_end);
     return of_query.unsqueeze(1).unsqueeze(3) == of.unsqueeze(1).unsqueeze(1);
   }
   kernel::Documents bind(const Shape& n) const {
-    const bool one = !documents.defined();  // then queries may be more than keys
-    const auto of = one ? torch::zeros({1, std::max(n.L, n.S)}, torch::kInt64)
-                        : document_ids(documents).contiguous();
-    return {one ? 0 : shift(n), std::make_shared<kernel::DocumentTable>(
-                                    of.const_data_ptr<int64_t>(), static_cast<int>(of.size(0)),
-                                    static_cast<int>(of.size(1)))};
+    const auto of = document_ids(documents).contiguous();
+    return {shift(n),
+            std::make_shared<kernel::DocumentTable>(
+                of.const_data_ptr<int64_t>(), static_cast<int>(of.size(0)), static_cast<int>(n.S))};
+  }
+};
+
+/// The same where a module's caller may have given none: then everybody attends.
+struct MaybeDocumentsMask {
+  static constexpr bool is_mask = true;
+  DocumentsMask mask;
+  bool given() const { return mask.documents.defined(); }
+  void check(const Shape& n, const torch::Device& device) const {
+    if (given()) mask.check(n, device);
+  }
+  void tensors(Captured& out) const { mask.tensors(out); }
+  torch::Tensor evaluate(const Grid& g) const {
+    return given() ? mask.evaluate(g) : FullMask{}.evaluate(g);
+  }
+  kernel::MaybeDocuments bind(const Shape& n) const {
+    if (!given()) return {};
+    return {mask.bind(n)};
   }
 };
 

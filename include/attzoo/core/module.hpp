@@ -288,7 +288,8 @@ class SelfAttention : public torch::nn::Cloneable<Derived> {
     if (in.key_padding_mask.defined()) {
       padding.mask = in.key_padding_mask.unsqueeze(1).unsqueeze(1);  // [B, 1, 1, S]
     }
-    return attention(q, k, v, pattern && causal && documents && mask && padding, score + bias, how);
+    const core::MaybeDocumentsMask maybe{documents};
+    return attention(q, k, v, pattern && causal && maybe && mask && padding, score + bias, how);
   }
 
   bool is_causal(const AttentionInputs& in) const { return in.causal.value_or(options.causal); }

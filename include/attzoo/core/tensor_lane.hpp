@@ -167,6 +167,33 @@ template <class A, class B>
 concept TensorLaneAndNumber = (std::same_as<A, TensorLane> && std::is_arithmetic_v<B>) ||
                               (std::is_arithmetic_v<A> && std::same_as<B, TensorLane>);
 
+// Of exactly these types. Without them clang hesitates between an operator above, for which the
+// number is converted, and the numbers' own, for which the lane is, by a conversion to be refused.
+#define ATTZOO_TENSOR_LANE_AND_NUMBER(op)                                             \
+  template <class A, class B>                                                         \
+  requires TensorLaneAndNumber<A, B> TensorLane operator op(const A& a, const B& b) { \
+    return TensorLane(a) op TensorLane(b);                                            \
+  }
+ATTZOO_TENSOR_LANE_AND_NUMBER(+)
+ATTZOO_TENSOR_LANE_AND_NUMBER(-)
+ATTZOO_TENSOR_LANE_AND_NUMBER(*)
+ATTZOO_TENSOR_LANE_AND_NUMBER(/)
+ATTZOO_TENSOR_LANE_AND_NUMBER(%)
+ATTZOO_TENSOR_LANE_AND_NUMBER(<)
+ATTZOO_TENSOR_LANE_AND_NUMBER(<=)
+ATTZOO_TENSOR_LANE_AND_NUMBER(>)
+ATTZOO_TENSOR_LANE_AND_NUMBER(>=)
+ATTZOO_TENSOR_LANE_AND_NUMBER(==)
+ATTZOO_TENSOR_LANE_AND_NUMBER(!=)
+ATTZOO_TENSOR_LANE_AND_NUMBER(&)
+ATTZOO_TENSOR_LANE_AND_NUMBER(|)
+ATTZOO_TENSOR_LANE_AND_NUMBER(^)
+ATTZOO_TENSOR_LANE_AND_NUMBER(>>)
+ATTZOO_TENSOR_LANE_AND_NUMBER(<<)
+ATTZOO_TENSOR_LANE_AND_NUMBER(&&)
+ATTZOO_TENSOR_LANE_AND_NUMBER(||)
+#undef ATTZOO_TENSOR_LANE_AND_NUMBER
+
 // More constrained than what follows, and so taken after `using std::min`.
 template <class A, class B>
 requires TensorLaneAndNumber<A, B> && true TensorLane min(const A& a, const B& b) {

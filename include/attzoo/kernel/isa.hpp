@@ -79,6 +79,10 @@ constexpr bool kHoldsCallable<ScoreFunction<F>> = true;
 }  // namespace attzoo::kernel
 
 #if defined(__clang__)
+// A loop that cannot be vectorised, because of what a callable does or of the user's flags, is no
+// fault of the program's.
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wpass-failed"
 #define ATTZOO_UNROLL _Pragma("unroll")
 #define ATTZOO_LANES _Pragma("clang loop vectorize(assume_safety)")
 #else
@@ -109,3 +113,6 @@ constexpr bool kHoldsCallable<ScoreFunction<F>> = true;
 #undef ATTZOO_INLINE
 #undef ATTZOO_UNROLL
 #undef ATTZOO_LANES
+#if defined(__clang__)
+#pragma clang diagnostic pop
+#endif

@@ -269,7 +269,7 @@ struct Division {
   ATTZOO_ALWAYS_INLINE Division(A x, B y) : a(x.v), b(y.v), divisor(b) {
     // No division by 0, and none of the lowest number by -1, not even in a lane that is not used.
     if (kMostOf<A> >= kMostInt) {
-      divisor = (b == 0) | (b == -1) ? V{1} : b;
+      divisor = ((b == 0) | (b == -1)) ? V{1} : b;
     } else {
       divisor = b == 0 ? V{1} : b;
     }
@@ -470,7 +470,7 @@ ATTZOO_LANE_COMPARISON(!=)
 
 // Both sides are computed, as of tensors; a branch would keep the loop from vectorising.
 template <class A>
-ATTZOO_ALWAYS_INLINE bool holds(A a) {
+ATTZOO_ALWAYS_INLINE int holds(A a) {
   return lift(a).v != 0;
 }
 template <class A, class B>

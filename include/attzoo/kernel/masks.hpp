@@ -8,6 +8,7 @@
 #include <attzoo/kernel/schedule.hpp>
 
 #include <memory>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -130,6 +131,17 @@ struct Documents {
       full = full && extent.together() && at[q] == at[r.begin];
     }
     append(out, begin, end, full ? Cover::kFull : Cover::kPartial, r.S);
+  }
+};
+
+struct MaybeDocuments {
+  std::optional<Documents> documents;
+  bool operator()(int b, int h, int q, int kv) const {
+    return !documents || (*documents)(b, h, q, kv);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    if (documents) return documents->reach(r, out);
+    append(out, 0, r.S, Cover::kFull, r.S);
   }
 };
 
