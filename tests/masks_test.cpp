@@ -60,7 +60,7 @@ TEST(Masks, RefusesWhatHasNoNumbers) {
                  {"expand_mask_for_heads", "mask", name});
   }
   const auto quantised = torch::quantize_per_tensor(torch::ones({2, 2}), 0.1, 0, torch::kQUInt8);
-  expect_error([&, &t = t] { combine_masks(quantised); }, {"combine_masks", "QUInt8"});
+  expect_error([&] { combine_masks(quantised); }, {"combine_masks", "QUInt8"});
 }
 
 TEST(Masks, RefusesWhatNobodyCanAddress) {
