@@ -51,7 +51,7 @@ TEST(Masks, RefusesWhatHasNoNumbers) {
     expect_error([&, &t = t] { create_padding_mask(t, 4); },
                  {"create_padding_mask", "seq_lengths", name});
     expect_error(
-        [&] {
+        [&t = t] {
           combine_masks(torch::ones({2, 2}, torch::kInt64), t);
         },
         {"combine_masks", name});
