@@ -29,6 +29,7 @@ using Strided = Holder<StridedImpl>;
 
 int main() {
   auto block = transformer_block(Strided({.d_model = 64, .stride = 4, .causal = true}));
+  block->eval();  // no dropout
   const auto x = torch::randn({2, 100, 64});
   const auto [y, weights] = block(x, {.documents = {.offsets = torch::tensor({0, 37, 100})}});
   const auto row = weights.rows(60, 61)[0][0][0];
