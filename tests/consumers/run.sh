@@ -14,7 +14,7 @@ cmake --install "$work/attzoo" --prefix "$work/prefix"
 for way in add_subdirectory find_package fetch_content; do
   cmake -S "$source/tests/consumers/$way" -B "$work/$way" -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_PREFIX_PATH="$torch;$work/prefix" -DATTZOO_SOURCE_DIR="$source"
-  cmake --build "$work/$way"
+  cmake --build "$work/$way" -j 2
   "$work/$way/consumer"
   echo "consumer by $way: ok"
 done
