@@ -7,8 +7,8 @@
 ///   weights = softmax(scores)               0 where nothing may be attended
 ///   output  = dropout(weights) v            lse = log(sum(exp(scores)))
 
+#include <attzoo/core/score_modifiers.hpp>
 #include <attzoo/kernel/dropout.hpp>
-#include <attzoo/modifiers.hpp>
 
 #include <cmath>
 #include <limits>
