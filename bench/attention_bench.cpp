@@ -15,7 +15,8 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <benchmark/benchmark.h>
 #include <attzoo/alibi.hpp>
-#include <attzoo/attention.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/sdpa.hpp>
 
 #include <algorithm>
 #include <chrono>

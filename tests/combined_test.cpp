@@ -4,8 +4,8 @@
 #include <attzoo/linear.hpp>
 #include <attzoo/local.hpp>
 #include <attzoo/longformer.hpp>
+#include <attzoo/module/transformer.hpp>
 #include <attzoo/multi_head.hpp>
-#include <attzoo/transformer.hpp>
 
 #include "support/documents_contract.hpp"
 #include "support/wrapper_contract.hpp"

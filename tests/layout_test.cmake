@@ -9,7 +9,7 @@ foreach(line ${lines})
   list(APPEND included ${name})
 endforeach()
 
-set(foundation attention masks modifiers safetensors transformer)
+set(foundation "")
 file(GLOB headers RELATIVE ${ROOT}/include/attzoo ${ROOT}/include/attzoo/*.hpp)
 foreach(header ${headers})
   string(REGEX REPLACE "\\.hpp$" "" name ${header})

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <torch/serialize.h>
+#include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/linear.hpp>
-#include <attzoo/masks.hpp>
 
 #include <sstream>
 

@@ -1,7 +1,7 @@
 #pragma once
 // What the demo leaves behind: a table, a JSON file and pictures.
 
-#include <attzoo/core/json.hpp>
+#include <attzoo/io/json.hpp>
 
 #include <algorithm>
 #include <cstdio>

@@ -14,7 +14,7 @@
 /// Departs from the Python library: its slopes for H = 1 and for H that is no power of two are not
 /// the paper's (`python_slopes` gives them), and its [H, n, n] buffer `alibi_bias` does not exist.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <cmath>
 

@@ -15,8 +15,11 @@
 #include <attzoo/multi_head.hpp>
 #include <attzoo/vanilla.hpp>
 
-#include <attzoo/attention.hpp>
-#include <attzoo/masks.hpp>
-#include <attzoo/modifiers.hpp>
-#include <attzoo/safetensors.hpp>
-#include <attzoo/transformer.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/debug.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/functional/modifiers.hpp>
+#include <attzoo/functional/rope.hpp>
+#include <attzoo/functional/sdpa.hpp>
+#include <attzoo/io/safetensors.hpp>
+#include <attzoo/module/transformer.hpp>

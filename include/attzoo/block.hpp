@@ -22,7 +22,7 @@
 /// weights that do not match; `python_blend` reproduces both. Bad arguments are errors, not
 /// repaired.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <algorithm>
 #include <vector>

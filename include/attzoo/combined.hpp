@@ -14,7 +14,7 @@
 /// Cost: the sum of the two modules', and O(L) more.
 /// Departs from the Python library: input_dim defaults to the modules' own instead of d_model.
 
-#include <attzoo/core/gate.hpp>
+#include <attzoo/module/gate.hpp>
 
 namespace attzoo {
 

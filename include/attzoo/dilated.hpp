@@ -15,7 +15,7 @@
 /// The residues modulo r never exchange anything: stack layers of different rates, or combine this
 /// with a local mechanism.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 namespace attzoo {
 

@@ -12,7 +12,7 @@
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model]; weights and lse are the inner module's.
 /// Cost: that of the inner module, and O(L) more.
 
-#include <attzoo/core/gate.hpp>
+#include <attzoo/module/gate.hpp>
 
 namespace attzoo {
 

@@ -13,7 +13,7 @@
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, num_query_heads, L, L].
 /// Cost: O(L^2 d_model) time, O(L d_model) memory; K and V are num_kv_heads * d_head wide.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 namespace attzoo {
 

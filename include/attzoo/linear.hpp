@@ -19,7 +19,7 @@
 /// `python_weights` gives its estimate. A general mask has no meaning and is an error.
 
 #include <attzoo/core/linear_attention.hpp>
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <ATen/ops/elu.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>

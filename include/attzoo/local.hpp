@@ -14,7 +14,7 @@
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// Cost: O(L window_size d_model) time, O(L d_model) memory.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 namespace attzoo {
 

@@ -23,7 +23,7 @@
 /// rounds weighted, hashing fixed in eval mode; `exact_buckets` gives its form.
 
 #include <attzoo/core/buckets.hpp>
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>

@@ -12,7 +12,7 @@
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// Cost: O(L^2 d_model) time, O(L d_model) memory.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 namespace attzoo {
 

@@ -10,7 +10,7 @@
 /// Cost: O(L^2 d) time, O(L d) memory.
 /// RoPE, when on, rotates all d_model features, as the one head has them all.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 namespace attzoo {
 

@@ -1,7 +1,7 @@
 // What does not compile, one case at a time (-DCASE=n), and what the first line of the error must
 // say. `// CASE n: words` is read by check.cmake; case 0 compiles.
 
-#include <attzoo/attention.hpp>
+#include <attzoo/functional/attention.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
-#include <attzoo/attention.hpp>
+#include <attzoo/functional/attention.hpp>
 
 #include <cmath>
 #include <limits>

@@ -2,7 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <attzoo/attention.hpp>
+#include <attzoo/functional/attention.hpp>
 
 #include <random>
 

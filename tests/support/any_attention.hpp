@@ -2,7 +2,7 @@
 /// \file
 /// A mechanism that is chosen at run time, so that wrappers can be built around any other.
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <functional>
 #include <memory>

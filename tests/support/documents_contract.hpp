@@ -3,8 +3,8 @@
 /// Packed batches: what a module makes of documents in one row is what it makes of each alone.
 
 #include <gtest/gtest.h>
-#include <attzoo/core/inputs.hpp>
-#include <attzoo/core/result.hpp>
+#include <attzoo/functional/result.hpp>
+#include <attzoo/module/inputs.hpp>
 
 #include <string>
 #include <vector>

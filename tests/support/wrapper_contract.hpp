@@ -4,8 +4,8 @@
 
 #include <gtest/gtest.h>
 #include <torch/serialize.h>
-#include <attzoo/masks.hpp>
-#include <attzoo/safetensors.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/io/safetensors.hpp>
 
 #include <sstream>
 

@@ -2,9 +2,25 @@
 /// \file
 /// Packed batches: several documents one after another in a row, each of which sees itself alone.
 
-#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/checks.hpp>
 
 #include <vector>
+
+namespace attzoo {
+
+/// Which tokens of a packed batch belong together, in one of two forms: `{.offsets = t}` or
+/// `{.ids = t}`.
+struct Documents {
+  /// Integers [n + 1]: 0, then the end of each document, the last of them S; the same in all
+  /// sequences of the batch.
+  torch::Tensor offsets = {};
+  /// Integers [S] or [B, S]: tokens with equal numbers are one document.
+  torch::Tensor ids = {};
+
+  bool defined() const { return offsets.defined() || ids.defined(); }
+};
+
+}  // namespace attzoo
 
 namespace attzoo::core {
 

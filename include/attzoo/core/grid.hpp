@@ -2,8 +2,8 @@
 /// \file
 /// What a mask and a score modifier are, and the score grid that the eager reference hands them.
 
-#include <attzoo/core/inputs.hpp>
-#include <attzoo/core/result.hpp>
+#include <attzoo/core/checks.hpp>
+#include <attzoo/core/unchanged.hpp>
 
 #include <concepts>
 #include <type_traits>

@@ -3,8 +3,8 @@
 /// Linear attention without softmax: sums of (q_i . k_j) v_j over all keys, or over the earlier
 /// ones. The sums grow with the length, beyond float16's 65504: callers pass float32 or float64.
 
+#include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/documents.hpp>
-#include <attzoo/core/runtime.hpp>
 
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>

@@ -7,7 +7,7 @@
 /// problem by copying it, nothing that it shares with others changes, and it may run on any number
 /// of threads at once.
 
-#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/checks.hpp>
 #include <attzoo/core/interval.hpp>
 #include <attzoo/core/tensor_lane.hpp>
 #include <attzoo/kernel/lane.hpp>

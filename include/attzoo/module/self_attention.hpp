@@ -3,9 +3,10 @@
 /// What the mechanisms share, and what a mechanism of your own derives from: options checks, the
 /// four projections, RoPE, the per-call inputs, and the way through the attention core.
 
-#include <attzoo/attention.hpp>
 #include <attzoo/core/documents.hpp>
-#include <attzoo/core/rope.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/rope.hpp>
+#include <attzoo/module/inputs.hpp>
 
 #include <ATen/autocast_mode.h>
 #include <torch/nn/cloneable.h>

@@ -4,7 +4,7 @@
 /// threads and memory to the kernel's.
 
 #include <attzoo/core/autograd.hpp>
-#include <attzoo/core/runtime.hpp>
+#include <attzoo/core/cpu/runtime.hpp>
 
 #include <algorithm>
 

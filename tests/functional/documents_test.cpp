@@ -1,5 +1,5 @@
 #include <gtest/gtest.h>
-#include <attzoo/attention.hpp>
+#include <attzoo/functional/attention.hpp>
 
 #include "support/expect_error.hpp"
 

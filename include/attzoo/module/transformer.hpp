@@ -8,7 +8,7 @@
 ///     h = x + Attn(LayerNorm(x))
 ///     y = h + W_2 GELU(W_1 LayerNorm(h))
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <torch/nn/modules/normalization.h>
 

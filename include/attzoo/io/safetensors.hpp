@@ -7,8 +7,8 @@
 /// {"name": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {string: string}}, and the
 /// data.
 
-#include <attzoo/core/json.hpp>
 #include <attzoo/core/storage.hpp>
+#include <attzoo/io/json.hpp>
 
 #include <ATen/MemoryOverlap.h>
 #include <torch/nn/module.h>

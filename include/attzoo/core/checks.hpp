@@ -1,58 +1,13 @@
 #pragma once
 /// \file
-/// What a caller may hand to any mechanism beside x, and the one rule for masks.
+/// The lengths of an attention problem, and what is asked of tensors before they are used.
 
 #include <torch/types.h>
 
-#include <optional>
 #include <string>
 #include <string_view>
 
-namespace attzoo {
-
-/// Which tokens of a packed batch belong together, in one of two forms: `{.offsets = t}` or
-/// `{.ids = t}`.
-struct Documents {
-  /// Integers [n + 1]: 0, then the end of each document, the last of them S; the same in all
-  /// sequences of the batch.
-  torch::Tensor offsets = {};
-  /// Integers [S] or [B, S]: tokens with equal numbers are one document.
-  torch::Tensor ids = {};
-
-  bool defined() const { return offsets.defined() || ids.defined(); }
-};
-
-/// Per-call inputs, the same for every mechanism. Dimensions: B batch, H heads, L query length,
-/// S key length. Example: `attn(x, {.key_padding_mask = real_tokens, .causal = true})`.
-struct AttentionInputs {
-  /// bool (true = attend) or floating (added to the scores, after scaling). Shape [L, S],
-  /// [B, L, S] or [B, H, L, S]; a dimension of size 1 is broadcast. Differentiable if floating.
-  torch::Tensor mask = {};
-  /// bool [B, S], true = real token: no query attends to the others.
-  torch::Tensor key_padding_mask = {};
-  /// Overrides the module's own `causal` option. With S != L the last query is aligned with the
-  /// last key: query i sees the keys j <= i + S - L.
-  std::optional<bool> causal = std::nullopt;
-  /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
-  torch::Tensor context = {};
-  /// Position of x's first token for RoPE, within +-2^52. A context's positions always start at 0.
-  int64_t position_offset = 0;
-  /// Longformer only: [L] or [B, L] of any dtype, nonzero = a global token.
-  torch::Tensor global_attention = {};
-  /// Packed batches: x holds several documents one after another, and the result is that of each
-  /// alone, at the cost of each alone: nothing attends across, positions, blocks, buckets and
-  /// states begin anew. The tokens of a document lie together; no context. Padding is a document,
-  /// too. `attn(x, {.documents = {.offsets = torch::tensor({0, 120, 512})}})`
-  Documents documents = {};
-};
-
-/// Which of the inputs that have no meaning for every mechanism a module takes.
-struct TakenInputs {
-  bool mask = true;
-  bool global_attention = false;
-};
-
-namespace core {
+namespace attzoo::core {
 
 /// The four lengths of one attention problem.
 struct Shape {
@@ -143,5 +98,4 @@ inline void check_key_padding(const torch::Tensor& mask, const Shape& n,
                     ", got ", mask.device());
 }
 
-}  // namespace core
-}  // namespace attzoo
+}  // namespace attzoo::core

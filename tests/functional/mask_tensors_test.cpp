@@ -1,5 +1,5 @@
 #include <gtest/gtest.h>
-#include <attzoo/masks.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
 
 #include "support/expect_error.hpp"
 

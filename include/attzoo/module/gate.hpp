@@ -2,7 +2,7 @@
 /// \file
 /// What the wrapping mechanisms share: a gate that gives each token a number in (0, 1).
 
-#include <attzoo/core/module.hpp>
+#include <attzoo/module/self_attention.hpp>
 
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/container/sequential.h>

@@ -3,7 +3,7 @@
 /// Rotary position embedding (Su et al., "RoFormer: Enhanced Transformer with Rotary Position
 /// Embedding", 2021, arXiv:2104.09864).
 
-#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/checks.hpp>
 
 #include <ATen/ExpandUtils.h>
 

@@ -1,5 +1,5 @@
 #include <gtest/gtest.h>
-#include <attzoo/core/json.hpp>
+#include <attzoo/io/json.hpp>
 
 #include "support/expect_error.hpp"
 

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <attzoo/local.hpp>
+#include <attzoo/module/transformer.hpp>
 #include <attzoo/multi_head.hpp>
-#include <attzoo/transformer.hpp>
 
 #include "support/documents_contract.hpp"
 #include "support/wrapper_contract.hpp"

@@ -1,8 +1,9 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
-#include <attzoo/attention.hpp>
 #include <attzoo/core/linear_attention.hpp>
-#include <attzoo/masks.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/functional/sdpa.hpp>
 
 #include <c10/core/InferenceMode.h>
 

@@ -2,8 +2,8 @@
 #include <attzoo/combined.hpp>
 #include <attzoo/gated.hpp>
 #include <attzoo/grouped.hpp>
+#include <attzoo/io/safetensors.hpp>
 #include <attzoo/multi_head.hpp>
-#include <attzoo/safetensors.hpp>
 #include <attzoo/vanilla.hpp>
 
 #include <sys/stat.h>

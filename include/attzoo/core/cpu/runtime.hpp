@@ -12,7 +12,7 @@
 #if ATTZOO_HAS_FUSED_KERNEL
 #include <ATen/Parallel.h>
 #include <torch/types.h>
-#include <attzoo/core/inputs.hpp>
+#include <attzoo/core/checks.hpp>
 #include <attzoo/kernel/problem.hpp>
 
 namespace attzoo::core {

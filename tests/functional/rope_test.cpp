@@ -1,5 +1,5 @@
 #include <gtest/gtest.h>
-#include <attzoo/core/rope.hpp>
+#include <attzoo/functional/rope.hpp>
 
 #include <cmath>
 

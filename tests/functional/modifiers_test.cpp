@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
-#include <attzoo/attention.hpp>
-#include <attzoo/masks.hpp>
-#include <attzoo/modifiers.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/functional/modifiers.hpp>
 
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"

@@ -1,0 +1,41 @@
+#pragma once
+/// \file
+/// What a caller may hand to any mechanism beside x.
+
+#include <attzoo/core/documents.hpp>
+
+#include <optional>
+
+namespace attzoo {
+
+/// Per-call inputs, the same for every mechanism. Dimensions: B batch, H heads, L query length,
+/// S key length. Example: `attn(x, {.key_padding_mask = real_tokens, .causal = true})`.
+struct AttentionInputs {
+  /// bool (true = attend) or floating (added to the scores, after scaling). Shape [L, S],
+  /// [B, L, S] or [B, H, L, S]; a dimension of size 1 is broadcast. Differentiable if floating.
+  torch::Tensor mask = {};
+  /// bool [B, S], true = real token: no query attends to the others.
+  torch::Tensor key_padding_mask = {};
+  /// Overrides the module's own `causal` option. With S != L the last query is aligned with the
+  /// last key: query i sees the keys j <= i + S - L.
+  std::optional<bool> causal = std::nullopt;
+  /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
+  torch::Tensor context = {};
+  /// Position of x's first token for RoPE, within +-2^52. A context's positions always start at 0.
+  int64_t position_offset = 0;
+  /// Longformer only: [L] or [B, L] of any dtype, nonzero = a global token.
+  torch::Tensor global_attention = {};
+  /// Packed batches: x holds several documents one after another, and the result is that of each
+  /// alone, at the cost of each alone: nothing attends across, positions, blocks, buckets and
+  /// states begin anew. The tokens of a document lie together; no context. Padding is a document,
+  /// too. `attn(x, {.documents = {.offsets = torch::tensor({0, 120, 512})}})`
+  Documents documents = {};
+};
+
+/// Which of the inputs that have no meaning for every mechanism a module takes.
+struct TakenInputs {
+  bool mask = true;
+  bool global_attention = false;
+};
+
+}  // namespace attzoo
