@@ -30,3 +30,11 @@
 #define ATTZOO_BEGIN_KERNEL
 #define ATTZOO_END_KERNEL
 #endif
+
+/// Before functions outside of templates whose definitions lie in an .ipp file: a program that links
+/// the library attzoo::compiled, which defines ATTZOO_COMPILED, finds them there and compiles none.
+#ifdef ATTZOO_COMPILED
+#define ATTZOO_API
+#else
+#define ATTZOO_API inline
+#endif
