@@ -57,7 +57,7 @@ struct OverlappingBlocks {
     count = n <= size ? 1 : 1 + (n - size + step - 1) / step;  // the last block ends at or after n
   }
 
-  BlocksMask family(int64_t f) const { return {size, families * step, f * step, count * step}; }
+  SameBlockMask family(int64_t f) const { return {size, families * step, f * step, count * step}; }
 
   /// c_k(i) for the block k of every family that holds token i, or 0: [families, n], float64.
   torch::Tensor blend(bool python_rule) const {

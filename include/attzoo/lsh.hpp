@@ -23,6 +23,7 @@
 /// rounds weighted, hashing fixed in eval mode; `exact_buckets` gives its form.
 
 #include <attzoo/core/buckets.hpp>
+#include <attzoo/core/reference.hpp>
 #include <attzoo/module/self_attention.hpp>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -176,21 +177,20 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
     const core::Buckets buckets(id_q, id_k, is_causal(in), reach);
 
     // A mask of pairs is sorted like everything else; it is as large as all pairs anyway.
-    core::TensorMask mask;
-    core::TensorBias bias;
+    core::MaskAndBias said;
     if (in.mask.defined()) {
       const auto pairs =
           core::mask_rank4(in.mask).expand({q.size(0), q.size(1), q.size(2), k.size(2)});
       const auto rows = buckets.order_q.unsqueeze(-1).expand({-1, -1, -1, k.size(2)});
       const auto columns = buckets.order_k.unsqueeze(2).expand({-1, -1, q.size(2), -1});
       const auto sorted = pairs.gather(2, rows).gather(3, columns);
-      (sorted.scalar_type() == torch::kBool ? mask.mask : bias.bias) = sorted;
+      said = core::mask_and_bias(sorted);
     }
     auto how = attention_options();
     if (how.dropout > 0) how.seed = core::random_seed();
     const auto sorted =
         attention(core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
-                  core::permute_rows(v, buckets.order_k), buckets.band && mask, bias, how);
+                  core::permute_rows(v, buckets.order_k), buckets.band && said.mask, said.bias, how);
     return {core::permute_rows(sorted.output, buckets.rank_q),
             weights(heads, in.mask, buckets, how), sorted.lse.gather(2, buckets.rank_q)};
   }
@@ -219,7 +219,7 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
                   torch::matmul(q.slice(2, begin, end).to(dtype), k.to(dtype).transpose(-2, -1)) *
                   *how.scale;
               if (mask.defined()) {
-                const auto part = core::grid_rows(core::mask_rank4(mask), grid);
+                const auto part = grid.of(core::mask_rank4(mask));
                 if (part.scalar_type() == torch::kBool) {
                   allowed = torch::logical_and(allowed, part);
                 } else {

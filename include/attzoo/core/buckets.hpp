@@ -5,7 +5,7 @@
 
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/searchsorted.h>
-#include <attzoo/core/mask_modifiers.hpp>
+#include <attzoo/core/mask_values.hpp>
 
 #include <algorithm>
 #include <optional>

@@ -5,6 +5,8 @@
 
 #include <attzoo/core/documents.hpp>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/scores.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/module/inputs.hpp>
 
@@ -268,29 +270,21 @@ class SelfAttention : public torch::nn::Cloneable<Derived> {
   }
 
   /// Attention under the mechanism's own pattern and score, and all that the caller asked for.
-  template <MaskMod Mask = core::FullMask, ScoreMod Score = core::IdentityScore>
-  AttentionResult attend(const Heads& heads, const AttentionInputs& in, const Mask& pattern = {},
-                         const Score& score = {}) {
-    const core::CausalMask causal{.enabled = is_causal(in)};
-    const core::DocumentsMask documents{{.ids = heads.packing.run}};
-    const AttentionOptions how = attention_options();
-    const auto &q = heads.q, &k = heads.k, &v = heads.v;
-    if (!in.mask.defined() && !in.key_padding_mask.defined()) {
-      if (heads.packing.defined()) {
-        return attention(q, k, v, pattern && causal && documents, score, how);
-      }
-      return attention(q, k, v, pattern && causal, score, how);
+  AttentionResult attend(const Heads& heads, const AttentionInputs& in, core::AnyMask pattern = {},
+                         core::AnyScore score = {}) {
+    if (is_causal(in)) pattern = pattern && core::CausalMask();
+    if (heads.packing.defined()) {
+      pattern = pattern && core::DocumentsMask{{.ids = heads.packing.run}};
     }
-    core::TensorMask mask, padding;
-    core::TensorBias bias;
     if (in.mask.defined()) {
-      (in.mask.scalar_type() == torch::kBool ? mask.mask : bias.bias) = core::mask_rank4(in.mask);
+      const auto said = core::mask_and_bias(core::mask_rank4(in.mask));
+      pattern = pattern && said.mask;
+      score = score + said.bias;
     }
     if (in.key_padding_mask.defined()) {
-      padding.mask = in.key_padding_mask.unsqueeze(1).unsqueeze(1);  // [B, 1, 1, S]
+      pattern = pattern && core::TensorMask{in.key_padding_mask.unsqueeze(1).unsqueeze(1)};
     }
-    const core::MaybeDocumentsMask maybe{documents};
-    return attention(q, k, v, pattern && causal && maybe && mask && padding, score + bias, how);
+    return attention(heads.q, heads.k, heads.v, pattern, score, attention_options());
   }
 
   bool is_causal(const AttentionInputs& in) const { return in.causal.value_or(options.causal); }
