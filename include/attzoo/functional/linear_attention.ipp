@@ -88,7 +88,7 @@ ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch:
       [wide_q, wide_k, causal, dtype, run = packing.run, eps = options.eps,
        unchanged = core::Unchanged(read)](int64_t begin, int64_t end) {
         unchanged.check("LazyWeights");
-        const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+        const c10::impl::ExcludeDispatchKeyGuard none_here_either(c10::autocast_dispatch_keyset);
         const auto s = core::linear_scores(wide_q, wide_k, causal, run, begin, end);
         return core::over_normalizer(s, s.sum(-1, true), eps).to(dtype);
       });
