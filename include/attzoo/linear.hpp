@@ -5,9 +5,9 @@
 ///
 /// Katharopoulos et al., "Transformers are RNNs: Fast Autoregressive Transformers with Linear
 /// Attention", 2020, arXiv:2006.16236. With a feature map phi, per head:
-///
-///     y_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j) + eps)
-///
+/// ```
+/// y_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j) + eps)
+/// ```
 /// over all j, or over j <= i if causal: a prefix sum, computed chunk by chunk.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, L, L], with several heads
@@ -32,17 +32,21 @@ namespace attzoo {
 
 /// phi(z) = elu(z) + 1, the paper's.
 struct EluPlusOne {
+  /// Any shape and floating dtype, kept.
   torch::Tensor operator()(const torch::Tensor& z) const { return torch::elu(z) + 1; }
 };
 /// phi(z) = max(z, 0).
 struct ReluMap {
+  /// Any shape and floating dtype, kept.
   torch::Tensor operator()(const torch::Tensor& z) const { return torch::relu(z); }
 };
 /// phi(z) = exp(z).
 struct ExpMap {
+  /// Any shape and floating dtype, kept.
   torch::Tensor operator()(const torch::Tensor& z) const { return torch::exp(z); }
 };
 
+/// Options of LinearSelfAttention.
 struct LinearSelfAttentionOptions {
   int64_t d_model = 0;                                ///< features of the output; > 0
   std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default d_model
@@ -56,6 +60,7 @@ struct LinearSelfAttentionOptions {
   bool python_weights = false;  ///< the Python library's estimate of the weights
 };
 
+/// The module; LinearSelfAttention holds it.
 /// FeatureMap: any default constructible callable Tensor -> Tensor of the same shape and dtype,
 /// with values >= 0 for the normaliser's sake. It sees float32 where the module has a half type.
 template <class FeatureMap = EluPlusOne>
@@ -68,16 +73,23 @@ class LinearSelfAttentionImpl
   static constexpr TakenInputs kTakes{.mask = false};
   using Base::options;
 
+  /// With the default of every other option.
   explicit LinearSelfAttentionImpl(int64_t d_model)
       : LinearSelfAttentionImpl(LinearSelfAttentionOptions{.d_model = d_model}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit LinearSelfAttentionImpl(const LinearSelfAttentionOptions& o)
-      : Base(o, {"num_heads", o.num_heads}) {
+      : Base(o, {.heads = {"num_heads", o.num_heads},
+                 .rope = o.rope,
+                 .feature_dim = o.feature_dim.value_or(o.d_model)}) {
+    options.feature_dim = o.feature_dim.value_or(o.d_model);
     TORCH_CHECK_VALUE(options.eps >= 0 && std::isfinite(options.eps), kName,
                       ": eps must be >= 0, got ", options.eps);
     Base::reset();
   }
 
-  /// Takes key_padding_mask, causal, documents and context; a general mask is an error.
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, L, S], with several heads
+  /// [B, H, L, S], no lse; S is L, or the context's length. Throws what project() does; and
+  /// c10::ValueError for a mask of pairs, and where the feature map changes shape or dtype.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     TORCH_CHECK_VALUE(!inputs.mask.defined(), kName,
                       ": a mask of pairs has no meaning in linear attention; pass tokens to leave "
@@ -90,7 +102,8 @@ class LinearSelfAttentionImpl
     return this->finish(std::move(result));
   }
 
-  void extra_repr(std::ostream& stream) const {
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
     stream << ", feature_dim=" << *options.feature_dim << ", num_heads=" << options.num_heads
            << ", eps=" << options.eps;
   }
