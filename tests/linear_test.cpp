@@ -1,4 +1,6 @@
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/container/any.h>
 #include <torch/serialize.h>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/linear.hpp>
