@@ -16,6 +16,7 @@
 #include <benchmark/benchmark.h>
 #include <attzoo/alibi.hpp>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/sdpa.hpp>
 
 #include <algorithm>

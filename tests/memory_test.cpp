@@ -98,12 +98,8 @@ TEST(Memory, GradientOfLseAloneIsLinear) {
     return attention(q, k, v, causal()).lse;
   };
   const auto chunked = [](const auto& q, const auto& k, const auto& v) {
-    using Kernel = core::ChunkedKernel<core::CausalMask, core::IdentityScore>;
-    const core::CausalMask mask;
-    return core::run_kernel(
-               c10::make_intrusive<Kernel>(mask, core::IdentityScore{}, 0.25, core::Dropout{}, 16),
-               q, k, v)
-        .lse;
+    static const core::ChunkedBackend in_chunks(1);
+    return core::run(in_chunks, {q, k, v}, {causal(), {}, 0.25}).lse;
   };
   for (const int64_t n : {1024, 4096}) {
     EXPECT_LT(lse_gradient_bytes(n, fused), 8) << n;

@@ -75,7 +75,8 @@ class BlockSelfAttentionImpl
     if (!heads.packing.defined()) {
       return finish(attend(heads, inputs, blocks(options.block_size)));
     }
-    return finish(attend(core::block_by_block(heads, options.block_size), inputs));
+    const auto in_documents = core::blocks_of_documents(heads.packing, options.block_size);
+    return finish(attend({heads.q, heads.k, heads.v}, inputs, in_documents));
   }
 
   /// Prints the options that not all mechanisms have.
@@ -85,47 +86,20 @@ class BlockSelfAttentionImpl
   }
 
  private:
-  /// Attends within every family of blocks, and blends.
+  /// Attends within every family of blocks that do not touch each other, and blends.
   AttentionResult attend_overlapping(const Heads& heads, const AttentionInputs& inputs) {
     const int64_t n = heads.q.size(2), size = std::min(options.block_size, std::max<int64_t>(n, 1));
     TORCH_CHECK_VALUE(n == heads.k.size(2), kName, ": overlap needs a context as long as x, got ",
                       heads.k.size(2), " and ", n);
-    if (heads.packing.defined() && heads.q.numel() > 0) {
-      return attend_packed(heads, inputs, core::PackedBlocks(heads.packing, n, size));
-    }
-    const core::OverlappingBlocks blocks(n, size);
+    const core::OverlappingBlocks blocks(n, size, heads.packing);
     std::vector<AttentionResult> parts;
-    for (int64_t f = 0; f < blocks.families; ++f) {
-      parts.push_back(attend(heads, inputs, blocks.family(f)));
+    for (int64_t f = 0; f < blocks.families(); ++f) {
+      parts.push_back(attend({heads.q, heads.k, heads.v}, inputs, blocks.family(f)));
     }
     const auto shares = options.python_blend ? blocks.python_shares() : blocks.shares();
-    auto result = blend(parts, shares);
-    if (options.python_blend) {
-      std::vector<LazyWeights> weights;
-      for (auto& part : parts) weights.push_back(std::move(part.weights));
-      result.weights = blocks.last_block_wins(weights);
-    }
+    auto result = core::blend(parts, shares.to(heads.q.options()), core::joint_lse(parts));
+    if (options.python_blend) result.weights = blocks.last_block_wins(parts);
     return result;
-  }
-
-  /// The same within documents.
-  AttentionResult attend_packed(const Heads& heads, const AttentionInputs& inputs,
-                                const core::PackedBlocks& blocks) {
-    std::vector<AttentionResult> parts;
-    for (int64_t f = 0; f < blocks.whole.families; ++f) {
-      const auto [in_blocks, inside] = blocks.family(heads, f);
-      auto with_gaps = inputs;
-      const auto& real = inputs.key_padding_mask;
-      with_gaps.key_padding_mask =
-          real.defined() ? real & inside : inside.expand({heads.q.size(0), -1});
-      parts.push_back(attend(in_blocks, with_gaps));
-    }
-    return blend(parts, blocks.shares);
-  }
-
-  static AttentionResult blend(const std::vector<AttentionResult>& parts,
-                               const torch::Tensor& shares) {
-    return core::blend(parts, shares.to(parts[0].output.options()), core::joint_lse(parts));
   }
 };
 

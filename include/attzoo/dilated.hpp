@@ -55,9 +55,12 @@ class DilatedSelfAttentionImpl
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    const int64_t half = options.window_size ? *options.window_size / 2 : kUnbounded;
-    return finish(
-        attend(project(x, inputs), inputs, dilated(options.dilation_rate) && window(half, half)));
+    core::AnyMask pattern = dilated(options.dilation_rate);
+    if (options.window_size) {
+      const int64_t half = *options.window_size / 2;
+      pattern = pattern && window(half, half);
+    }
+    return finish(attend(project(x, inputs), inputs, pattern));
   }
 
   /// Prints the options that not all mechanisms have.

@@ -18,15 +18,11 @@
 /// Departs from the Python library: `weights` are those that make the output, S / (sum S + eps);
 /// `python_weights` gives its estimate. A general mask has no meaning and is an error.
 
-#include <attzoo/core/linear_attention.hpp>
+#include <ATen/ops/elu.h>
+#include <attzoo/module/attend_by_sums.hpp>
 #include <attzoo/module/self_attention.hpp>
 
-#include <ATen/ops/elu.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include <cmath>
-#include <functional>
-#include <limits>
 
 namespace attzoo {
 
@@ -96,7 +92,11 @@ class LinearSelfAttentionImpl
                       "out as key_padding_mask [B, S], or causal, or documents");
     const auto heads = this->project(x, inputs);
     const auto dtype = heads.q.scalar_type();
-    auto result = attend_by_sums(heads, inputs);
+    auto result = core::attend_by_sums(heads, inputs, FeatureMap(),
+                                       {.name = kName,
+                                        .causal = this->is_causal(inputs),
+                                        .eps = options.eps,
+                                        .python_weights = options.python_weights});
     result.output = torch::dropout(result.output, options.dropout, this->is_training()).to(dtype);
     if (options.num_heads == 1) result.weights = result.weights.without_heads();
     return this->finish(std::move(result));
@@ -106,80 +106,6 @@ class LinearSelfAttentionImpl
   void extra_repr(std::ostream& stream) const override {
     stream << ", feature_dim=" << *options.feature_dim << ", num_heads=" << options.num_heads
            << ", eps=" << options.eps;
-  }
-
- private:
-  /// Output in float32 at least, and the weights.
-  AttentionResult attend_by_sums(const Heads& heads, const AttentionInputs& inputs) const {
-    // Autocast would round the sums to the half type again.
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const auto dtype = core::compute_dtype(heads.q);
-    const auto q = features(heads.q.to(dtype));
-    auto k = features(heads.k.to(dtype)), v = heads.v.to(dtype);
-    if (inputs.key_padding_mask.defined()) {
-      const auto real = inputs.key_padding_mask.unsqueeze(1).unsqueeze(-1);  // [B, 1, S, 1]
-      k = torch::where(real, k, torch::zeros({}, k.options()));
-      v = torch::where(real, v, torch::zeros({}, v.options()));
-    }
-    const bool causal = this->is_causal(inputs);
-    const bool packed = heads.packing.defined() && q.numel() > 0;
-    const auto sums = packed ? core::packed_linear_sums(q, k, v, causal, heads.packing)
-                             : core::linear_sums(q, k, v, causal);
-    const auto weights =
-        options.python_weights ? estimated_weights(q, k) : used_weights(q, k, causal);
-    return {divide(sums.values, sums.normalizer.unsqueeze(-1), options.eps),
-            in_documents(weights, heads),
-            {}};
-  }
-
-  static torch::Tensor features(const torch::Tensor& z) {
-    const auto phi = FeatureMap()(z);
-    TORCH_CHECK_VALUE(phi.sizes() == z.sizes() && phi.scalar_type() == z.scalar_type(), kName,
-                      ": a FeatureMap must keep shape and dtype, ", z.sizes(), " ", z.scalar_type(),
-                      ", got ", phi.sizes(), " ", phi.scalar_type());
-    return phi;
-  }
-
-  /// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
-  static torch::Tensor divide(const torch::Tensor& t, const torch::Tensor& normalizer, double eps) {
-    const auto divisor = normalizer + eps;
-    return t / divisor.masked_fill(divisor == 0, std::numeric_limits<double>::infinity());
-  }
-
-  /// The numerators of the weights of some rows, before anything is left out.
-  using Numerators = std::function<torch::Tensor(int64_t begin, int64_t end)>;
-
-  /// S = phi(q) phi(k)^T over the allowed keys.
-  static Numerators used_weights(const torch::Tensor& q, const torch::Tensor& k, bool causal) {
-    return [q, k, causal](int64_t begin, int64_t end) {
-      const auto s = torch::matmul(q.slice(2, begin, end), k.transpose(-2, -1));
-      return causal ? s.tril(begin + k.size(2) - q.size(2)) : s;
-    };
-  }
-
-  /// What the Python library returns: features normalised first, causality ignored.
-  Numerators estimated_weights(const torch::Tensor& q, const torch::Tensor& k) const {
-    return [q = q.detach(), k = k.detach(), eps = options.eps](int64_t begin, int64_t end) {
-      const auto rows = q.slice(2, begin, end);
-      return torch::matmul(divide(rows, rows.sum(-1, true), eps),
-                           divide(k, k.sum(-1, true), eps).transpose(-2, -1));
-    };
-  }
-
-  /// Numerators over their sum, within documents: S / (sum S + eps).
-  LazyWeights in_documents(const Numerators& numerators, const Heads& heads) const {
-    const auto& q = heads.q;
-    return {{q.size(0), q.size(1), q.size(2), heads.k.size(2)},
-            [numerators, run = heads.packing.run, eps = options.eps, dtype = q.scalar_type()](
-                int64_t begin, int64_t end) {
-              const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-              auto s = numerators(begin, end);
-              if (run.defined()) {
-                const auto other = run.slice(1, begin, end).unsqueeze(2) != run.unsqueeze(1);
-                s = s.masked_fill(other.unsqueeze(1), 0.0);
-              }
-              return divide(s, s.sum(-1, true), eps).to(dtype);
-            }};
   }
 };
 

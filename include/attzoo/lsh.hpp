@@ -84,11 +84,11 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   /// each; floating, on the CPU or the module's device. An empty list goes back to random ones.
   /// Throws c10::ValueError on another number, shape or device, c10::TypeError on another dtype or
   /// layout.
-  ATTZOO_API void set_projections(std::vector<torch::Tensor> projections);
+  void set_projections(std::vector<torch::Tensor> projections);
 
   /// While training, projections are drawn from here; default: torch's own CPU generator. Throws
   /// c10::ValueError on an undefined one and on another device's.
-  ATTZOO_API void set_generator(const at::Generator& generator);
+  void set_generator(const at::Generator& generator);
 
   /// Prints the options that not all mechanisms have.
   void extra_repr(std::ostream& stream) const override {
@@ -101,20 +101,20 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   /// Digits of a bucket's number that are hashed apart.
   int64_t factors() const { return options.exact_buckets ? 1 : 2; }
   /// Columns of a round's projection for a sequence of n keys.
-  ATTZOO_API int64_t columns(int64_t round, int64_t n) const;
+  int64_t columns(int64_t round, int64_t n) const;
   /// A round's projection, [H, d_head, columns].
-  ATTZOO_API torch::Tensor projection(int64_t round, int64_t columns) const;
+  torch::Tensor projection(int64_t round, int64_t columns) const;
   /// The buckets of queries and keys, [B, H, L] and [B, H, S].
-  ATTZOO_API std::pair<torch::Tensor, torch::Tensor> hash(const Heads& heads, bool crosses,
-                                                          int64_t round) const;
+  std::pair<torch::Tensor, torch::Tensor> hash(const Heads& heads, bool crosses,
+                                               int64_t round) const;
   /// The same for a packed batch: buckets of their own for every document, as many as it has alone.
-  ATTZOO_API torch::Tensor hash_documents(const torch::Tensor& q, const core::Packing& packing,
-                                          int64_t round) const;
+  torch::Tensor hash_documents(const torch::Tensor& q, const core::Packing& packing,
+                               int64_t round) const;
   /// Attention within the buckets of one round.
-  ATTZOO_API AttentionResult attend_round(const Heads& heads, const AttentionInputs& inputs,
-                                          int64_t round) const;
+  AttentionResult attend_round(const Heads& heads, const AttentionInputs& inputs,
+                               int64_t round) const;
   /// The mean of the rounds: by the softmax of their lse, with exact_buckets a plain one.
-  ATTZOO_API AttentionResult join_rounds(const std::vector<AttentionResult>& rounds) const;
+  AttentionResult join_rounds(const std::vector<AttentionResult>& rounds) const;
 
   std::vector<torch::Tensor> projections_;
   std::optional<at::Generator> generator_;

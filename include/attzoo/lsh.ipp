@@ -1,7 +1,10 @@
 #pragma once
+// Definitions of lsh.hpp.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <attzoo/core/reference.hpp>
+#include <attzoo/core/unchanged.hpp>
 #include <attzoo/lsh.hpp>
 #include <attzoo/module/blend.hpp>
 
@@ -114,9 +117,9 @@ inline LazyWeights bucket_weights(const torch::Tensor& q, const torch::Tensor& k
             auto scores = *how.scale * torch::matmul(q.slice(2, begin, end).to(dtype),
                                                      k.to(dtype).transpose(-2, -1));
             if (mask.defined()) {
-              const auto [forbids, adds] = mask_parts(mask_rank4(mask));
-              allowed = torch::logical_and(allowed, forbids.evaluate(grid));
-              scores = adds.evaluate(scores, grid);
+              const auto said = mask_and_bias(mask_rank4(mask));
+              allowed = torch::logical_and(allowed, said.mask.evaluate(grid));
+              scores = said.bias.evaluate(scores, grid);
             }
             auto weights = masked_softmax(scores, allowed).weights;
             if (how.dropout > 0) {  // entries are numbered by their ranks
@@ -140,16 +143,16 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads
   }
   const int64_t reach = options.exact_buckets ? k.size(2) : options.bucket_size;
   const core::Buckets buckets(id_q, id_k, is_causal(inputs), reach);
-  torch::Tensor pairs;
+  core::MaskAndBias said;
   if (inputs.mask.defined()) {
-    pairs = core::sort_pairs(inputs.mask, {q.size(0), q.size(1), q.size(2), k.size(2)}, buckets);
+    const core::Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
+    said = core::mask_and_bias(core::sort_pairs(inputs.mask, n, buckets));
   }
-  const auto [mask, bias] = core::mask_parts(pairs);
   auto how = attention_options();
   if (how.dropout > 0) how.seed = core::random_seed();
   const auto sorted =
       attention(core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
-                core::permute_rows(v, buckets.order_k), buckets.band && mask, bias, how);
+                core::permute_rows(v, buckets.order_k), buckets.band && said.mask, said.bias, how);
   return {core::permute_rows(sorted.output, buckets.rank_q),
           core::bucket_weights(q, k, inputs.mask, buckets, how),
           sorted.lse.gather(2, buckets.rank_q)};

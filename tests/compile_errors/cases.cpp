@@ -2,6 +2,7 @@
 // say. `// CASE n: words` is read by check.cmake; case 0 compiles.
 
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/modifiers.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/debug.hpp>
+#include <attzoo/functional/modifiers.hpp>
 
 #include <cmath>
 #include <limits>
@@ -129,8 +131,7 @@ void expect_score_forms_agree(const Score& score, const std::string& what) {
   const auto slope = want.requires_grad()
                          ? torch::autograd::grad({want.sum()}, {s}, {}, false, false, true)[0]
                          : torch::Tensor();
-  core::Captured keep;
-  const auto bound = score.template bind<double>(n, keep);
+  const auto bound = score.bind(n);
   using I = kernel::Index;
   for (int i = 0; i < s.numel(); ++i) {
     const int kv = i % 11, q = i / 11 % 7, h = i / 77 % 2, b = i / 154;

@@ -2,7 +2,10 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <attzoo/core/chunked.hpp>
+#include <attzoo/core/dispatch.hpp>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/modifiers.hpp>
 
 #include <random>
 
@@ -50,9 +53,8 @@ struct Tensors3 {
   torch::Tensor q, k, v;
 };
 
-template <class Mask, class Score>
 void check_case(Draw& draw, const std::string& what, const core::Shape& n, int64_t group,
-                const Mask& mask, const Score& score) {
+                const core::AnyMask& mask, const core::AnyScore& score) {
   const int64_t D = draw.integer(1, 40), Dv = draw.chance(0.5) ? D : draw.integer(1, 40);
   const int64_t kind = draw.integer(0, 9);
   const auto dtype = kind < 6   ? torch::kFloat64
@@ -60,7 +62,7 @@ void check_case(Draw& draw, const std::string& what, const core::Shape& n, int64
                      : kind < 9 ? torch::kBFloat16
                                 : torch::kHalf;
   const core::Dropout dropout{draw.chance(0.25) ? 0.3 : 0.0, 77};
-  const double scale = 1 / std::sqrt(static_cast<double>(D));
+  const core::Rule rule{mask, score, 1 / std::sqrt(static_cast<double>(D)), dropout};
   Tensors3 t{draw.strided(n.B, n.H, n.L, D, dtype), draw.strided(n.B, n.H / group, n.S, D, dtype),
              draw.strided(n.B, n.H / group, n.S, Dv, dtype)};
   const auto leaves = [&](torch::ScalarType as) {
@@ -83,13 +85,13 @@ void check_case(Draw& draw, const std::string& what, const core::Shape& n, int64
   const auto mine = leaves(dtype);
   ASSERT_EQ(mine[0].strides(), t.q.strides());
   const auto got =
-      differentiate(core::dispatch(mine[0], mine[1], mine[2], mask, score, scale, dropout), mine);
+      differentiate(core::dispatch({mine[0], mine[1], mine[2]}, rule), mine);
   const auto wide = leaves(kDouble);
   const auto gold =
-      differentiate(core::reference(wide[0], wide[1], wide[2], mask, score, scale, dropout), wide);
+      differentiate(core::reference({wide[0], wide[1], wide[2]}, rule), wide);
   const auto same = leaves(dtype);
   const auto plain =
-      differentiate(core::reference(same[0], same[1], same[2], mask, score, scale, dropout), same);
+      differentiate(core::reference({same[0], same[1], same[2]}, rule), same);
   const char* names[] = {"output", "lse", "dq", "dk", "dv"};
   for (size_t i = 0; i < 5; ++i) {
     std::ostringstream label;
@@ -226,16 +228,15 @@ TEST(Chunked, IsTheReference) {
              slopes = leaf({4});
   const auto mask = causal() && !window(3, 3);
   const auto score = alibi(slopes) + softcap(2.0);
-  using Kernel = core::ChunkedKernel<decltype(mask), decltype(score)>;
-  const core::Dropout dropout{0.2, 3};
-  const core::OutputAndLse want = core::reference(q, k, v, mask, score, 0.4, dropout);
+  const core::Rule rule{mask, score, 0.4, {0.2, 3}};
+  const core::OutputAndLse want = core::reference({q, k, v}, rule);
   const auto g = torch::randn_like(want.output), gl = torch::randn_like(want.lse);
   const auto grads = [&](const core::OutputAndLse& r) {
     return torch::autograd::grad({r.output, r.lse.masked_fill(r.lse.isinf(), 0)}, {q, k, v, slopes},
                                  {g, gl}, true);
   };
-  const auto got =
-      core::run_kernel(c10::make_intrusive<Kernel>(mask, score, 0.4, dropout, 16), q, k, v);
+  const core::ChunkedBackend chunked(1);
+  const auto got = core::run(chunked, {q, k, v}, rule);
   EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-12, 1e-14));
   EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-12, 1e-14));
   const auto a = grads(got), b = grads(want);

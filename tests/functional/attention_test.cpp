@@ -1,7 +1,12 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
 #include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/chunked.hpp>
+#include <attzoo/core/cpu/fused.hpp>
+#include <attzoo/core/dispatch.hpp>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/debug.hpp>
+#include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/sdpa.hpp>
 
@@ -58,7 +63,7 @@ TEST(Attention, IsItsDefinitionForAllShapes) {
         const auto mask = torch::ones({L, S}, torch::kBool).tril(S - L);
         for (const bool is_causal : {false, true}) {
           const auto want = textbook(p, is_causal ? mask : torch::ones_like(mask));
-          const auto got = attention(p.q, p.k, p.v, core::CausalMask{.enabled = is_causal});
+          const auto got = attention(p.q, p.k, p.v, is_causal ? core::AnyMask(causal()) : core::AnyMask());
           EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-10, 1e-12)) << L << " " << S;
           EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-10, 1e-12)) << L << " " << S;
         }
@@ -292,14 +297,12 @@ void change(torch::Tensor t) {
 /// The ways that attention can take.
 enum class Path { kFused, kChunked, kEager };
 
-template <class Mask, class Score>
-core::OutputAndLse run(Path path, const Problem& p, const Mask& mask, const Score& score) {
+core::OutputAndLse run(Path path, const Problem& p, const core::AnyMask& mask,
+                       const core::AnyScore& score) {
   if (path == Path::kChunked) {
-    const core::Shape n{p.q.size(0), p.q.size(1), p.q.size(2), p.k.size(2)};
-    const auto resolved = core::resolve(score, n);
-    using Kernel = core::ChunkedKernel<Mask, std::remove_const_t<decltype(resolved)>>;
-    return core::run_kernel(c10::make_intrusive<Kernel>(mask, resolved, 0.5, core::Dropout{}, 2),
-                            p.q, p.k, p.v);
+    static const core::ChunkedBackend chunked(1);
+    const core::Qkv t{p.q, p.k, p.v};
+    return core::run(chunked, t, {mask, score.resolve(t.shape()), 0.5});
   }
   std::optional<EagerReferenceGuard> eager;
   if (path == Path::kEager) eager.emplace();
@@ -841,11 +844,10 @@ TEST(Attention, ScaledDotProductErrorsNameIt) {
 }
 
 TEST(Attention, SizesBeyondTheKernelsIndices) {
-  using Kernel = core::FusedCpuKernel<core::FullMask, core::IdentityScore>;
   const auto one = torch::ones({1, 1, 1, 1});
   const auto fits = [&](int64_t B, int64_t H, int64_t L, int64_t S, int64_t D, int64_t Dv) {
-    return Kernel::fits(one.expand({B, H, L, D}), one.expand({B, 1, S, D}),
-                        one.expand({B, 1, S, Dv}));
+    return core::FusedCpuBackend().takes(
+        {one.expand({B, H, L, D}), one.expand({B, 1, S, D}), one.expand({B, 1, S, Dv})}, {});
   };
   const int64_t big = int64_t{1} << 31;
   EXPECT_TRUE(fits(2, 3, 4, 5, 6, 7));

@@ -3,7 +3,7 @@
 /// Locality sensitive buckets: tokens sorted by hash, and the interval of sorted keys that each
 /// sorted query attends to.
 
-#include <attzoo/core/mask_modifiers.hpp>
+#include <attzoo/core/mask_values.hpp>
 #include <attzoo/kernel/compiler.hpp>
 
 namespace attzoo::core {
@@ -26,8 +26,7 @@ struct Buckets {
   /// ids int64 [B, H, L] and [B, H, S], the last query aligned with the last key. A query attends
   /// to the keys of its bucket: all, or those at most `reach` away in the order; if causal, to
   /// earlier ones only, at most 2 * reach back. Negative ids of keys are in no bucket.
-  ATTZOO_API Buckets(const torch::Tensor& id_q, const torch::Tensor& id_k, bool causal,
-                     int64_t reach);
+  Buckets(const torch::Tensor& id_q, const torch::Tensor& id_k, bool causal, int64_t reach);
 };
 
 }  // namespace attzoo::core

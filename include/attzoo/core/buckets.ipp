@@ -1,4 +1,5 @@
 #pragma once
+// Definitions of buckets.hpp.
 
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/searchsorted.h>

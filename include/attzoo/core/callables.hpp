@@ -6,7 +6,7 @@
 #include <attzoo/core/grid.hpp>
 #include <attzoo/core/table.hpp>
 
-#include <algorithm>
+#include <functional>
 #include <type_traits>
 
 namespace attzoo::core {
@@ -69,6 +69,10 @@ struct ScoreCallable {
   static_assert(returns_score(), "attzoo::score_mod: the callable must return a score");
 };
 
+/// Runs f on the whole grid, some rows at a time.
+ATTZOO_API void for_each_grid(const Shape& n, const torch::Device& device,
+                              const std::function<void(const Grid&)>& f);
+
 /// f(b, h, q, kv) or f(score, b, h, q, kv) against a problem: its tables suit it, and all that it
 /// reads of them lies within. `run` evaluates it on a grid.
 template <class F, class Run>
@@ -85,12 +89,11 @@ void check_callable(const F& f, const Shape& n, const torch::Device& device, boo
       copy(b, h, q, kv);
     }
   });
-  if (evident) return;
-  torch::NoGradGuard no_grad;
-  const int64_t rows = std::max<int64_t>(1, (int64_t{1} << 22) / n.S);
-  for (int64_t begin = 0; begin < n.L; begin += rows) {
-    run(Grid(n, begin, std::min(n.L, begin + rows), device));
-  }
+  if (!evident) for_each_grid(n, device, run);
 }
 
 }  // namespace attzoo::core
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/core/callables.ipp>
+#endif

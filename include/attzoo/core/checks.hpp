@@ -18,6 +18,11 @@ inline bool is_supported_float(torch::ScalarType t) {
   return t == torch::kFloat64 || t == torch::kFloat32 || t == torch::kBFloat16 || t == torch::kHalf;
 }
 
+/// Half types are computed in float32, as ATen does, and rounded once at the end.
+inline torch::ScalarType compute_dtype(const torch::Tensor& t) {
+  return t.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+}
+
 /// Refuses what has no numbers at strides: undefined, sparse, nested and meta tensors.
 inline void check_dense(const torch::Tensor& t, std::string_view who, std::string_view name) {
   TORCH_CHECK_VALUE(t.defined(), who, ": ", name, " must be a tensor, got an undefined one");

@@ -9,9 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/types.h>
 
-#if ATTZOO_HAS_FUSED_KERNEL
 #include <attzoo/kernel/scan.hpp>
-#endif
 
 namespace attzoo::core {
 
@@ -41,7 +39,6 @@ inline torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::Tenso
   if (q.numel() == 0 || v.numel() == 0) {
     return torch::zeros({q.size(0), q.size(1), q.size(2), v.size(3)}, v.options());
   }
-#if ATTZOO_HAS_FUSED_KERNEL
   if (q.device().is_cpu()) {
     auto out = empty_as(q, v.size(3), v.scalar_type());
     const auto size = [](int64_t n) { return static_cast<int>(n); };
@@ -54,7 +51,6 @@ inline torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::Tenso
     });
     return out;
   }
-#endif
   return scan_by_chunks(q, k, v, reverse);
 }
 

@@ -1,70 +1,46 @@
 #pragma once
 /// \file
-/// Fused attention on CPU, forward and backward, for any mask and any change of scores.
+/// Fused attention on CPU, forward and backward, for any mask and any change of scores. T is float
+/// or double.
 
-#include <attzoo/kernel/isa.hpp>
+#include <attzoo/kernel/problem.hpp>
 
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-/// The kernel of one instruction set.
-template <class T>
-struct Functions {
-  void (*forward)(const Problem<T>&, const Modifiers<T>&, Runtime&);
-  void (*backward)(const Problem<T>&, const Modifiers<T>&, const Gradients<T>&, Runtime&);
-  void (*backward_tensors)(const Problem<T>&, const Modifiers<T>&, const Gradients<T>&,
-                           const TensorGradients<T>&, Runtime&);
-};
-
-/// Calls f with the modifiers' erased form and the instruction set's functions.
-template <class T, class Mask, class Score, class F>
-void with_isa(const MaskAndScore<Mask, Score>& modifiers, F&& f) {
-  using Pair = MaskAndScore<Mask, Score>;
-  Modifiers<T> m{&modifiers,
-                 [](const void* pair, const Rows& rows, Segments& out) {
-                   static_cast<const Pair*>(pair)->mask.reach(rows, out);
-                 },
-                 std::max(1, stride_of(modifiers.mask)), changes(modifiers.score)};
-#if defined(__x86_64__)
-  if (isa() >= Isa::kAvx512) {
-    avx512::set_functions<T, Mask, Score>(m);
-    return f(m, Functions<T>{avx512::forward<T>, avx512::backward<T>, avx512::backward_tensors<T>});
-  }
-  if (isa() == Isa::kAvx2) {
-    avx2::set_functions<T, Mask, Score>(m);
-    return f(m, Functions<T>{avx2::forward<T>, avx2::backward<T>, avx2::backward_tensors<T>});
-  }
-#endif
-  portable::set_functions<T, Mask, Score>(m);
-  return f(
-      m, Functions<T>{portable::forward<T>, portable::backward<T>, portable::backward_tensors<T>});
-}
-
 /// Writes p.output and p.lse.
-template <class T, class Mask, class Score>
-void forward(const Problem<T>& p, const MaskAndScore<Mask, Score>& modifiers, Runtime& runtime) {
-  with_isa<T>(modifiers,
-              [&](const Modifiers<T>& m, const Functions<T>& run) { run.forward(p, m, runtime); });
-}
+template <class T>
+void attend(const Problem<T>& p, const Modifiers<T>& m, Runtime& runtime);
 
 /// Writes g.grad_q and adds to g.grad_k and g.grad_v; reads p.output and p.lse.
-template <class T, class Mask, class Score>
-void backward(const Problem<T>& p, const MaskAndScore<Mask, Score>& modifiers,
-              const Gradients<T>& g, Runtime& runtime) {
-  with_isa<T>(modifiers, [&](const Modifiers<T>& m, const Functions<T>& run) {
-    run.backward(p, m, g, runtime);
-  });
-}
+template <class T>
+void attend_backward(const Problem<T>& p, const Modifiers<T>& m, const Gradients<T>& g,
+                     Runtime& runtime);
 
-/// Adds to the gradients of the tensors that the score modifier holds; reads as backward().
-template <class T, class Mask, class Score>
-void backward_tensors(const Problem<T>& p, const MaskAndScore<Mask, Score>& modifiers,
-                      const Gradients<T>& g, const TensorGradients<T>& to, Runtime& runtime) {
-  static_assert(kTensors<Score> > 0);
-  with_isa<T>(modifiers, [&](const Modifiers<T>& m, const Functions<T>& run) {
-    run.backward_tensors(p, m, g, to, runtime);
-  });
-}
+/// Adds to the gradients of the m.score.tensors tensors that the score modifier holds; reads as
+/// attend_backward().
+template <class T>
+void attend_backward_tensors(const Problem<T>& p, const Modifiers<T>& m, const Gradients<T>& g,
+                             const TensorGradients<T>& to, Runtime& runtime);
+
+#ifdef ATTZOO_COMPILED
+extern template void attend(const Problem<float>&, const Modifiers<float>&, Runtime&);
+extern template void attend(const Problem<double>&, const Modifiers<double>&, Runtime&);
+extern template void attend_backward(const Problem<float>&, const Modifiers<float>&,
+                                     const Gradients<float>&, Runtime&);
+extern template void attend_backward(const Problem<double>&, const Modifiers<double>&,
+                                     const Gradients<double>&, Runtime&);
+extern template void attend_backward_tensors(const Problem<float>&, const Modifiers<float>&,
+                                             const Gradients<float>&, const TensorGradients<float>&,
+                                             Runtime&);
+extern template void attend_backward_tensors(const Problem<double>&, const Modifiers<double>&,
+                                             const Gradients<double>&,
+                                             const TensorGradients<double>&, Runtime&);
+#endif
 
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/kernel/attention.ipp>
+#endif

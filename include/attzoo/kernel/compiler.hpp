@@ -16,6 +16,19 @@
 #define ATTZOO_INLINE_LAMBDA
 #endif
 
+/// Before loops of fixed length: unroll it; vectorise it as it stands, whatever its pointers are.
+/// (Unrolled first, as -O3 would, a loop over lanes is scalar code.)
+#if defined(__clang__)
+#define ATTZOO_UNROLL _Pragma("unroll")
+#define ATTZOO_LANES _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define ATTZOO_UNROLL _Pragma("GCC unroll 16")
+#define ATTZOO_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
+#else
+#define ATTZOO_UNROLL
+#define ATTZOO_LANES
+#endif
+
 /// Around all code of the kernels: it is the same whatever flags the user's program is compiled
 /// with. GCC optimises it in any build type, and neither compiler reorders its sums and forgets
 /// infinities under -ffast-math. (Clang cannot raise the level of optimisation within a file.)
@@ -31,8 +44,9 @@
 #define ATTZOO_END_KERNEL
 #endif
 
-/// Before functions outside of templates whose definitions lie in an .ipp file: a program that links
-/// the library attzoo::compiled, which defines ATTZOO_COMPILED, finds them there and compiles none.
+/// Before functions outside of templates whose definitions lie in an .ipp file: a program that
+/// links the library attzoo::compiled, which defines ATTZOO_COMPILED, finds them there and compiles
+/// none.
 #ifdef ATTZOO_COMPILED
 #define ATTZOO_API
 #else

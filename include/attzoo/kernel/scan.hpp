@@ -1,21 +1,24 @@
 #pragma once
 /// \file
-/// Causal linear attention on CPU as a chunked prefix scan.
+/// Causal linear attention on CPU as a chunked prefix scan. T is float or double.
 
-#include <attzoo/kernel/isa.hpp>
+#include <attzoo/kernel/problem.hpp>
 
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// Writes p.out.
 template <class T>
-void scan(const ScanProblem& p, Runtime& runtime) {
-#if defined(__x86_64__)
-  if (isa() >= Isa::kAvx512) return avx512::scan<T>(p, runtime);
-  if (isa() == Isa::kAvx2) return avx2::scan<T>(p, runtime);
+void scan(const ScanProblem& p, Runtime& runtime);
+
+#ifdef ATTZOO_COMPILED
+extern template void scan<float>(const ScanProblem&, Runtime&);
+extern template void scan<double>(const ScanProblem&, Runtime&);
 #endif
-  portable::scan<T>(p, runtime);
-}
 
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/kernel/scan.ipp>
+#endif

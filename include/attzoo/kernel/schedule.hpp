@@ -136,12 +136,20 @@ class QueryGrid {
   }
   int per_residue() const { return per_residue_; }
   int residues() const { return stride_; }
+  int64_t size() const { return int64_t{stride_} * per_residue_; }
   QueryBlock block(int residue, int index) const {
     const int64_t first = ((int64_t{residue} - shift_) % stride_ + stride_) % stride_;
     const int64_t begin = first + int64_t{index} * lanes_ * stride_;
     if (begin >= L_) return {residue, L_, 0};
     const int left = (L_ - static_cast<int>(begin) - 1) / stride_ + 1;
     return {residue, static_cast<int>(begin), std::min(left, lanes_)};
+  }
+  /// Of all blocks the i-th, by residue first, or by place first.
+  QueryBlock within_residues(int64_t i) const {
+    return block(static_cast<int>(i / per_residue_), static_cast<int>(i % per_residue_));
+  }
+  QueryBlock across_residues(int64_t i) const {
+    return block(static_cast<int>(i % stride_), static_cast<int>(i / stride_));
   }
 
  private:

@@ -4,19 +4,14 @@
 
 #include <attzoo/kernel/problem.hpp>
 
+#include <algorithm>
 #include <limits>
+#include <memory>
+#include <utility>
 #include <vector>
 
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
-
-template <class Mask, class Score>
-struct MaskAndScore {
-  Mask mask;
-  Score score;
-};
-template <class Mask, class Score>
-MaskAndScore(Mask, Score) -> MaskAndScore<Mask, Score>;
 
 /// Queries and keys of a tile; all but the last tile of a run of keys have a multiple of `step`.
 struct Tiling {
@@ -26,29 +21,65 @@ struct Tiling {
 /// Wide blocks reuse every key more often, narrow ones visit fewer keys that a narrow pattern
 /// forbids. Chosen by how far a block in the middle reaches.
 template <class T>
-Tiling choose_tiling(const Problem<T>& p, const Modifiers<T>& m, const Tiling& wide) {
-  const int most = (p.L - 1) / m.stride + 1;
+Tiling choose_tiling(const Problem<T>& p, const Mask& mask, const Tiling& wide) {
+  const int most = (p.L - 1) / mask.stride + 1;
   if (most <= 16) return {16, 64, wide.step};
   if (most <= 32) return {32, 64, wide.step};
   const int begin = p.L / 2;
-  const auto end = static_cast<int>(std::min<int64_t>(p.L, begin + int64_t{64} * m.stride));
+  const auto end = static_cast<int>(std::min<int64_t>(p.L, begin + int64_t{64} * mask.stride));
   Segments reached;
-  m.reach(m.mask_and_score, {0, 0, begin, end, p.S, m.stride}, reached);
+  reach(mask, {0, 0, begin, end, p.S, mask.stride}, reached);
   int64_t keys = 0;
   for (const auto& s : reached) keys += s.end - s.begin;
-  return keys / m.stride <= 256 ? Tiling{32, 64, wide.step} : wide;
+  return keys / mask.stride <= 256 ? Tiling{32, 64, wide.step} : wide;
 }
+
+/// A block of queries of one head.
+struct HeadBlock {
+  int b, h;
+  QueryBlock block;
+};
+
+/// Queries in the lanes of a tile: `count` of them, repeated from the last one up to `width`.
+struct Lanes {
+  static constexpr int kMost = TilePosition::kMostLanes;
+  int width, count;
+  int index[kMost];
+
+  Lanes(const QueryBlock& block, int stride, int lanes) : width(lanes), count(block.count) {
+    for (int i = 0; i < lanes; ++i) index[i] = block.begin + std::min(i, count - 1) * stride;
+  }
+};
+
+/// A problem cut into tiles: what all threads of a pass know.
+template <class T>
+struct Plan {
+  const Problem<T>& p;
+  const Modifiers<T>& m;
+  Tiling tiling;
+  QueryGrid grid;
+
+  Plan(const Problem<T>& problem, const Modifiers<T>& modifiers, const Tiling& wide)
+      : p(problem),
+        m(modifiers),
+        tiling(choose_tiling(problem, modifiers.mask, wide)),
+        grid(problem.L, problem.S, modifiers.mask.stride, tiling.lanes) {}
+
+  int stride() const { return m.mask.stride; }
+  TilePosition position(const HeadBlock& at, const Lanes& q, const KeyTile& tile) const {
+    return {at.b, at.h, q.index, q.width, tile.begin, stride(), tile.count, tile.partial};
+  }
+};
 
 /// The key tiles of a block of queries; keeps its memory from block to block.
 class Schedule {
  public:
   template <class T>
-  const std::vector<KeyTile>& tiles(const Problem<T>& p, const Modifiers<T>& m,
-                                    const Tiling& tiling, int b, int h, const QueryBlock& block) {
+  const std::vector<KeyTile>& tiles(const Plan<T>& plan, const HeadBlock& at) {
+    const int stride = plan.stride(), end = at.block.begin + (at.block.count - 1) * stride + 1;
     segments_.clear();
-    const int end = block.begin + (block.count - 1) * m.stride + 1;
-    m.reach(m.mask_and_score, {b, h, block.begin, end, p.S, m.stride}, segments_);
-    cut(segments_, block.residue, m.stride, tiling.keys, tiling.step, tiles_);
+    reach(plan.m.mask, {at.b, at.h, at.block.begin, end, plan.p.S, stride}, segments_);
+    cut(segments_, at.block.residue, stride, plan.tiling.keys, plan.tiling.step, tiles_);
     return tiles_;
   }
 
@@ -57,40 +88,52 @@ class Schedule {
   std::vector<KeyTile> tiles_;
 };
 
-/// One allocation for all buffers of a thread: they are laid out twice, first to count.
+/// Memory from which buffers are taken one after the other; without any, their sizes are counted.
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(Runtime& runtime) : runtime_(runtime) {}
+  Scratch() = default;
+  Scratch(Runtime& runtime, int64_t size)
+      : memory_(runtime.allocate(static_cast<size_t>(size) * sizeof(T))) {
+#ifndef NDEBUG
+    std::fill_n(static_cast<T*>(memory_.get()), size, std::numeric_limits<T>::quiet_NaN());
+#endif
+  }
   T* take(int64_t n) {
     T* at = memory_ ? static_cast<T*>(memory_.get()) + used_ : nullptr;
     used_ += (n + kPad - 1) / kPad * kPad;
     return at;
   }
-  void allocate() {
-    memory_ = runtime_.allocate(static_cast<size_t>(used_) * sizeof(T));
-#ifndef NDEBUG
-    std::fill_n(static_cast<T*>(memory_.get()), used_, std::numeric_limits<T>::quiet_NaN());
-#endif
-    used_ = 0;
-  }
+  int64_t used() const { return used_; }
 
  private:
-  Runtime& runtime_;
   std::shared_ptr<void> memory_;
   int64_t used_ = 0;
 };
 
-/// out [B, H, n, E] = causal sums of (q . k) v: q and k [B, H, n, F], v [B, H, n, E].
-struct ScanProblem {
-  View q, k, v, out;
-  int B, H, n, F, E;
-  bool reverse;  // sums over later tokens instead of earlier ones
+/// Buffers in one allocation: `Buffers`, constructed from a Scratch and the arguments, is laid out
+/// twice, first to count.
+template <class T, class Buffers>
+class Allocated : private Scratch<T>, public Buffers {
+ public:
+  template <class... A>
+  explicit Allocated(Runtime& runtime, const A&... a)
+      : Scratch<T>(runtime, size(a...)), Buffers(static_cast<Scratch<T>&>(*this), a...) {}
+
+ private:
+  template <class... A>
+  static int64_t size(const A&... a) {
+    Scratch<T> count;
+    Buffers(count, a...);
+    return count.used();
+  }
 };
 
-/// Tokens that are scored against each other, and columns of the values that share a state: a state
-/// of F x 128 numbers stays in the second-level cache.
-constexpr int kScanChunk = 64, kScanColumns = 128;
+/// Zeros n numbers.
+template <class T>
+ATTZOO_ALWAYS_INLINE void clear(T* p, int64_t n) {
+  __builtin_memset(p, 0, static_cast<size_t>(n) * sizeof(T));
+}
 
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL

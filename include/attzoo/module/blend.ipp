@@ -1,4 +1,5 @@
 #pragma once
+// Definitions of blend.hpp.
 
 #include <attzoo/module/blend.hpp>
 

@@ -1,4 +1,5 @@
 #pragma once
+// Definitions of checks.hpp.
 
 #include <ATen/autocast_mode.h>
 #include <attzoo/module/checks.hpp>

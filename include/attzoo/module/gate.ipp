@@ -1,4 +1,5 @@
 #pragma once
+// Definitions of gate.hpp.
 
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/gate.hpp>

@@ -4,7 +4,6 @@
 /// checks of options and inputs, RoPE, and the way through the attention core.
 
 #include <attzoo/core/documents.hpp>
-#include <attzoo/core/mask_parts.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/kernel/compiler.hpp>
 #include <attzoo/module/inputs.hpp>
@@ -68,47 +67,47 @@ class SelfAttentionParts {
 
  protected:
   /// Throws c10::ValueError for options and settings out of range, naming the mechanism.
-  ATTZOO_API SelfAttentionParts(const char* name, const CommonOptions& options,
-                                const SelfAttentionSettings& settings, TakenInputs takes);
+  SelfAttentionParts(const char* name, const CommonOptions& options,
+                     const SelfAttentionSettings& settings, TakenInputs takes);
 
   /// Throws c10::ValueError unless value > 0.
-  ATTZOO_API void check_positive(const char* name, int64_t value) const;
+  void check_positive(const char* name, int64_t value) const;
   /// Throws c10::ValueError unless divisor > 0 divides value.
-  ATTZOO_API void check_divides(const char* divisor_name, int64_t divisor, const char* name,
-                                int64_t value) const;
+  void check_divides(const char* divisor_name, int64_t divisor, const char* name,
+                     int64_t value) const;
 
   /// Registers a new layer with `module`: Xavier uniform weights [to, from], biases of 0. Throws
   /// c10::ValueError for more than 2^36 weights.
-  ATTZOO_API torch::nn::Linear new_projection(torch::nn::Module& module, const char* name,
-                                              int64_t from, int64_t to, bool bias) const;
+  torch::nn::Linear new_projection(torch::nn::Module& module, const char* name, int64_t from,
+                                   int64_t to, bool bias) const;
   /// Makes w_q, w_k, w_v and w_o.
-  ATTZOO_API void make_projections(torch::nn::Module& module, bool bias);
+  void make_projections(torch::nn::Module& module, bool bias);
 
   /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
   /// and k. Throws c10::ValueError for a wrong shape, size or device and for inputs that have no
   /// meaning here, c10::TypeError for a wrong dtype or layout, before anything is computed.
-  ATTZOO_API Heads project(const torch::Tensor& x, const AttentionInputs& inputs);
+  Heads project(const torch::Tensor& x, const AttentionInputs& inputs);
   /// The same with projections of the mechanism's own, on inputs that are checked already.
-  ATTZOO_API Heads project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k,
-                                torch::nn::Linear& to_v, const torch::Tensor& x,
-                                const AttentionInputs& inputs, const Packing& packing) const;
+  Heads project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k, torch::nn::Linear& to_v,
+                     const torch::Tensor& x, const AttentionInputs& inputs,
+                     const Packing& packing) const;
   /// Joins the heads of an output and applies w_o: [B, H, L, dh] -> [B, L, d_model].
-  ATTZOO_API AttentionResult finish(AttentionResult result);
+  AttentionResult finish(AttentionResult result);
 
   /// 1 / (sqrt(d_head) * temperature).
-  ATTZOO_API double scale() const;
+  double scale() const;
 
   /// "attzoo::Name(d_model=.., input_dim=..", and the rest behind the mechanism's own options.
-  ATTZOO_API void print_sizes(std::ostream& stream) const;
-  ATTZOO_API void print_options(std::ostream& stream, const CommonOptions& options) const;
+  void print_sizes(std::ostream& stream) const;
+  void print_options(std::ostream& stream, const CommonOptions& options) const;
 
  private:
-  ATTZOO_API std::string who(const char* argument) const;
-  ATTZOO_API void check_options(const CommonOptions& options) const;
-  ATTZOO_API void check_layer(const char* layer, int64_t from, int64_t to) const;
-  ATTZOO_API void check_inputs(const torch::Tensor& x, const AttentionInputs& inputs) const;
-  ATTZOO_API void check_documents(const AttentionInputs& inputs, const Shape& n,
-                                  const torch::Device& device) const;
+  std::string who(const char* argument) const;
+  void check_options(const CommonOptions& options) const;
+  void check_layer(const char* layer, int64_t from, int64_t to) const;
+  void check_inputs(const torch::Tensor& x, const AttentionInputs& inputs) const;
+  void check_documents(const AttentionInputs& inputs, const Shape& n,
+                       const torch::Device& device) const;
 
   const char* name_;
   SelfAttentionSettings settings_;
@@ -116,27 +115,10 @@ class SelfAttentionParts {
   int64_t d_model_, input_dim_;
 };
 
-/// Attention under a mechanism's pattern and score, and all that a call asks for.
-template <MaskMod Mask, ScoreMod Score>
-AttentionResult attend(const Heads& heads, const AttentionInputs& in, bool is_causal,
-                       const Mask& pattern, const Score& score, const AttentionOptions& how) {
-  const CausalMask causal{.enabled = is_causal};
-  const DocumentsMask documents{{.ids = heads.packing.run}};
-  const auto &q = heads.q, &k = heads.k, &v = heads.v;
-  if (!in.mask.defined() && !in.key_padding_mask.defined()) {
-    if (heads.packing.defined()) {
-      return attention(q, k, v, pattern && causal && documents, score, how);
-    }
-    return attention(q, k, v, pattern && causal, score, how);
-  }
-  const auto [mask, bias] = mask_parts(in.mask.defined() ? mask_rank4(in.mask) : in.mask);
-  TensorMask padding;
-  if (in.key_padding_mask.defined()) {
-    padding.mask = in.key_padding_mask.unsqueeze(1).unsqueeze(1);  // [B, 1, 1, S]
-  }
-  const MaybeDocumentsMask maybe{documents};
-  return attention(q, k, v, pattern && causal && maybe && mask && padding, score + bias, how);
-}
+/// Attention under a mechanism's pattern and score, and all that a call asks for: output [B, H, L,
+/// dh], weights [B, H, L, S], lse [B, H, L].
+ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, bool is_causal,
+                                  AnyMask pattern, AnyScore score, const AttentionOptions& how);
 
 }  // namespace core
 }  // namespace attzoo

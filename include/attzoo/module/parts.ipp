@@ -1,4 +1,5 @@
 #pragma once
+// Definitions of parts.hpp.
 
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/module/checks.hpp>
@@ -162,6 +163,21 @@ ATTZOO_API void SelfAttentionParts::check_documents(const AttentionInputs& input
                     ": documents pack the tokens of x and have no meaning with a context");
   core::check_documents(inputs.documents, who("documents"));
   check_documents_fit(inputs.documents, n, device, who("documents"));
+}
+
+ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, bool is_causal,
+                                  AnyMask pattern, AnyScore score, const AttentionOptions& how) {
+  if (is_causal) pattern = pattern && CausalMask();
+  if (heads.packing.defined()) pattern = pattern && DocumentsMask{{.ids = heads.packing.run}};
+  if (inputs.mask.defined()) {
+    const auto said = mask_and_bias(mask_rank4(inputs.mask));
+    pattern = pattern && said.mask;
+    score = score + said.bias;
+  }
+  if (inputs.key_padding_mask.defined()) {
+    pattern = pattern && TensorMask{inputs.key_padding_mask.unsqueeze(1).unsqueeze(1)};
+  }
+  return attention(heads.q, heads.k, heads.v, pattern, score, how);
 }
 
 }  // namespace attzoo::core

@@ -2,6 +2,8 @@
 /// \file
 /// The base of every mechanism, those of the zoo and your own.
 
+#include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/scores.hpp>
 #include <attzoo/module/holder.hpp>
 #include <attzoo/module/parts.hpp>
 
@@ -96,9 +98,9 @@ class SelfAttention : public torch::nn::Cloneable<Derived>, public core::SelfAtt
 
   /// Attention under the mechanism's own pattern and score, and all that the caller asked for:
   /// output [B, H, L, dh], weights [B, H, L, S], lse [B, H, L].
-  template <MaskMod Mask = core::FullMask, ScoreMod Score = core::IdentityScore>
-  AttentionResult attend(const Heads& heads, const AttentionInputs& in, const Mask& pattern = {},
-                         const Score& score = {}) const {
+  AttentionResult attend(const Heads& heads, const AttentionInputs& in,
+                         const core::AnyMask& pattern = {},
+                         const core::AnyScore& score = {}) const {
     return core::attend(heads, in, is_causal(in), pattern, score, attention_options());
   }
 

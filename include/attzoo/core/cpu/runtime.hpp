@@ -2,14 +2,6 @@
 /// \file
 /// LibTorch's tensors, threads and memory in the kernels' terms.
 
-/// Whether the fused kernels can be compiled: they are written with GCC's vector extensions.
-#if defined(__GNUC__)
-#define ATTZOO_HAS_FUSED_KERNEL 1
-#else
-#define ATTZOO_HAS_FUSED_KERNEL 0
-#endif
-
-#if ATTZOO_HAS_FUSED_KERNEL
 #include <ATen/Parallel.h>
 #include <torch/types.h>
 #include <attzoo/core/checks.hpp>
@@ -64,4 +56,3 @@ void with_compute_type(const torch::Tensor& t, F&& f) {
 }
 
 }  // namespace attzoo::core
-#endif

@@ -4,11 +4,9 @@
 /// what a range of queries can reach (schedule.hpp). `shift` is S - L: a query's place among the
 /// keys is q + shift.
 
-#include <attzoo/kernel/lane.hpp>
-#include <attzoo/kernel/schedule.hpp>
+#include <attzoo/kernel/form.hpp>
 
 #include <memory>
-#include <optional>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -17,11 +15,6 @@ ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
-
-struct Full {
-  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int, int) const { return true; }
-  void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kFull, r.S); }
-};
 
 /// Keys from q + shift - left to q + shift + right; a side of 2^30 is unbounded.
 struct Window {
@@ -46,6 +39,7 @@ struct Dilated {
     append(out, 0, r.S, r.stride % rate == 0 ? Cover::kFull : Cover::kPartial, r.S);
   }
 };
+inline int stride_of(const Dilated& m) { return m.rate; }
 
 struct Blocks {
   int shift, size, period, offset, end;
@@ -131,17 +125,6 @@ struct Documents {
       full = full && extent.together() && at[q] == at[r.begin];
     }
     append(out, begin, end, full ? Cover::kFull : Cover::kPartial, r.S);
-  }
-};
-
-struct MaybeDocuments {
-  std::optional<Documents> documents;
-  bool operator()(int b, int h, int q, int kv) const {
-    return !documents || (*documents)(b, h, q, kv);
-  }
-  void reach(const Rows& r, Segments& out) const {
-    if (documents) return documents->reach(r, out);
-    append(out, 0, r.S, Cover::kFull, r.S);
   }
 };
 
@@ -240,110 +223,20 @@ struct Bands {
   }
 };
 
-/// Any callable; nothing is known about it, so all pairs are visited. `shift`: what is added to q.
-template <class F>
-struct MaskFunction {
-  F f;
-  int shift;
-  ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
-    return static_cast<bool>(f(Index{b}, Index{h}, Index{q + shift}, Index{kv}));
-  }
-  void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
-};
-
-/// How each tile of queries x keys is covered, evaluated once (block_mask).
-struct TileCover {
-  int tile, batches, heads, rows, columns;
-  std::vector<Cover> cover;  // [batches, heads, rows, columns]
-  void reach(const Rows& r, Segments& out) const {
-    const int b = batches == 1 ? 0 : r.b, h = heads == 1 ? 0 : r.h;
-    Segments seen;
-    for (int i = r.begin / tile; i <= (r.end - 1) / tile; ++i) {
-      Segments row;
-      const size_t base =
-          ((size_t(b) * size_t(heads) + size_t(h)) * size_t(rows) + size_t(i)) * size_t(columns);
-      for (int j = 0; j < columns; ++j) {
-        append(row, int64_t{j} * tile, (int64_t{j} + 1) * tile, cover[base + size_t(j)], r.S);
-      }
-      // Queries of two tile rows: full only where both are, empty only where both are.
-      seen = i == r.begin / tile ? row : combine(seen, row, r.S, [](Cover x, Cover y) {
-        return x == y ? x : Cover::kPartial;
-      });
-    }
-    out = std::move(seen);
-  }
-};
-
-template <class M>
-struct Tiled {
-  M mask;
-  std::shared_ptr<const TileCover> tiles;
-  ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
-    return mask(b, h, q, kv);
-  }
-  void reach(const Rows& r, Segments& out) const { tiles->reach(r, out); }
-};
-template <class M>
-Tiled(M, std::shared_ptr<const TileCover>) -> Tiled<M>;
-
-// The step at which all attended keys of a query lie: the rate of a dilation that every pair obeys.
-template <class M>
-int stride_of(const M&) {
-  return 1;
-}
-inline int stride_of(const Dilated& m) { return m.rate; }
-
-/// `&` and `|`, not `&&` and `||`: branches would keep the compiler from vectorising.
-template <class A, class B>
-struct And {
-  A a;
-  B b;
-  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
-    return (int{a(ib, ih, iq, ikv)} & int{b(ib, ih, iq, ikv)}) != 0;
-  }
-  void reach(const Rows& r, Segments& out) const {
-    Segments in_a, in_b;
-    a.reach(r, in_a);
-    b.reach(r, in_b);
-    out = intersect(in_a, in_b, r.S);
-  }
-};
-template <class A, class B>
-And(A, B) -> And<A, B>;
-template <class A, class B>
-int stride_of(const And<A, B>& m) {
-  return std::max(stride_of(m.a), stride_of(m.b));
-}
-
-template <class A, class B>
-struct Or {
-  A a;
-  B b;
-  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
-    return (int{a(ib, ih, iq, ikv)} | int{b(ib, ih, iq, ikv)}) != 0;
-  }
-  void reach(const Rows& r, Segments& out) const {
-    Segments in_a, in_b;
-    a.reach(r, in_a);
-    b.reach(r, in_b);
-    out = unite(in_a, in_b, r.S);
-  }
-};
-template <class A, class B>
-Or(A, B) -> Or<A, B>;
-
-template <class A>
-struct Not {
-  A a;
-  ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
-    return !a(b, h, q, kv);
-  }
-  void reach(const Rows& r, Segments& out) const {
-    Segments in_a;
-    a.reach(r, in_a);
-    out = complement(in_a, r.S);
-  }
-};
+#ifdef ATTZOO_COMPILED
+extern template Mask make_mask(Window);
+extern template Mask make_mask(Dilated);
+extern template Mask make_mask(Blocks);
+extern template Mask make_mask(Prefix);
+extern template Mask make_mask(Documents);
+extern template Mask make_mask(GlobalTokens);
+extern template Mask make_mask(DenseMask);
+extern template Mask make_mask(Bands);
+#endif
 
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/kernel/make_modifier.hpp>
+#endif

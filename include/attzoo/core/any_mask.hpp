@@ -1,0 +1,159 @@
+#pragma once
+/// \file
+/// Masks of any type as one type, and their compositions, made at run time.
+
+#include <attzoo/core/cpu/mask_forms.hpp>
+#include <attzoo/core/mask_values.hpp>
+#include <attzoo/core/unchanged.hpp>
+
+#include <memory>
+#include <type_traits>
+
+namespace attzoo::core {
+
+/// Any mask by value, cheap to copy. A default constructed one lets everybody attend.
+class AnyMask {
+ public:
+  static constexpr bool is_mask = true;
+
+  AnyMask() = default;
+  template <MaskMod M>
+  requires(!std::same_as<M, AnyMask>) AnyMask(M mask) {  // NOLINT: any mask is one
+    if constexpr (!std::same_as<M, FullMask>) box_ = std::make_shared<Box<M>>(std::move(mask));
+  }
+
+  /// Whether nothing is masked.
+  bool is_full() const { return !box_; }
+  /// The mask itself if it is an M, else null: for who reads descriptions.
+  template <MaskMod M>
+  const M* get_if() const {
+    const auto* box = dynamic_cast<const Box<M>*>(box_.get());
+    return box ? &box->mask : nullptr;
+  }
+
+  torch::Tensor evaluate(const Grid& g) const {
+    return box_ ? box_->evaluate(g) : FullMask().evaluate(g);
+  }
+  void check(const Shape& n, const torch::Device& device) const {
+    if (box_) box_->check(n, device);
+  }
+  void tensors(Captured& out) const {
+    if (box_) box_->tensors(out);
+  }
+  /// Whether the CPU's kernels know all its parts.
+  bool has_cpu_form() const { return !box_ || box_->has_cpu_form(); }
+  /// The form for those kernels, if there is one.
+  kernel::Mask on_cpu(const Shape& n) const { return box_ ? box_->on_cpu(n) : kernel::Mask(); }
+
+ private:
+  struct Interface {
+    virtual ~Interface() = default;
+    virtual torch::Tensor evaluate(const Grid& g) const = 0;
+    virtual void check(const Shape& n, const torch::Device& device) const = 0;
+    virtual void tensors(Captured& out) const = 0;
+    virtual bool has_cpu_form() const = 0;
+    virtual kernel::Mask on_cpu(const Shape& n) const = 0;
+  };
+  template <MaskMod M>
+  struct Box final : Interface {
+    M mask;
+    explicit Box(M m) : mask(std::move(m)) {}
+    torch::Tensor evaluate(const Grid& g) const override { return mask.evaluate(g); }
+    void check([[maybe_unused]] const Shape& n,
+               [[maybe_unused]] const torch::Device& device) const override {
+      if constexpr (requires { mask.check(n, device); }) mask.check(n, device);
+    }
+    void tensors([[maybe_unused]] Captured& out) const override {
+      if constexpr (requires { mask.tensors(out); }) mask.tensors(out);
+    }
+    bool has_cpu_form() const override {
+      if constexpr (requires { mask.has_cpu_form(); }) return mask.has_cpu_form();
+      return requires { cpu_form(mask, Shape()); };
+    }
+    kernel::Mask on_cpu([[maybe_unused]] const Shape& n) const override {
+      if constexpr (requires { cpu_form(mask, n); }) return cpu_form(mask, n);
+      TORCH_INTERNAL_ASSERT(false, "a mask without a form for the CPU's kernels");
+    }
+  };
+
+  std::shared_ptr<const Interface> box_;
+};
+
+/// Pairs that both masks let attend.
+struct AndMask {
+  static constexpr bool is_mask = true;
+  AnyMask a, b;
+  void check(const Shape& n, const torch::Device& device) const;
+  void tensors(Captured& out) const;
+  bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
+  torch::Tensor evaluate(const Grid& g) const;
+};
+
+/// Pairs that one of the masks lets attend.
+struct OrMask {
+  static constexpr bool is_mask = true;
+  AnyMask a, b;
+  void check(const Shape& n, const torch::Device& device) const;
+  void tensors(Captured& out) const;
+  bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
+  torch::Tensor evaluate(const Grid& g) const;
+};
+
+/// Pairs that the mask forbids.
+struct NotMask {
+  static constexpr bool is_mask = true;
+  AnyMask a;
+  void check(const Shape& n, const torch::Device& device) const { a.check(n, device); }
+  void tensors(Captured& out) const { a.tensors(out); }
+  bool has_cpu_form() const { return a.has_cpu_form(); }
+  torch::Tensor evaluate(const Grid& g) const;
+};
+
+ATTZOO_API kernel::Mask cpu_form(const AndMask& m, const Shape& n);
+ATTZOO_API kernel::Mask cpu_form(const OrMask& m, const Shape& n);
+ATTZOO_API kernel::Mask cpu_form(const NotMask& m, const Shape& n);
+
+// Operators beside the types, so that they are found without `using namespace attzoo`.
+
+ATTZOO_API AnyMask all_of(AnyMask a, AnyMask b);
+template <MaskMod A, MaskMod B>
+AnyMask operator&&(A a, B b) {
+  return all_of(std::move(a), std::move(b));
+}
+ATTZOO_API AnyMask any_of(AnyMask a, AnyMask b);
+template <MaskMod A, MaskMod B>
+AnyMask operator||(A a, B b) {
+  return any_of(std::move(a), std::move(b));
+}
+template <MaskMod A>
+AnyMask operator!(A a) {
+  return NotMask{std::move(a)};
+}
+
+/// How each tile of 64 x 64 pairs is covered by a mask, made once (block_mask()).
+struct BlockMask {
+  static constexpr bool is_mask = true;
+  AnyMask mask;
+  int64_t L, S;
+  std::shared_ptr<const kernel::TileCover> tiles;
+  Unchanged unchanged;  // what the tiles were made of
+
+  BlockMask(AnyMask of, const Shape& n);
+  void check(const Shape& n, const torch::Device& device) const;
+  void tensors(Captured& out) const { mask.tensors(out); }
+  bool has_cpu_form() const { return mask.has_cpu_form(); }
+  torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g); }
+};
+ATTZOO_API kernel::Mask cpu_form(const BlockMask& m, const Shape& n);
+
+}  // namespace attzoo::core
+
+namespace attzoo {
+using core::operator&&;
+using core::operator||;
+using core::operator!;
+}  // namespace attzoo
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/core/any_mask.ipp>
+#endif

@@ -1,0 +1,88 @@
+#pragma once
+// Definitions of reference.hpp.
+
+#include <attzoo/core/reference.hpp>
+#include <attzoo/core/tensor_lane.hpp>
+#include <attzoo/kernel/dropout.hpp>
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <limits>
+#include <mutex>
+
+namespace attzoo::core {
+
+ATTZOO_API uint64_t random_seed() {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get<at::CPUGeneratorImpl>()->random64();
+}
+
+ATTZOO_API torch::Tensor dropout_factor(const Dropout& dropout, const Grid& g,
+                                        torch::ScalarType dtype) {
+  const auto row = kernel::dropout_row_key<TensorLane>(dropout.seed, g.b, g.h, g.q);
+  const auto bits = kernel::dropout_bits<TensorLane>(row, g.kv);
+  const auto keep = bits >= kernel::dropout_threshold(dropout.p);
+  return keep.t.to(dtype) / std::max(1.0 - dropout.p, std::numeric_limits<double>::min());
+}
+
+/// a [B, H, M, K] times b [B, Hkv, K, N], where heads of a share heads of b in groups of H / Hkv:
+/// the group is folded into the rows, so that b is never repeated in memory.
+ATTZOO_API torch::Tensor grouped_matmul(const torch::Tensor& a, const torch::Tensor& b) {
+  if (a.size(1) == b.size(1)) return torch::matmul(a, b);
+  const int64_t group = a.size(1) / b.size(1);
+  const auto rows = a.reshape({a.size(0), b.size(1), group * a.size(2), a.size(3)});
+  return torch::matmul(rows, b).view({a.size(0), a.size(1), a.size(2), b.size(3)});
+}
+
+ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
+                                           const torch::Tensor& allowed) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto masked = scores.masked_fill(allowed.logical_not(), -kInf);
+  // A row with nothing to attend has the maximum -inf: shift it by 0 and divide it by 1, so that
+  // its weights are 0 and no gradient meets inf - inf.
+  auto max = masked.size(-1) > 0
+                 ? masked.detach().amax(-1, /*keepdim=*/true)
+                 : masked.new_full({masked.size(0), masked.size(1), masked.size(2), 1}, -kInf);
+  max = max.masked_fill(max == -kInf, 0.0);
+  const auto weights = torch::exp(masked - max);
+  auto sum = weights.sum(-1, /*keepdim=*/true);
+  const auto empty = sum == 0;
+  sum = sum.masked_fill(empty, 1.0);
+  // Filled, although 0 already: whatever the cotangent of such a row is, NaN included, ends here.
+  return {(weights / sum).masked_fill_(empty, 0.0),
+          (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
+}
+
+/// The cotangent of a row without keys goes no further than its weights: 0 times NaN would reach
+/// every row of v.
+ATTZOO_API torch::Tensor weighted_values(const ReferenceWeights& r, const torch::Tensor& v) {
+  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
+  return grouped_matmul(r.weights, v.to(r.weights.scalar_type()))
+      .masked_fill(empty.unsqueeze(-1), 0.0);
+}
+
+ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& q,
+                                         const torch::Tensor& k, const Rule& rule) {
+  const auto dtype = compute_dtype(q);
+  const auto scores = grouped_matmul(q.to(dtype), k.to(dtype).transpose(-2, -1)) * rule.scale;
+  auto result = masked_softmax(rule.score.evaluate(scores, grid), rule.mask.evaluate(grid));
+  if (rule.dropout.p > 0) {
+    result.weights = result.weights * dropout_factor(rule.dropout, grid, dtype);
+  }
+  return result;
+}
+
+ATTZOO_API ReferenceWeights reference_weights(const torch::Tensor& q, const torch::Tensor& k,
+                                              const Rule& rule, int64_t begin, int64_t end) {
+  const Grid grid({q.size(0), q.size(1), q.size(2), k.size(2)}, begin, end, q.device());
+  return grid_weights(grid, q.slice(2, begin, end), k, rule);
+}
+
+ATTZOO_API OutputAndLse reference(const Qkv& t, const Rule& rule) {
+  const auto r = reference_weights(t.q, t.k, rule, 0, t.q.size(2));
+  return {weighted_values(r, t.v).to(t.q.scalar_type()), r.lse};
+}
+
+}  // namespace attzoo::core

@@ -1,0 +1,92 @@
+#pragma once
+// Definitions of attention.hpp.
+
+#include <attzoo/core/dispatch.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/checks.hpp>
+
+#include <cmath>
+#include <limits>
+
+namespace attzoo {
+namespace core {
+
+ATTZOO_API void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const AttentionOptions& options) {
+  check_arguments("attention", q, k, v, options.dropout);
+  const char* names[] = {"q", "k", "v"};
+  const torch::Tensor* tensors[] = {&q, &k, &v};
+  for (int i = 0; i < 3; ++i) {
+    TORCH_CHECK_VALUE(tensors[i]->dim() == 4, "attention: ", names[i],
+                      " must have shape [B, H, L or S, D], got ", tensors[i]->sizes());
+  }
+  TORCH_CHECK_VALUE(k.size(0) == q.size(0) && v.size(0) == q.size(0),
+                    "attention: q, k and v must have the same batch size, got ", q.sizes(), ", ",
+                    k.sizes(), ", ", v.sizes());
+  TORCH_CHECK_VALUE(q.size(1) > 0 && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
+                    "attention: the heads of q must be a multiple of the heads of k, got q ",
+                    q.sizes(), ", k ", k.sizes());
+  TORCH_CHECK_VALUE(v.size(1) == k.size(1) && v.size(2) == k.size(2),
+                    "attention: v must have the heads and the length of k, got v ", v.sizes(),
+                    ", k ", k.sizes());
+  TORCH_CHECK_VALUE(q.size(3) == k.size(3) && q.size(3) > 0,
+                    "attention: q and k must have the same head_dim > 0, got q ", q.sizes(), ", k ",
+                    k.sizes());
+  TORCH_CHECK_VALUE(
+      product_at_most({q.size(0), q.size(1), q.size(2), v.size(3)}, kMostElements),
+      "attention: the output [B, H, L, Dv] has too many elements for 64-bit numbers, from q ",
+      q.sizes(), ", v ", v.sizes());
+  TORCH_CHECK_VALUE(!options.scale || is_valid_scale(*options.scale, q),
+                    "attention: scale must be finite and at most 1e30 in size (float64: 1e300), "
+                    "got ",
+                    *options.scale);
+}
+
+/// Adds exp(sink[h]) to the softmax's denominator: all weights shrink by the share that is left.
+ATTZOO_API AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& sink) {
+  const auto logit = sink.to(r.lse.scalar_type()).view({1, -1, 1});
+  // A row without keys has the sink alone; where that is -inf too, -inf - -inf must not arise.
+  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
+  const auto lse = r.lse.masked_fill(empty, 0.0);
+  const auto share =
+      torch::sigmoid(lse - logit).masked_fill(empty, 0.0).unsqueeze(-1);  // [B, H, L, 1]
+  return {(r.output * share).to(r.output.scalar_type()),
+          LazyWeights(r.weights.sizes().vec(),
+                      [weights = r.weights, share](int64_t begin, int64_t end) {
+                        const auto w = weights.rows(begin, end);
+                        return (w * share.slice(2, begin, end)).to(w.scalar_type());
+                      }),
+          torch::where(empty, logit, torch::logaddexp(lse, logit))};
+}
+
+}  // namespace core
+
+ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k,
+                                     const torch::Tensor& v, const core::AnyMask& mask,
+                                     const core::AnyScore& score, const AttentionOptions& options) {
+  core::check_qkv(q, k, v, options);
+  const core::Qkv tensors{q, k, v};
+  const auto n = tensors.shape();
+  mask.check(n, q.device());
+  score.check(n, q.device());
+  core::Rule rule{.mask = mask,
+                  .score = score.resolve(n),
+                  .scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3)))),
+                  .dropout = {options.dropout}};
+  if (rule.dropout.p > 0) rule.dropout.seed = options.seed.value_or(core::random_seed());
+  const auto [output, lse] = core::dispatch(tensors, rule);
+  core::Captured read;
+  if (!options.private_qk || !q.is_inference()) read = {q, k};
+  rule.mask.tensors(read);
+  rule.score.tensors(read);
+  LazyWeights weights(
+      {n.B, n.H, n.L, n.S}, [=, unchanged = core::Unchanged(read)](int64_t begin, int64_t end) {
+        unchanged.check("LazyWeights");
+        return core::reference_weights(q, k, rule, begin, end).weights.to(q.scalar_type());
+      });
+  const AttentionResult result{output, std::move(weights), lse};
+  const auto sink = score.sink();
+  return sink.defined() ? core::with_sink(result, sink) : result;
+}
+
+}  // namespace attzoo

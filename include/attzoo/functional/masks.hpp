@@ -1,0 +1,68 @@
+#pragma once
+/// \file
+/// Who attends to whom: masks to compose with `&&`, `||` and `!`. One of your own is made from any
+/// callable (callables.hpp).
+
+#include <attzoo/core/any_mask.hpp>
+
+namespace attzoo {
+
+/// Every query attends to every key.
+inline core::FullMask full() { return {}; }
+
+/// Which corner of a non-square score grid the causal diagonal starts from.
+enum class CausalAlignment {
+  kBottomRight,  ///< the last query sees all keys: kv <= q + S - L
+  kTopLeft,      ///< the first query sees the first key only: kv <= q
+};
+
+/// No query attends to a later key. The alignments are equal when L == S.
+ATTZOO_API core::CausalMask causal(CausalAlignment alignment = CausalAlignment::kBottomRight);
+
+/// Query i attends to the keys i - left ... i + right, both included; kUnbounded lifts a side. With
+/// L != S, i is aligned to the bottom right, as in causal(). Throws for a negative argument.
+ATTZOO_API core::WindowMask window(int64_t left, int64_t right);
+
+/// Query i attends to the keys j with i = j modulo rate. Throws for a rate below 1.
+ATTZOO_API core::DilatedMask dilated(int64_t rate);
+
+/// Positions attend within their block of `size`: floor(i / size) == floor(j / size). Throws for a
+/// size below 1.
+ATTZOO_API core::SameBlockMask blocks(int64_t size);
+
+/// Everybody attends to the first `length` keys: `prefix(p) || causal()` is a prefix language
+/// model. Throws for a negative length.
+ATTZOO_API core::PrefixMask prefix(int64_t length);
+
+/// Sequences packed one after another attend only within themselves: `documents({.offsets = t})`,
+/// where t [n + 1] is 0 and then the end of each, the last of them S; or `documents({.ids = t})`,
+/// where t [S] or [B, S] numbers every position, and equal numbers attend, wherever they lie (cost
+/// follows them where they lie together). Of any integer dtype; copied. Throws c10::Error on
+/// another shape, dtype or order.
+ATTZOO_API core::DocumentsMask documents(const Documents& d);
+
+/// The same with the form told by the rank: offsets [n + 1], or ids [B, S].
+ATTZOO_API core::DocumentsMask documents(const torch::Tensor& offsets_or_ids);
+
+/// Global tokens attend to everybody and everybody attends to them (Longformer, arXiv:2004.05150).
+/// `is_global` [S] or [B, S], any dtype, nonzero = global. Throws on another rank.
+ATTZOO_API core::GlobalTokensMask global_tokens(const torch::Tensor& is_global);
+
+/// A mask from a bool tensor (true = attend), [L, S], [B, L, S] or [B, H, L, S]; sizes of 1
+/// broadcast. Throws c10::Error on another dtype or rank.
+ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask);
+
+/// The same mask with its tiles of 64 x 64 pairs looked at once, so that attention() skips the
+/// empty ones and asks no more about the full ones; for a mask_mod or mask_tensor that is used
+/// again and again. Lengths L and S as in the calls to come; `batch` and `heads` 1 if the mask does
+/// not depend on them. Costs O(L S) time and O(S) memory here. Throws c10::Error on a size below 1
+/// or too many tiles; attention() throws if a tensor of the mask was changed in place since.
+/// Example: `auto m = block_mask(mask_mod(f), n, n); attention(q, k, v, m);`
+ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, int64_t batch = 1,
+                                      int64_t heads = 1);
+
+}  // namespace attzoo
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/functional/masks.ipp>
+#endif

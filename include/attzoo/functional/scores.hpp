@@ -1,0 +1,44 @@
+#pragma once
+/// \file
+/// How scores change before the softmax: modifiers to compose with `+`, applied left to right. One
+/// of your own is made from any callable (callables.hpp).
+
+#include <attzoo/core/any_score.hpp>
+
+namespace attzoo {
+
+/// Attention with linear biases: s - slopes[h] * |q - kv| (Press et al., 2021, arXiv:2108.12409).
+/// `slopes` [H], floating; differentiable. Throws on another rank or dtype.
+ATTZOO_API core::AlibiScore alibi(const torch::Tensor& slopes);
+
+/// Bounds scores smoothly: cap * tanh(s / cap) (Gemma 2, arXiv:2408.00118). Throws unless cap is in
+/// [1e-30, 1e30], so that float32 holds cap and 1 / cap with room to spare.
+ATTZOO_API core::SoftcapScore softcap(double cap);
+
+/// Adds a floating tensor to the scores, [L, S], [B, L, S] or [B, H, L, S]; sizes of 1 broadcast.
+/// Differentiable with respect to the tensor. Throws c10::Error on another dtype or rank.
+ATTZOO_API core::TensorBias bias_tensor(const torch::Tensor& bias);
+
+/// Options of `relative_bias`.
+struct RelativeBiasOptions {
+  bool bidirectional = true;   ///< half of the buckets for keys after the query, as in an encoder
+  int64_t max_distance = 128;  ///< from here on all distances share a bucket
+};
+
+/// T5's relative position bias (Raffel et al., 2020, arXiv:1910.10683): s + table[bucket(kv - q),
+/// h]. `table` [buckets, H], floating; differentiable. Throws on another rank or dtype, fewer than
+/// 4 buckets, or a max_distance that is not above the number of exact buckets.
+ATTZOO_API core::RelativeBiasScore relative_bias(const torch::Tensor& table,
+                                                 const RelativeBiasOptions& options = {});
+
+/// A learnable logit of each head that takes part in the softmax's denominator but has no value, so
+/// that a query may attend to nothing (Xiao et al., 2023, arXiv:2309.17453). `logits` [H],
+/// floating; differentiable. The weights then sum to less than 1, and lse includes the sink. Throws
+/// on another rank or dtype.
+ATTZOO_API core::SinkScore sink(const torch::Tensor& logits);
+
+}  // namespace attzoo
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/functional/scores.ipp>
+#endif

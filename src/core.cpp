@@ -1,0 +1,33 @@
+// The core of the library attzoo::compiled.
+
+#include <attzoo/core/any_mask.ipp>
+#include <attzoo/core/any_score.ipp>
+#include <attzoo/core/backend.ipp>
+#include <attzoo/core/callables.ipp>
+#include <attzoo/core/chunked.ipp>
+#include <attzoo/core/cpu/fused.ipp>
+#include <attzoo/core/cpu/mask_forms.ipp>
+#include <attzoo/core/cpu/score_forms.ipp>
+#include <attzoo/core/dispatch.ipp>
+#include <attzoo/core/grid.ipp>
+#include <attzoo/core/mask_values.ipp>
+#include <attzoo/core/reference.ipp>
+#include <attzoo/core/score_values.ipp>
+#include <attzoo/core/table.ipp>
+#include <attzoo/functional/attention.ipp>
+#include <attzoo/functional/checks.ipp>
+#include <attzoo/functional/masks.ipp>
+#include <attzoo/functional/scores.ipp>
+#include <attzoo/functional/sdpa.ipp>
+
+namespace attzoo::core {
+
+#define ATTZOO_CPU_FORM(Modifier)                                               \
+  template kernel::Score<float> cpu_form(const Modifier&, const Shape&, float); \
+  template kernel::Score<double> cpu_form(const Modifier&, const Shape&, double);
+ATTZOO_CPU_FORM(AlibiScore)
+ATTZOO_CPU_FORM(SoftcapScore)
+ATTZOO_CPU_FORM(TensorBias)
+ATTZOO_CPU_FORM(DistanceScore)
+
+}  // namespace attzoo::core
