@@ -1,5 +1,8 @@
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/container/any.h>
 #include <torch/serialize.h>
+#include <attzoo/core/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/linear.hpp>
 

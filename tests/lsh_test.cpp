@@ -23,8 +23,21 @@ LSHSelfAttention make(LSHSelfAttentionOptions options) {
   return m;
 }
 
-torch::Tensor heads_of(const torch::Tensor& t, int64_t heads) {
-  return t.view({t.size(0), t.size(1), heads, -1}).transpose(1, 2);
+/// d_model 16, two heads, no dropout.
+LSHSelfAttentionOptions small(int64_t bucket_size, int64_t rounds, bool causal = false) {
+  return {.d_model = 16,
+          .num_heads = 2,
+          .bucket_size = bucket_size,
+          .num_hashes = rounds,
+          .dropout = 0,
+          .causal = causal};
+}
+
+/// One projection for each round, the same for all calls.
+std::vector<torch::Tensor> random_projections(int64_t rounds, int64_t columns = 4) {
+  std::vector<torch::Tensor> projections;
+  for (int64_t r = 0; r < rounds; ++r) projections.push_back(torch::randn({2, 8, columns}));
+  return projections;
 }
 
 /// Who attends to whom in one round, token by token.
@@ -58,19 +71,14 @@ torch::Tensor allowed_pairs(const torch::Tensor& id, bool causal, int64_t reach)
 TEST(LSH, IsItsDefinition) {
   for (const bool causal : {false, true}) {
     for (const int64_t rounds : {1, 3}) {
-      auto m = make({.d_model = 16,
-                     .num_heads = 2,
-                     .bucket_size = 6,
-                     .num_hashes = rounds,
-                     .dropout = 0,
-                     .causal = causal});
-      std::vector<torch::Tensor> projections;
-      for (int64_t r = 0; r < rounds; ++r) projections.push_back(torch::randn({2, 8, 4}));
+      auto m = make(small(6, rounds, causal));
+      const auto projections = random_projections(rounds);
       m->set_projections(projections);
       auto x = torch::randn({2, 50, 16}, torch::kFloat64).requires_grad_();
       const auto got = m(x);
 
-      const auto q = heads_of(m->w_q(x), 2), k = heads_of(m->w_k(x), 2), v = heads_of(m->w_v(x), 2);
+      const auto q = split_heads(m->w_q(x), 2), k = split_heads(m->w_k(x), 2),
+                 v = split_heads(m->w_v(x), 2);
       const auto scores = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(8.0);
       std::vector<torch::Tensor> lse, outputs, weights;
       for (const auto& p : projections) {
@@ -96,13 +104,8 @@ TEST(LSH, IsItsDefinition) {
 }
 
 TEST(LSH, CausalDependsOnThePastAlone) {
-  auto m = make({.d_model = 32,
-                 .num_heads = 4,
-                 .bucket_size = 8,
-                 .num_hashes = 3,
-                 .dropout = 0,
-                 .causal = true});
-  auto x = torch::randn({2, 90, 32}, torch::kFloat64);
+  auto m = make(small(8, 3, true));
+  auto x = torch::randn({2, 90, 16}, torch::kFloat64);
   const auto before = m(x).output.slice(1, 0, 50);
   x.slice(1, 50).normal_();
   EXPECT_TRUE(torch::allclose(before, m(x).output.slice(1, 0, 50), 1e-12, 1e-14));
@@ -110,13 +113,8 @@ TEST(LSH, CausalDependsOnThePastAlone) {
 
 TEST(LSH, PaddedKeysAreInNoBucket) {
   for (const bool causal : {false, true}) {
-    auto m = make({.d_model = 16,
-                   .num_heads = 2,
-                   .bucket_size = 4,
-                   .num_hashes = 2,
-                   .dropout = 0,
-                   .causal = causal});
-    m->set_projections({torch::randn({2, 8, 4}), torch::randn({2, 8, 4})});
+    auto m = make(small(4, 2, causal));
+    m->set_projections(random_projections(2));
     const std::vector<int64_t> lengths{30, 17};
     auto x = torch::randn({2, 30, 16}, torch::kFloat64);
     const auto padded = m(x, {.key_padding_mask = create_padding_mask(lengths)});
@@ -139,13 +137,9 @@ TEST(LSH, QueriesWithoutAnyKeyHaveFiniteGradients) {
   for (const bool exact : {false, true}) {
     for (const int64_t rounds : {1, 2, 3}) {
       for (const bool causal : {false, true}) {
-        auto m = make({.d_model = 16,
-                       .num_heads = 2,
-                       .bucket_size = 6,
-                       .num_hashes = rounds,
-                       .dropout = 0,
-                       .causal = causal,
-                       .exact_buckets = exact});
+        auto options = small(6, rounds, causal);
+        options.exact_buckets = exact;
+        auto m = make(options);
         auto x = torch::randn({2, n, 16}, torch::kFloat64).requires_grad_();
         for (const AttentionInputs& in :
              {AttentionInputs{.mask = masked}, AttentionInputs{.key_padding_mask = padding},
@@ -182,17 +176,16 @@ TEST(LSH, GradientsBesideEmptyRows) {
 TEST(LSH, DocumentsAreAlone) {
   for (const bool exact : {false, true}) {
     for (const bool own : {false, true}) {
-      auto m = make({.d_model = 16,
-                     .num_heads = 2,
-                     .bucket_size = 4,
-                     .num_hashes = 2,
-                     .dropout = 0,
-                     .exact_buckets = exact});
+      auto options = small(4, 2);
+      options.exact_buckets = exact;
+      auto m = make(options);
       if (own) m->set_projections({torch::randn({2, 8, 4}), torch::randn({2, 8, 6})});
       expect_packs(m, exact ? "exact buckets" : "buckets");
     }
   }
-  auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 4, .num_hashes = 2});
+  auto options = small(4, 2);
+  options.dropout = 0.1;
+  auto m = make(options);
   m->train();
   auto x = torch::randn({2, 40, 16}, torch::kFloat64).requires_grad_();
   m(x, {.documents = {.offsets = torch::tensor({0, 13, 40})}}).output.sum().backward();
@@ -202,30 +195,25 @@ TEST(LSH, DocumentsAreAlone) {
 TEST(LSH, HugeBucketsAreOne) {
   const auto x = torch::randn({2, 30, 16}, torch::kFloat64);
   for (const bool causal : {false, true}) {
-    const auto of = [&](int64_t size) {
-      return make({.d_model = 16,
-                   .num_heads = 2,
-                   .bucket_size = size,
-                   .dropout = 0,
-                   .causal = causal})(x)
-          .output;
-    };
+    const auto of = [&](int64_t size) { return make(small(size, 1, causal))(x).output; };
     EXPECT_TRUE(torch::equal(of(std::numeric_limits<int64_t>::max()), of(30)));
   }
 }
 
 TEST(LSH, DropsTheSameInOutputAndWeights) {
-  auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 6, .num_hashes = 2, .dropout = 0.4});
+  auto options = small(6, 2);
+  options.dropout = 0.4;
+  auto m = make(options);
   m->train();
   const auto x = torch::randn({2, 50, 16}, torch::kFloat64);
   const auto r = m(x);
-  const auto v = heads_of(m->w_v(x), 2);
+  const auto v = split_heads(m->w_v(x), 2);
   const auto want = m->w_o(torch::matmul(r.weights.tensor(), v).transpose(1, 2).flatten(2));
   EXPECT_TRUE(torch::allclose(r.output, want, 1e-10, 1e-12));
 }
 
 TEST(LSH, ProjectionsAreFixedInEvalAndDrawnInTraining) {
-  auto m = make({.d_model = 16, .num_heads = 2, .bucket_size = 4, .dropout = 0});
+  auto m = make(small(4, 1));
   const auto x = torch::randn({1, 60, 16}, torch::kFloat64);
   EXPECT_TRUE(torch::equal(m(x).output, m(x).output));
   m->train();
@@ -247,7 +235,7 @@ TEST(LSH, RecallGrowsWithRounds) {
     m->w_k->weight.copy_(m->w_q->weight);
     const auto x = 3 * torch::randn({1, 256, 32}, torch::kFloat64);
     const torch::Tensor found = m(x).weights;
-    const auto q = heads_of(m->w_q(x), 2);
+    const auto q = split_heads(m->w_q(x), 2);
     const auto full = torch::softmax(torch::matmul(q, q.transpose(-2, -1)) / 4.0, -1);
     const double recall = (full * (found > 0)).sum(-1).mean().item<double>();
     EXPECT_GT(recall, last);
@@ -262,11 +250,8 @@ TEST(LSH, Errors) {
   expect_error([] { LSHSelfAttention({.d_model = 16, .num_heads = 2, .num_hashes = 0}); },
                {"LSHSelfAttention", "num_hashes", "0"});
   LSHSelfAttention m(16, 2);
-  expect_error(
-      [&] {
-        m->set_projections({torch::randn({2, 8, 4}), torch::randn({2, 8, 4})});
-      },
-      {"LSHSelfAttention", "num_hashes=1", "2"});
+  expect_error([&] { m->set_projections(random_projections(2)); },
+               {"LSHSelfAttention", "num_hashes=1", "2"});
   expect_error(
       [&] {
         m->set_projections({torch::randn({2, 7, 4})});

@@ -4,9 +4,9 @@
 ///
 /// Press et al., "Train Short, Test Long: Attention with Linear Biases Enables Input Length
 /// Extrapolation", 2021, arXiv:2108.12409:
-///
-///     head_h = softmax(Q_h K_h^T / sqrt(d_head) - m_h |i - j|) V_h
-///
+/// ```
+/// head_h = softmax(Q_h K_h^T / sqrt(d_head) - m_h |i - j|) V_h
+/// ```
 /// with a slope m_h for each head; the paper's causal form is `causal = true`.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
@@ -20,6 +20,7 @@
 
 namespace attzoo {
 
+/// Options of ALiBiSelfAttention.
 struct ALiBiSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_heads = 0;                            ///< divides d_model
@@ -54,29 +55,38 @@ inline torch::Tensor alibi_slopes(int64_t num_heads, bool python_rule = false) {
   return slopes.to(torch::kFloat32);
 }
 
+/// The module; ALiBiSelfAttention holds it.
 class ALiBiSelfAttentionImpl
     : public SelfAttention<ALiBiSelfAttentionImpl, ALiBiSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "ALiBiSelfAttention";
 
+  /// With the default of every other option.
   ALiBiSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : ALiBiSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& o)
-      : SelfAttention(o, {"num_heads", o.num_heads}) {
+      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature}) {
     check_positive("max_seq_len", options.max_seq_len);
     reset();
   }
 
+  /// Makes the projections anew, and the slopes.
   void reset() override {
     SelfAttention::reset();
     slopes = register_buffer("slopes", alibi_slopes(options.num_heads, options.python_slopes));
   }
 
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
+  /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     return finish(attend(project(x, inputs), inputs, full(), alibi(slopes)));
   }
 
-  void extra_repr(std::ostream& stream) const { stream << ", num_heads=" << options.num_heads; }
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
+    stream << ", num_heads=" << options.num_heads;
+  }
 
   torch::Tensor slopes;  ///< [H], a buffer: saved and loaded with the module
 };

@@ -4,9 +4,9 @@
 ///
 /// The strided pattern of Child et al., "Generating Long Sequences with Sparse Transformers", 2019,
 /// arXiv:1904.10509, in both directions. With r = dilation_rate:
-///
-///     y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j    over j = i (mod r)
-///
+/// ```
+/// y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j    over j = i (mod r)
+/// ```
 /// and, with window_size w, only those with |i - j| <= floor(w / 2): the dilated sliding window of
 /// Beltagy et al., 2020, arXiv:2004.05150.
 ///
@@ -19,6 +19,7 @@
 
 namespace attzoo {
 
+/// Options of DilatedSelfAttention.
 struct DilatedSelfAttentionOptions {
   int64_t d_model = 0;                                ///< features of the output; > 0
   int64_t dilation_rate = 2;                          ///< >= 1; 1 attends to everything
@@ -32,27 +33,38 @@ struct DilatedSelfAttentionOptions {
   std::optional<int64_t> window_size = std::nullopt;  ///< > 0; default unbounded
 };
 
+/// The module; DilatedSelfAttention holds it.
 class DilatedSelfAttentionImpl
     : public SelfAttention<DilatedSelfAttentionImpl, DilatedSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "DilatedSelfAttention";
 
+  /// With the default of every other option.
   explicit DilatedSelfAttentionImpl(int64_t d_model)
       : DilatedSelfAttentionImpl(DilatedSelfAttentionOptions{.d_model = d_model}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& o)
-      : SelfAttention(o, {"num_heads", o.num_heads}) {
+      : SelfAttention(
+            o,
+            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
     check_positive("dilation_rate", options.dilation_rate);
     if (options.window_size) check_positive("window_size", *options.window_size);
     reset();
   }
 
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
+  /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    const int64_t half = options.window_size ? *options.window_size / 2 : kUnbounded;
-    return finish(
-        attend(project(x, inputs), inputs, dilated(options.dilation_rate) && window(half, half)));
+    core::AnyMask pattern = dilated(options.dilation_rate);
+    if (options.window_size) {
+      const int64_t half = *options.window_size / 2;
+      pattern = pattern && window(half, half);
+    }
+    return finish(attend(project(x, inputs), inputs, pattern));
   }
 
-  void extra_repr(std::ostream& stream) const {
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
     stream << ", dilation_rate=" << options.dilation_rate << ", num_heads=" << options.num_heads;
     if (options.window_size) stream << ", window_size=" << *options.window_size;
   }

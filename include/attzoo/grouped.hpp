@@ -4,9 +4,9 @@
 ///
 /// Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from Multi-Head
 /// Checkpoints", 2023, arXiv:2305.13245. With G = num_query_heads / num_kv_heads:
-///
-///     head_h = softmax(Q_h K_g^T / sqrt(d_head)) V_g,   g = floor(h / G)
-///
+/// ```
+/// head_h = softmax(Q_h K_g^T / sqrt(d_head)) V_g,   g = floor(h / G)
+/// ```
 /// One key-value head is multi-query attention (Shazeer, 2019, arXiv:1911.02150); as many as query
 /// heads is multi-head attention. Keys and values are indexed, never repeated in memory.
 ///
@@ -17,6 +17,7 @@
 
 namespace attzoo {
 
+/// Options of GroupedSelfAttention.
 struct GroupedSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_query_heads = 0;                      ///< divides d_model
@@ -29,26 +30,35 @@ struct GroupedSelfAttentionOptions {
   bool causal = false;                              ///< nobody attends to later tokens
 };
 
+/// The module; GroupedSelfAttention holds it.
 class GroupedSelfAttentionImpl
     : public SelfAttention<GroupedSelfAttentionImpl, GroupedSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "GroupedSelfAttention";
 
+  /// With the default of every other option.
   GroupedSelfAttentionImpl(int64_t d_model, int64_t num_query_heads, int64_t num_kv_heads)
       : GroupedSelfAttentionImpl({.d_model = d_model,
                                   .num_query_heads = num_query_heads,
                                   .num_kv_heads = num_kv_heads}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& o)
-      : SelfAttention(o, {"num_query_heads", o.num_query_heads}, o.num_kv_heads) {
+      : SelfAttention(o, {.heads = {"num_query_heads", o.num_query_heads},
+                          .kv_heads = o.num_kv_heads,
+                          .temperature = o.temperature,
+                          .rope = o.rope}) {
     check_divides("num_kv_heads", options.num_kv_heads, "num_query_heads", options.num_query_heads);
     reset();
   }
 
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
+  /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     return finish(attend(project(x, inputs), inputs));
   }
 
-  void extra_repr(std::ostream& stream) const {
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
     stream << ", num_query_heads=" << options.num_query_heads
            << ", num_kv_heads=" << options.num_kv_heads;
   }

@@ -5,9 +5,9 @@
 ///
 /// Katharopoulos et al., "Transformers are RNNs: Fast Autoregressive Transformers with Linear
 /// Attention", 2020, arXiv:2006.16236. With a feature map phi, per head:
-///
-///     y_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j) + eps)
-///
+/// ```
+/// y_i = phi(q_i)^T (sum_j phi(k_j) v_j^T) / (phi(q_i)^T sum_j phi(k_j) + eps)
+/// ```
 /// over all j, or over j <= i if causal: a prefix sum, computed chunk by chunk.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, L, L], with several heads
@@ -18,31 +18,31 @@
 /// Departs from the Python library: `weights` are those that make the output, S / (sum S + eps);
 /// `python_weights` gives its estimate. A general mask has no meaning and is an error.
 
-#include <attzoo/core/linear_attention.hpp>
+#include <ATen/ops/elu.h>
+#include <attzoo/module/attend_by_sums.hpp>
 #include <attzoo/module/self_attention.hpp>
 
-#include <ATen/ops/elu.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-
 #include <cmath>
-#include <functional>
-#include <limits>
 
 namespace attzoo {
 
 /// phi(z) = elu(z) + 1, the paper's.
 struct EluPlusOne {
+  /// Any shape and floating dtype, kept.
   torch::Tensor operator()(const torch::Tensor& z) const { return torch::elu(z) + 1; }
 };
 /// phi(z) = max(z, 0).
 struct ReluMap {
+  /// Any shape and floating dtype, kept.
   torch::Tensor operator()(const torch::Tensor& z) const { return torch::relu(z); }
 };
 /// phi(z) = exp(z).
 struct ExpMap {
+  /// Any shape and floating dtype, kept.
   torch::Tensor operator()(const torch::Tensor& z) const { return torch::exp(z); }
 };
 
+/// Options of LinearSelfAttention.
 struct LinearSelfAttentionOptions {
   int64_t d_model = 0;                                ///< features of the output; > 0
   std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default d_model
@@ -56,6 +56,7 @@ struct LinearSelfAttentionOptions {
   bool python_weights = false;  ///< the Python library's estimate of the weights
 };
 
+/// The module; LinearSelfAttention holds it.
 /// FeatureMap: any default constructible callable Tensor -> Tensor of the same shape and dtype,
 /// with values >= 0 for the normaliser's sake. It sees float32 where the module has a half type.
 template <class FeatureMap = EluPlusOne>
@@ -68,105 +69,43 @@ class LinearSelfAttentionImpl
   static constexpr TakenInputs kTakes{.mask = false};
   using Base::options;
 
+  /// With the default of every other option.
   explicit LinearSelfAttentionImpl(int64_t d_model)
       : LinearSelfAttentionImpl(LinearSelfAttentionOptions{.d_model = d_model}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit LinearSelfAttentionImpl(const LinearSelfAttentionOptions& o)
-      : Base(o, {"num_heads", o.num_heads}) {
+      : Base(o, {.heads = {"num_heads", o.num_heads},
+                 .rope = o.rope,
+                 .feature_dim = o.feature_dim.value_or(o.d_model)}) {
+    options.feature_dim = o.feature_dim.value_or(o.d_model);
     TORCH_CHECK_VALUE(options.eps >= 0 && std::isfinite(options.eps), kName,
                       ": eps must be >= 0, got ", options.eps);
     Base::reset();
   }
 
-  /// Takes key_padding_mask, causal, documents and context; a general mask is an error.
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, L, S], with several heads
+  /// [B, H, L, S], no lse; S is L, or the context's length. Throws what project() does; and
+  /// c10::ValueError for a mask of pairs, and where the feature map changes shape or dtype.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     TORCH_CHECK_VALUE(!inputs.mask.defined(), kName,
                       ": a mask of pairs has no meaning in linear attention; pass tokens to leave "
                       "out as key_padding_mask [B, S], or causal, or documents");
     const auto heads = this->project(x, inputs);
     const auto dtype = heads.q.scalar_type();
-    auto result = attend_by_sums(heads, inputs);
+    auto result = core::attend_by_sums(heads, inputs, FeatureMap(),
+                                       {.name = kName,
+                                        .causal = this->is_causal(inputs),
+                                        .eps = options.eps,
+                                        .python_weights = options.python_weights});
     result.output = torch::dropout(result.output, options.dropout, this->is_training()).to(dtype);
     if (options.num_heads == 1) result.weights = result.weights.without_heads();
     return this->finish(std::move(result));
   }
 
-  void extra_repr(std::ostream& stream) const {
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
     stream << ", feature_dim=" << *options.feature_dim << ", num_heads=" << options.num_heads
            << ", eps=" << options.eps;
-  }
-
- private:
-  /// Output in float32 at least, and the weights.
-  AttentionResult attend_by_sums(const Heads& heads, const AttentionInputs& inputs) const {
-    // Autocast would round the sums to the half type again.
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const auto dtype = core::compute_dtype(heads.q);
-    const auto q = features(heads.q.to(dtype));
-    auto k = features(heads.k.to(dtype)), v = heads.v.to(dtype);
-    if (inputs.key_padding_mask.defined()) {
-      const auto real = inputs.key_padding_mask.unsqueeze(1).unsqueeze(-1);  // [B, 1, S, 1]
-      k = torch::where(real, k, torch::zeros({}, k.options()));
-      v = torch::where(real, v, torch::zeros({}, v.options()));
-    }
-    const bool causal = this->is_causal(inputs);
-    const bool packed = heads.packing.defined() && q.numel() > 0;
-    const auto sums = packed ? core::packed_linear_sums(q, k, v, causal, heads.packing)
-                             : core::linear_sums(q, k, v, causal);
-    const auto weights =
-        options.python_weights ? estimated_weights(q, k) : used_weights(q, k, causal);
-    return {divide(sums.values, sums.normalizer.unsqueeze(-1), options.eps),
-            in_documents(weights, heads),
-            {}};
-  }
-
-  static torch::Tensor features(const torch::Tensor& z) {
-    const auto phi = FeatureMap()(z);
-    TORCH_CHECK_VALUE(phi.sizes() == z.sizes() && phi.scalar_type() == z.scalar_type(), kName,
-                      ": a FeatureMap must keep shape and dtype, ", z.sizes(), " ", z.scalar_type(),
-                      ", got ", phi.sizes(), " ", phi.scalar_type());
-    return phi;
-  }
-
-  /// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
-  static torch::Tensor divide(const torch::Tensor& t, const torch::Tensor& normalizer, double eps) {
-    const auto divisor = normalizer + eps;
-    return t / divisor.masked_fill(divisor == 0, std::numeric_limits<double>::infinity());
-  }
-
-  /// The numerators of the weights of some rows, before anything is left out.
-  using Numerators = std::function<torch::Tensor(int64_t begin, int64_t end)>;
-
-  /// S = phi(q) phi(k)^T over the allowed keys.
-  static Numerators used_weights(const torch::Tensor& q, const torch::Tensor& k, bool causal) {
-    return [q, k, causal](int64_t begin, int64_t end) {
-      const auto s = torch::matmul(q.slice(2, begin, end), k.transpose(-2, -1));
-      return causal ? s.tril(begin + k.size(2) - q.size(2)) : s;
-    };
-  }
-
-  /// What the Python library returns: features normalised first, causality ignored.
-  Numerators estimated_weights(const torch::Tensor& q, const torch::Tensor& k) const {
-    return [q = q.detach(), k = k.detach(), eps = options.eps](int64_t begin, int64_t end) {
-      const auto rows = q.slice(2, begin, end);
-      return torch::matmul(divide(rows, rows.sum(-1, true), eps),
-                           divide(k, k.sum(-1, true), eps).transpose(-2, -1));
-    };
-  }
-
-  /// Numerators over their sum, within documents: S / (sum S + eps).
-  LazyWeights in_documents(const Numerators& numerators, const Heads& heads) const {
-    const auto& q = heads.q;
-    return {{q.size(0), q.size(1), q.size(2), heads.k.size(2)},
-            [numerators, run = heads.packing.run, eps = options.eps, dtype = q.scalar_type()](
-                int64_t begin, int64_t end) {
-              const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-              auto s = numerators(begin, end);
-              if (run.defined()) {
-                const auto other = run.slice(1, begin, end).unsqueeze(2) != run.unsqueeze(1);
-                s = s.masked_fill(other.unsqueeze(1), 0.0);
-              }
-              return divide(s, s.sum(-1, true), eps).to(dtype);
-            }};
   }
 };
 

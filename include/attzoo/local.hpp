@@ -5,9 +5,9 @@
 /// Child et al., "Generating Long Sequences with Sparse Transformers", 2019, arXiv:1904.10509;
 /// Beltagy et al., "Longformer: The Long-Document Transformer", 2020, arXiv:2004.05150. With
 /// h = floor(window_size / 2):
-///
-///     y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j    over j with |i - j| <= h
-///
+/// ```
+/// y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j    over j with |i - j| <= h
+/// ```
 /// so an even window sees window_size + 1 positions, as in the Python library, and window_size 1
 /// the token itself.
 ///
@@ -18,6 +18,7 @@
 
 namespace attzoo {
 
+/// Options of LocalSelfAttention.
 struct LocalSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
@@ -30,25 +31,33 @@ struct LocalSelfAttentionOptions {
   bool causal = false;                              ///< nobody attends to later tokens
 };
 
+/// The module; LocalSelfAttention holds it.
 class LocalSelfAttentionImpl
     : public SelfAttention<LocalSelfAttentionImpl, LocalSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "LocalSelfAttention";
 
+  /// With the default of every other option.
   explicit LocalSelfAttentionImpl(int64_t d_model)
       : LocalSelfAttentionImpl(LocalSelfAttentionOptions{.d_model = d_model}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit LocalSelfAttentionImpl(const LocalSelfAttentionOptions& o)
-      : SelfAttention(o, {"num_heads", o.num_heads}) {
+      : SelfAttention(
+            o,
+            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
     check_positive("window_size", options.window_size);
     reset();
   }
 
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
+  /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     const int64_t half = options.window_size / 2;
     return finish(attend(project(x, inputs), inputs, window(half, half)));
   }
 
-  void extra_repr(std::ostream& stream) const {
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
     stream << ", window_size=" << options.window_size << ", num_heads=" << options.num_heads;
   }
 };

@@ -5,14 +5,14 @@
 ///
 /// Beltagy et al., "Longformer: The Long-Document Transformer", 2020, arXiv:2004.05150. With
 /// h = floor(window_size / 2) and a set G of global tokens given with each call:
-///
-///     y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j   over j with |i - j| <= h, or j in G, or i in
-///     G
-///
+/// ```
+/// y_i = softmax_j(q_i . k_j / sqrt(d_head)) v_j
+///       over j with |i - j| <= h, or j in G, or i in G
+/// ```
 /// A causal or user mask cuts global tokens too; in a packed batch they are global in their
-/// document. With `global_projections`, as in section 3.1 of
-/// the paper, a global token's own row is computed from projections of its own: Q_g, K_g, V_g;
-/// without (the Python library), all tokens share one set.
+/// document. With `global_projections`, as in section 3.1 of the paper, a global token's own row is
+/// computed from projections of its own: Q_g, K_g, V_g; without (the Python library), all tokens
+/// share one set.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// Cost: O(L (window_size + |G|) d_model) time, O(L d_model) memory.
@@ -21,6 +21,7 @@
 
 namespace attzoo {
 
+/// Options of LongformerSelfAttention.
 struct LongformerSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_heads = 0;                            ///< divides d_model
@@ -34,20 +35,26 @@ struct LongformerSelfAttentionOptions {
   bool global_projections = false;                  ///< w_q_global, w_k_global, w_v_global
 };
 
+/// The module; LongformerSelfAttention holds it.
 class LongformerSelfAttentionImpl
     : public SelfAttention<LongformerSelfAttentionImpl, LongformerSelfAttentionOptions> {
  public:
   static constexpr const char* kName = "LongformerSelfAttention";
   static constexpr TakenInputs kTakes{.global_attention = true};
 
+  /// With the default of every other option.
   LongformerSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LongformerSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
+  /// Throws c10::ValueError for options out of the ranges that they name.
   explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& o)
-      : SelfAttention(o, {"num_heads", o.num_heads}) {
+      : SelfAttention(
+            o,
+            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
     check_positive("window_size", options.window_size);
     reset();
   }
 
+  /// Makes the projections anew, those of global tokens too.
   void reset() override {
     SelfAttention::reset();
     if (!options.global_projections) return;
@@ -56,7 +63,10 @@ class LongformerSelfAttentionImpl
     w_v_global = make_projection("w_v_global", input_dim(), d_model());
   }
 
-  /// inputs.global_attention [L] or [B, L] marks the global tokens; default none.
+  /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
+  /// the context's length. inputs.global_attention [L] or [B, L] marks the global tokens; default
+  /// none. Throws what project() does; and for a global_attention c10::ValueError if its shape or
+  /// device is wrong or there is a context, c10::TypeError if it is not dense.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     const int64_t half = options.window_size / 2;
     const auto heads = project(x, inputs);
@@ -76,12 +86,13 @@ class LongformerSelfAttentionImpl
     return finish(choose_rows(global.is_global, attend(global_heads, inputs, global), result));
   }
 
-  void extra_repr(std::ostream& stream) const {
+  /// Prints the options that not all mechanisms have.
+  void extra_repr(std::ostream& stream) const override {
     stream << ", num_heads=" << options.num_heads << ", window_size=" << options.window_size
            << std::boolalpha << ", global_projections=" << options.global_projections;
   }
 
-  /// Empty without `global_projections`.
+  /// Of global tokens; empty without `global_projections`.
   torch::nn::Linear w_q_global{nullptr}, w_k_global{nullptr}, w_v_global{nullptr};
 
  private:
@@ -102,14 +113,14 @@ class LongformerSelfAttentionImpl
   /// `yes` in the rows of the tokens [1 or B, L] where `which` is true, `no` in the others.
   static AttentionResult choose_rows(const torch::Tensor& which, const AttentionResult& yes,
                                      const AttentionResult& no) {
-    const auto rows = which.unsqueeze(1);  // [1 or B, 1, L]
-    return {torch::where(rows.unsqueeze(-1), yes.output, no.output),
-            LazyWeights(no.weights.sizes().vec(),
-                        [=, a = yes.weights, b = no.weights](int64_t begin, int64_t end) {
-                          return torch::where(rows.slice(2, begin, end).unsqueeze(-1),
-                                              a.rows(begin, end), b.rows(begin, end));
-                        }),
-            torch::where(rows, yes.lse, no.lse)};
+    const auto chosen = which.unsqueeze(1);  // [1 or B, 1, L]
+    return {torch::where(chosen.unsqueeze(-1), yes.output, no.output),
+            no.weights.map(
+                [chosen, yes = yes.weights](const torch::Tensor& rows, int64_t begin, int64_t end) {
+                  return torch::where(chosen.slice(2, begin, end).unsqueeze(-1),
+                                      yes.rows(begin, end), rows);
+                }),
+            torch::where(chosen, yes.lse, no.lse)};
   }
 };
 

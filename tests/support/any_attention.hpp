@@ -2,7 +2,7 @@
 /// \file
 /// A mechanism that is chosen at run time, so that wrappers can be built around any other.
 
-#include <attzoo/module/self_attention.hpp>
+#include <attzoo/module/wrapper.hpp>
 
 #include <functional>
 #include <memory>
@@ -12,11 +12,18 @@ namespace attzoo::testing {
 
 class AnyAttentionImpl : public torch::nn::Cloneable<AnyAttentionImpl> {
  public:
-  using Config = std::function<std::shared_ptr<AnyAttentionImpl>()>;
+  using Config = std::function<std::shared_ptr<AnyAttentionImpl>()>;  // makes another one
 
+  explicit AnyAttentionImpl(const Config& make) : AnyAttentionImpl(*make()) {}
   template <class Impl>
   explicit AnyAttentionImpl(const torch::nn::ModuleHolder<Impl>& module)
-      : d_model_(module->d_model()), input_dim_(module->input_dim()), takes_(module->takes()) {
+      : d_model_(module->d_model()),
+        input_dim_(module->input_dim()),
+        takes_(module->takes()),
+        config_([config = module->get_config()] {
+          return std::make_shared<AnyAttentionImpl>(
+              torch::nn::ModuleHolder<Impl>(std::make_shared<Impl>(config)));
+        }) {
     auto impl = module.ptr();
     register_module("any", impl);
     forward_ = [impl](const torch::Tensor& x, const AttentionInputs& in) {
@@ -31,10 +38,12 @@ class AnyAttentionImpl : public torch::nn::Cloneable<AnyAttentionImpl> {
   int64_t d_model() const { return d_model_; }
   int64_t input_dim() const { return input_dim_; }
   TakenInputs takes() const { return takes_; }
+  Config get_config() const { return config_; }
 
  private:
   int64_t d_model_, input_dim_;
   TakenInputs takes_;
+  Config config_;
   std::function<AttentionResult(const torch::Tensor&, const AttentionInputs&)> forward_;
 };
 

@@ -13,10 +13,12 @@
 ///     INSTANTIATE_TYPED_TEST_SUITE_P(Local, MechanismContract, LocalTraits);
 ///
 /// It serves mechanisms outside of the zoo as well: link the CMake target attzoo::testing, which
-/// adds this folder to the include path, and GoogleTest; see tests/own_mechanism_test.cpp.
+/// adds this folder to the include path, and GoogleTest; see tests/module/own_mechanism_test.cpp.
 
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
+#include <torch/nn/modules/container/any.h>
 #include <torch/serialize.h>
 #include <attzoo/attzoo.hpp>
 
@@ -30,6 +32,11 @@
 #include "support/gradcheck.hpp"
 
 namespace attzoo::testing {
+
+/// [B, n, heads * features] -> [B, heads, n, features].
+inline torch::Tensor split_heads(const torch::Tensor& t, int64_t heads) {
+  return t.view({t.size(0), t.size(1), heads, -1}).transpose(1, 2);
+}
 
 inline constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
 
@@ -58,14 +65,11 @@ class MechanismContract : public ::testing::Test {
   };
   static Dense dense(Module& m, const torch::Tensor& x, const torch::Tensor& context,
                      const torch::Tensor& mask, const torch::Tensor& bias = {}) {
-    const auto split = [](const torch::Tensor& t, int64_t heads) {
-      return t.view({t.size(0), t.size(1), heads, -1}).transpose(1, 2);
-    };
     const int64_t dh = m->d_head(), H = m->w_q->weight.size(0) / dh,
                   Hkv = m->w_k->weight.size(0) / dh;
-    const auto q = split(m->w_q(x), H);
-    const auto k = split(m->w_k(context), Hkv).repeat_interleave(H / Hkv, 1);
-    const auto v = split(m->w_v(context), Hkv).repeat_interleave(H / Hkv, 1);
+    const auto q = split_heads(m->w_q(x), H);
+    const auto k = split_heads(m->w_k(context), Hkv).repeat_interleave(H / Hkv, 1);
+    const auto v = split_heads(m->w_v(context), Hkv).repeat_interleave(H / Hkv, 1);
     auto s = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(dh));
     s = s + Traits::score_bias(m, x.size(1), context.size(1)).to(s.scalar_type());
     if (bias.defined()) s = s + bias;
@@ -268,7 +272,7 @@ TYPED_TEST_P(MechanismContract, DropoutDropsTheSameEverywhere) {
   const auto w = TypeParam::kHeadAxis ? torch::Tensor(first.weights)
                                       : torch::Tensor(first.weights).unsqueeze(1);
   const int64_t H = w.size(1);
-  const auto v = m->w_v(x).view({2, 64, -1, m->d_head()}).transpose(1, 2);
+  const auto v = split_heads(m->w_v(x), m->w_v->weight.size(0) / m->d_head());
   const auto joined = torch::matmul(w, v.repeat_interleave(H / v.size(1), 1)).transpose(1, 2);
   EXPECT_TRUE(torch::allclose(first.output, m->w_o(joined.flatten(2)), 1e-10, 1e-12));
   m->eval();

@@ -3,6 +3,7 @@
 /// What every module around another attention module must do.
 
 #include <gtest/gtest.h>
+#include <torch/nn/modules/container/any.h>
 #include <torch/serialize.h>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/io/safetensors.hpp>

@@ -15,16 +15,20 @@ namespace attzoo {
 
 /// Attention weights that are computed when asked for, not before: the forward pass never holds
 /// them. They know their shape ([B, H, L, S], or [B, L, S] for a mechanism without heads), convert
-/// to a tensor, and are differentiable. Where a tensor that they are computed from (q, k, a mask or
-/// a bias) has been changed in place in between, reading them is an error. A default constructed
-/// object holds nothing, and all but defined() throws. Example: `torch::Tensor w =
-/// attn(x).weights;`
+/// to a tensor, and are differentiable. A default constructed object holds nothing: all of it but
+/// defined() throws c10::ValueError. Reading throws c10::Error where a tensor that the weights are
+/// computed from (q, k, a mask or a bias) has been changed in place since.
+/// Example: `torch::Tensor w = attn(x).weights;`
 class LazyWeights {
  public:
   /// Computes the rows [begin, end) of the query axis, all other axes whole.
   using Rows = std::function<torch::Tensor(int64_t begin, int64_t end)>;
+  /// Makes other rows of the rows [begin, end).
+  using Change =
+      std::function<torch::Tensor(const torch::Tensor& rows, int64_t begin, int64_t end)>;
 
   LazyWeights() = default;
+  /// Weights of the given sizes [..., L, S]. Throws c10::ValueError if there are fewer than two.
   LazyWeights(std::vector<int64_t> sizes, Rows rows)
       : sizes_(std::move(sizes)), rows_(std::move(rows)) {
     TORCH_CHECK_VALUE(sizes_.size() >= 2, "LazyWeights: expected sizes [..., L, S], got ",
@@ -33,12 +37,15 @@ class LazyWeights {
 
   /// False for a default constructed object, which has nothing to compute.
   bool defined() const { return static_cast<bool>(rows_); }
+  /// [B, H, L, S], or [B, L, S] without heads.
   torch::IntArrayRef sizes() const {
     check_defined();
     return sizes_;
   }
+  /// How many sizes there are.
   int64_t dim() const { return static_cast<int64_t>(sizes().size()); }
-  /// A negative dimension counts from the last. Throws c10::IndexError if there is no such one.
+  /// One of them; a negative dimension counts from the last. Throws c10::IndexError if there is no
+  /// such one.
   int64_t size(int64_t d) const {
     TORCH_CHECK_INDEX(-dim() <= d && d < dim(), "LazyWeights::size: dimension must be in [", -dim(),
                       ", ", dim() - 1, "], got ", d);
@@ -47,6 +54,7 @@ class LazyWeights {
 
   /// All weights, O(L * S) memory.
   torch::Tensor tensor() const { return rows(0, size(-2)); }
+  /// The same, so that weights can be passed where a tensor is asked for.
   operator torch::Tensor() const { return tensor(); }  // NOLINT: the conversion is the point
 
   /// The weights of the queries [begin, end) alone, O((end - begin) * S) memory.
@@ -69,13 +77,25 @@ class LazyWeights {
     return torch::cat(parts, 1);
   }
 
+  /// These weights changed row by row when they are read: w' = change(w, begin, end), of the same
+  /// sizes. Example: `weights.map([](auto rows, auto, auto) { return rows / 2; })`
+  LazyWeights map(Change change) const { return map(sizes().vec(), std::move(change)); }
+  /// The same where the changed weights have other sizes [..., L, S], with the same L.
+  LazyWeights map(std::vector<int64_t> sizes, Change change) const {
+    check_defined();
+    return {std::move(sizes),
+            [rows = rows_, change = std::move(change)](int64_t begin, int64_t end) {
+              return change(rows(begin, end), begin, end);
+            }};
+  }
+
   /// The same weights without the head axis; for mechanisms that have one head and no such axis.
   /// Throws c10::ValueError unless they are [B, 1, L, S].
   LazyWeights without_heads() const {
     TORCH_CHECK_VALUE(dim() == 4 && size(1) == 1,
                       "LazyWeights::without_heads: expected weights [B, 1, L, S], got ", sizes());
-    return {{size(0), size(2), size(3)},
-            [rows = rows_](int64_t begin, int64_t end) { return rows(begin, end).squeeze(1); }};
+    return map({size(0), size(2), size(3)},
+               [](const torch::Tensor& rows, int64_t, int64_t) { return rows.squeeze(1); });
   }
 
  private:

@@ -32,10 +32,11 @@ struct AttentionInputs {
   Documents documents = {};
 };
 
-/// Which of the inputs that have no meaning for every mechanism a module takes.
+/// Which of the inputs that have no meaning for every mechanism a module takes. The others it
+/// refuses with c10::ValueError.
 struct TakenInputs {
-  bool mask = true;
-  bool global_attention = false;
+  bool mask = true;               ///< a mask of pairs
+  bool global_attention = false;  ///< tokens that see and are seen by all
 };
 
 }  // namespace attzoo

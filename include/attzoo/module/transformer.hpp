@@ -4,60 +4,65 @@
 ///
 /// Pre-norm (Xiong et al., "On Layer Normalization in the Transformer Architecture", 2020,
 /// arXiv:2002.04745):
-///
-///     h = x + Attn(LayerNorm(x))
-///     y = h + W_2 GELU(W_1 LayerNorm(h))
+/// ```
+/// h = x + Attn(LayerNorm(x))
+/// y = h + W_2 GELU(W_1 LayerNorm(h))
+/// ```
+/// Shapes: x [B, L, d_model] -> output [B, L, d_model]; weights and lse are the attention's.
+/// Cost: that of the attention, and O(L d_model mlp_hidden) time, O(L mlp_hidden) memory.
 
-#include <attzoo/module/self_attention.hpp>
+#include <attzoo/module/checks.hpp>
+#include <attzoo/module/wrapper.hpp>
 
+#include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/normalization.h>
+
+#include <optional>
 
 namespace attzoo {
 
+/// Options of TransformerBlock.
 struct TransformerBlockOptions {
   std::optional<int64_t> mlp_hidden = std::nullopt;  ///< features inside the MLP; default 4 d_model
   double dropout = 0.0;  ///< of both branches before they are added, while training
 };
 
+/// See the file's head. A block is an attention module itself, so it can be wrapped too.
 template <AttentionModule Attention>
-class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<Attention>> {
+class TransformerBlockImpl
+    : public core::Wrapper<TransformerBlockImpl<Attention>,
+                           core::WrapsOne<TransformerBlockOptions, Attention>> {
+  using Base =
+      core::Wrapper<TransformerBlockImpl, core::WrapsOne<TransformerBlockOptions, Attention>>;
+
  public:
   static constexpr const char* kName = "TransformerBlock";
+  using Base::attn, Base::options, Base::d_model;
+  using typename Base::Config;
 
-  /// Everything to build the module again, the attention included.
-  struct Config {
-    typename Attention::Config attn;
-    TransformerBlockOptions options = {};
-  };
-
+  /// Throws c10::ValueError for an empty holder, an attention whose input_dim is not its d_model,
+  /// and options out of range.
   explicit TransformerBlockImpl(torch::nn::ModuleHolder<Attention> attention,
                                 const TransformerBlockOptions& o = {})
-      : options(o), attn(std::move(attention)) {
-    TORCH_CHECK_VALUE(!attn.is_empty(), kName, ": attn must hold a module, got an empty holder");
-    TORCH_CHECK_VALUE(attn->input_dim() == attn->d_model(), kName,
+      : Base({std::move(attention), o}) {
+    TORCH_CHECK_VALUE(attn->input_dim() == d_model(), kName,
                       ": attn must have input_dim == d_model for the residual, got input_dim=",
-                      attn->input_dim(), " d_model=", attn->d_model());
+                      attn->input_dim(), " d_model=", d_model());
     if (!options.mlp_hidden) options.mlp_hidden = 4 * d_model();
     TORCH_CHECK_VALUE(*options.mlp_hidden > 0, kName, ": mlp_hidden must be > 0, got ",
                       *options.mlp_hidden);
-    TORCH_CHECK_VALUE(options.dropout >= 0 && options.dropout <= 1, kName,
-                      ": dropout must be in [0, 1], got ", options.dropout);
+    core::check_dropout(kName, options.dropout);
     core::check_layer(kName, "mlp_in", d_model(), *options.mlp_hidden,
                       c10::str(" mlp_hidden=", *options.mlp_hidden, " d_model=", d_model()));
     register_layers();
   }
+  /// Builds the attention, too.
   explicit TransformerBlockImpl(const Config& config)
-      : TransformerBlockImpl(
-            torch::nn::ModuleHolder<Attention>(std::make_shared<Attention>(config.attn)),
-            config.options) {}
-
-  void reset() override {
-    attn = core::own_copy(attn);
-    register_layers();
-  }
+      : TransformerBlockImpl(core::build<Attention>(config.attn), config.options) {}
 
   /// x [B, L, d_model] -> output [B, L, d_model], with the attention's weights and lse; inputs are
-  /// passed to the attention. A block is an attention module itself, so it can be wrapped too.
+  /// passed to the attention, which says what it throws. Throws c10::ValueError and c10::TypeError
+  /// for an x of another shape, device, dtype or layout.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     core::check_tokens(x, kName, "x", d_model(), mlp_in->weight);
     const auto drop = [this](const torch::Tensor& t) {
@@ -69,27 +74,17 @@ class TransformerBlockImpl : public torch::nn::Cloneable<TransformerBlockImpl<At
     return result;
   }
 
+  /// Prints the block with its options.
   void pretty_print(std::ostream& stream) const override {
     stream << "attzoo::" << kName << "(d_model=" << d_model()
            << ", mlp_hidden=" << *options.mlp_hidden << ", dropout=" << options.dropout << ")";
   }
 
-  /// What the attention takes.
-  TakenInputs takes() const { return attn->takes(); }
-  int64_t d_model() const { return attn->d_model(); }
-  int64_t input_dim() const { return attn->input_dim(); }
-  Config get_config() const { return {attn->get_config(), options}; }
-
-  TransformerBlockOptions options;
-  torch::nn::ModuleHolder<Attention> attn;
-  torch::nn::LayerNorm norm_attn{nullptr}, norm_mlp{nullptr};
-  torch::nn::Linear mlp_in{nullptr}, mlp_out{nullptr};
-
- protected:
-  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(AttentionInputs())})
+  torch::nn::LayerNorm norm_attn{nullptr}, norm_mlp{nullptr};  ///< before either branch
+  torch::nn::Linear mlp_in{nullptr}, mlp_out{nullptr};         ///< W_1 and W_2, with biases
 
  private:
-  void register_layers() {
+  void register_layers() override {
     using namespace torch::nn;
     const int64_t d = d_model(), hidden = *options.mlp_hidden;
     norm_attn = this->register_module("norm_attn", LayerNorm(LayerNormOptions({d})));
@@ -106,14 +101,19 @@ template <AttentionModule Attention>
 class TransformerBlock : public Holder<TransformerBlockImpl<Attention>> {
  public:
   using Holder<TransformerBlockImpl<Attention>>::Holder;
+  /// A new block around `attn`, which is shared; see TransformerBlockImpl.
   explicit TransformerBlock(const torch::nn::ModuleHolder<Attention>& attn,
                             const TransformerBlockOptions& options = {})
       : Holder<TransformerBlockImpl<Attention>>(
             std::make_shared<TransformerBlockImpl<Attention>>(attn, options)) {}
 };
 
-/// Example: `auto block = transformer_block(LocalSelfAttention({.d_model = 256}), {.dropout =
-/// 0.1});` `auto y = block(x, {.causal = true}).output;` The attention is shared, not copied.
+/// A block around any attention module, which is shared, not copied; throws as
+/// TransformerBlockImpl's constructor. Example:
+/// ```
+/// auto block = transformer_block(LocalSelfAttention({.d_model = 256}), {.dropout = 0.1});
+/// auto y = block(x, {.causal = true}).output;
+/// ```
 template <AttentionModule Attention>
 TransformerBlock<Attention> transformer_block(const torch::nn::ModuleHolder<Attention>& attn,
                                               const TransformerBlockOptions& options = {}) {

@@ -1,0 +1,175 @@
+#pragma once
+// Definitions of lsh.hpp.
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <attzoo/core/reference.hpp>
+#include <attzoo/core/unchanged.hpp>
+#include <attzoo/lsh.hpp>
+#include <attzoo/module/blend.hpp>
+
+#include <cmath>
+#include <set>
+
+namespace attzoo {
+
+ATTZOO_API void LSHSelfAttentionImpl::set_projections(std::vector<torch::Tensor> projections) {
+  TORCH_CHECK_VALUE(
+      projections.empty() || static_cast<int64_t>(projections.size()) == options.num_hashes, kName,
+      ": set_projections expects num_hashes=", options.num_hashes, " projections, got ",
+      projections.size());
+  for (const auto& p : projections) {
+    core::check_floating(p, kName, "a projection");
+    TORCH_CHECK_VALUE(p.device().is_cpu() || p.device() == w_q->weight.device(), kName,
+                      ": a projection must be on the CPU or on ", w_q->weight.device(), ", got ",
+                      p.device());
+    TORCH_CHECK_VALUE(p.dim() == 3 && p.size(0) == options.num_heads && p.size(1) == d_head() &&
+                          p.size(2) >= factors() && p.size(2) % factors() == 0,
+                      kName, ": a projection must have shape [num_heads=", options.num_heads,
+                      ", d_head=", d_head(), ", columns], got ", p.sizes());
+  }
+  projections_ = std::move(projections);
+}
+
+ATTZOO_API void LSHSelfAttentionImpl::set_generator(const at::Generator& generator) {
+  TORCH_CHECK_VALUE(generator.defined() && generator.device().is_cpu(), kName,
+                    ": set_generator expects a CPU generator, got ",
+                    generator.defined() ? c10::str(generator.device()) : "an undefined one");
+  generator_ = generator;
+}
+
+ATTZOO_API int64_t LSHSelfAttentionImpl::columns(int64_t round, int64_t n) const {
+  if (!projections_.empty()) return projections_[static_cast<size_t>(round)].size(2);
+  const int64_t buckets = 1 + (n - 1) / options.bucket_size;
+  if (options.exact_buckets) return buckets;
+  return 2 * static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(buckets))));
+}
+
+ATTZOO_API torch::Tensor LSHSelfAttentionImpl::projection(int64_t round, int64_t columns) const {
+  if (!projections_.empty()) return projections_[static_cast<size_t>(round)];
+  const auto seed = options.seed + static_cast<uint64_t>(round);
+  const auto generator =
+      is_training() ? generator_ : std::optional(at::make_generator<at::CPUGeneratorImpl>(seed));
+  return torch::randn({options.num_heads, d_head(), columns}, generator, torch::kFloat32);
+}
+
+ATTZOO_API std::pair<torch::Tensor, torch::Tensor> LSHSelfAttentionImpl::hash(const Heads& heads,
+                                                                              bool crosses,
+                                                                              int64_t round) const {
+  if (heads.packing.defined()) {
+    const auto id = hash_documents(heads.q, heads.packing, round);
+    return {id, id};
+  }
+  const auto p = projection(round, columns(round, heads.k.size(2)));
+  const auto id = core::bucket_ids(heads.q, p, factors());
+  // Without a context, queries and keys are the same tokens.
+  return {id, crosses ? core::bucket_ids(heads.k, p, factors()) : id};
+}
+
+ATTZOO_API torch::Tensor LSHSelfAttentionImpl::hash_documents(const torch::Tensor& q,
+                                                              const core::Packing& packing,
+                                                              int64_t round) const {
+  std::vector<int64_t> widths, first;  // of each document: columns, and its first bucket's number
+  int64_t buckets = 0;
+  for (const auto length : packing.lengths) {
+    widths.push_back(columns(round, length));
+    first.push_back(buckets);
+    const int64_t base = widths.back() / factors();
+    buckets += factors() == 1 ? base : base * base;
+  }
+  const auto width = packing.spread(widths).unsqueeze(1);  // [R, 1, S]
+  auto id = torch::zeros({1, 1, 1}, width.options());
+  for (const auto w : std::set<int64_t>(widths.begin(), widths.end())) {
+    id = torch::where(width == w, core::bucket_ids(q, projection(round, w), factors()), id);
+  }
+  return id + packing.spread(first).unsqueeze(1);
+}
+
+namespace core {
+
+/// A mask of all pairs, [B, H, L, S], in the order of the sorted queries and keys; it is as large
+/// as all pairs anyway.
+inline torch::Tensor sort_pairs(const torch::Tensor& mask, const Shape& n, const Buckets& buckets) {
+  const auto rows = buckets.order_q.unsqueeze(-1).expand({-1, -1, -1, n.S});
+  const auto columns = buckets.order_k.unsqueeze(2).expand({-1, -1, n.L, -1});
+  return mask_rank4(mask).expand({n.B, n.H, n.L, n.S}).gather(2, rows).gather(3, columns);
+}
+
+/// The weights of one round in the tokens' own order, O(rows * S).
+inline LazyWeights bucket_weights(const torch::Tensor& q, const torch::Tensor& k,
+                                  const torch::Tensor& mask, const Buckets& buckets,
+                                  const AttentionOptions& how) {
+  const Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
+  return {{n.B, n.H, n.L, n.S}, [=, unchanged = Unchanged({mask})](int64_t begin, int64_t end) {
+            unchanged.check("LazyWeights");
+            const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+            Grid grid(n, begin, end, q.device());
+            const auto rows = [&](const torch::Tensor& t) {
+              return t.slice(2, begin, end).unsqueeze(-1);
+            };
+            const auto of_query = [&](const torch::Tensor& band) {
+              return rows(band.gather(2, buckets.rank_q));
+            };
+            const auto keys = buckets.rank_k.unsqueeze(2);  // [B, H, 1, S]
+            auto allowed = torch::logical_and(keys >= of_query(buckets.band.begin),
+                                              keys < of_query(buckets.band.end));
+            const auto dtype = compute_dtype(q);
+            auto scores = *how.scale * torch::matmul(q.slice(2, begin, end).to(dtype),
+                                                     k.to(dtype).transpose(-2, -1));
+            if (mask.defined()) {
+              const auto said = mask_and_bias(mask_rank4(mask));
+              allowed = torch::logical_and(allowed, said.mask.evaluate(grid));
+              scores = said.bias.evaluate(scores, grid);
+            }
+            auto weights = masked_softmax(scores, allowed).weights;
+            if (how.dropout > 0) {  // entries are numbered by their ranks
+              grid.q = rows(buckets.rank_q);
+              grid.kv = keys;
+              weights = weights * dropout_factor({how.dropout, *how.seed}, grid, dtype);
+            }
+            return weights.to(q.scalar_type());
+          }};
+}
+
+}  // namespace core
+
+ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads,
+                                                              const AttentionInputs& inputs,
+                                                              int64_t round) const {
+  const auto& [q, k, v, packing] = heads;
+  auto [id_q, id_k] = hash(heads, inputs.context.defined(), round);
+  if (inputs.key_padding_mask.defined()) {
+    id_k = id_k.masked_fill(inputs.key_padding_mask.logical_not().unsqueeze(1), -1);
+  }
+  const int64_t reach = options.exact_buckets ? k.size(2) : options.bucket_size;
+  const core::Buckets buckets(id_q, id_k, is_causal(inputs), reach);
+  core::MaskAndBias said;
+  if (inputs.mask.defined()) {
+    const core::Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
+    said = core::mask_and_bias(core::sort_pairs(inputs.mask, n, buckets));
+  }
+  auto how = attention_options();
+  if (how.dropout > 0) how.seed = core::random_seed();
+  const auto sorted =
+      attention(core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
+                core::permute_rows(v, buckets.order_k), buckets.band && said.mask, said.bias, how);
+  return {core::permute_rows(sorted.output, buckets.rank_q),
+          core::bucket_weights(q, k, inputs.mask, buckets, how),
+          sorted.lse.gather(2, buckets.rank_q)};
+}
+
+ATTZOO_API AttentionResult
+LSHSelfAttentionImpl::join_rounds(const std::vector<AttentionResult>& rounds) const {
+  if (rounds.size() == 1) return rounds[0];
+  std::vector<torch::Tensor> each;
+  for (const auto& r : rounds) each.push_back(r.lse);
+  const auto lse = torch::stack(each);  // [rounds, B, H, L]
+  const auto total = core::joint_lse(rounds);
+  // A query that found no key in any round has -inf - -inf here: its share is 0.
+  const auto shares = options.exact_buckets
+                          ? torch::full_like(lse, 1.0 / static_cast<double>(rounds.size()))
+                          : torch::exp(lse - total.masked_fill(total.isinf(), 0.0));
+  return core::blend(rounds, shares, total);
+}
+
+}  // namespace attzoo

@@ -1,0 +1,46 @@
+#pragma once
+// Definitions of blend.hpp.
+
+#include <attzoo/module/blend.hpp>
+
+#include <limits>
+
+namespace attzoo::core {
+
+ATTZOO_API torch::Tensor joint_lse(const std::vector<AttentionResult>& parts) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  std::vector<torch::Tensor> each;
+  for (const auto& part : parts) each.push_back(part.lse);
+  const auto lse = torch::stack(each);
+  auto max = std::get<0>(lse.detach().max(0));
+  max = max.masked_fill(max == -kInf, 0.0);
+  const auto sum = torch::exp(lse - max).sum(0);
+  const auto none = sum == 0;
+  return (torch::log(sum.masked_fill(none, 1.0)) + max).masked_fill(none, -kInf);
+}
+
+ATTZOO_API AttentionResult blend(const std::vector<AttentionResult>& parts,
+                                 const torch::Tensor& shares, const torch::Tensor& lse) {
+  const auto add = [](torch::Tensor& sum, const torch::Tensor& part, const torch::Tensor& share) {
+    const auto scaled = part * share.unsqueeze(-1);
+    sum = sum.defined() ? sum + scaled : scaled;
+  };
+  torch::Tensor output;
+  std::vector<LazyWeights> weights;
+  for (const auto& part : parts) {
+    add(output, part.output, shares[static_cast<int64_t>(weights.size())]);
+    weights.push_back(part.weights);
+  }
+  const auto dtype = parts[0].output.scalar_type();
+  LazyWeights blended(weights[0].sizes().vec(), [=](int64_t begin, int64_t end) {
+    torch::Tensor rows;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const auto share = shares[static_cast<int64_t>(i)].slice(-1, begin, end);
+      add(rows, weights[i].rows(begin, end), share);
+    }
+    return rows.to(dtype);
+  });
+  return {output.to(dtype), std::move(blended), lse};
+}
+
+}  // namespace attzoo::core

@@ -1,0 +1,30 @@
+#pragma once
+/// \file
+/// What modules ask of their options and of the tokens that they get.
+
+#include <attzoo/core/checks.hpp>
+#include <attzoo/kernel/compiler.hpp>
+
+namespace attzoo::core {
+
+/// Throws c10::ValueError unless 0 <= dropout <= 1.
+ATTZOO_API void check_dropout(std::string_view who, double dropout);
+
+/// Throws c10::ValueError where a layer would have more weights than any machine holds; `sizes`
+/// says which options asked for it, as " d_model=4". The check comes before any memory is asked
+/// for.
+ATTZOO_API void check_layer(std::string_view who, std::string_view layer, int64_t from, int64_t to,
+                            const std::string& sizes);
+
+/// Throws unless a layer with this weight can read the tokens: c10::ValueError unless they are a
+/// dense tensor [batch, seq, input_dim] on the weight's device, c10::TypeError unless they have its
+/// dtype. Under autocast any two of the dtypes that it casts go together.
+ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
+                             std::string_view argument, int64_t input_dim,
+                             const torch::Tensor& weight);
+
+}  // namespace attzoo::core
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/module/checks.ipp>
+#endif

@@ -1,0 +1,41 @@
+#pragma once
+// Definitions of checks.hpp.
+
+#include <ATen/autocast_mode.h>
+#include <attzoo/module/checks.hpp>
+
+namespace attzoo::core {
+
+ATTZOO_API void check_dropout(std::string_view who, double dropout) {
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, who, ": dropout must be in [0, 1], got ",
+                    dropout);
+}
+
+ATTZOO_API void check_layer(std::string_view who, std::string_view layer, int64_t from, int64_t to,
+                            const std::string& sizes) {
+  constexpr int64_t kMost = int64_t{1} << 36;
+  TORCH_CHECK_VALUE(from <= kMost / to, who, ": ", layer, " must have at most 2^36 weights, got [",
+                    to, ", ", from, "] with", sizes);
+}
+
+ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
+                             std::string_view argument, int64_t input_dim,
+                             const torch::Tensor& weight) {
+  check_floating(tokens, who, argument);
+  TORCH_CHECK_VALUE(tokens.dim() == 3 && tokens.size(2) == input_dim, who, ": ", argument,
+                    " must have shape [batch, seq, input_dim=", input_dim, "], got ",
+                    tokens.sizes());
+  TORCH_CHECK_VALUE(tokens.device() == weight.device(), who, ": ", argument,
+                    " must be on the module's device ", weight.device(), ", got ", tokens.device());
+  // Autocast casts all but float64.
+  const auto is_cast = [&](const torch::Tensor& t) {
+    return at::autocast::is_autocast_enabled(tokens.device().type()) &&
+           t.scalar_type() != torch::kFloat64;
+  };
+  TORCH_CHECK_TYPE(
+      tokens.scalar_type() == weight.scalar_type() || (is_cast(tokens) && is_cast(weight)), who,
+      ": ", argument, " must have the module's dtype ", weight.scalar_type(), ", got ",
+      tokens.scalar_type());
+}
+
+}  // namespace attzoo::core

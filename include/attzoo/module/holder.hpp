@@ -1,0 +1,35 @@
+#pragma once
+/// \file
+/// What one holds a module by.
+
+#include <attzoo/functional/result.hpp>
+#include <attzoo/module/inputs.hpp>
+
+#include <torch/nn/pimpl.h>
+
+#include <memory>
+
+namespace attzoo {
+
+/// A module holder, as LibTorch's, that also takes the options as designated initialisers:
+/// `MultiHeadSelfAttention attn({.d_model = 128, .num_heads = 8});`
+/// It is constructed as well from the module's positional arguments, from nullptr (then it holds
+/// nothing) and from a shared_ptr. Copies share the module. Construction throws what the module's
+/// constructor does.
+template <class Impl>
+class Holder : public torch::nn::ModuleHolder<Impl> {
+ public:
+  using torch::nn::ModuleHolder<Impl>::ModuleHolder;
+  /// A new module with these options.
+  explicit Holder(const typename Impl::Config& config)
+      : torch::nn::ModuleHolder<Impl>(std::make_shared<Impl>(config)) {}
+
+  /// The module's forward(): x [B, L, input_dim] -> output [B, L, d_model]. It is no template, as
+  /// LibTorch's is, so that the inputs can be written in braces: `attn(x, {.causal = true})`.
+  /// Throws c10::Error if it holds no module.
+  AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    return this->get()->forward(x, inputs);
+  }
+};
+
+}  // namespace attzoo

@@ -1,0 +1,128 @@
+#pragma once
+/// \file
+/// What all mechanisms have in common and no template parameter changes: the four projections, the
+/// checks of options and inputs, RoPE, and the way through the attention core.
+
+#include <attzoo/core/documents.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/module/inputs.hpp>
+
+#include <torch/nn/modules/linear.h>
+
+#include <iosfwd>
+#include <optional>
+#include <string>
+
+namespace attzoo {
+
+/// Queries, keys and values split into heads: [B, H, L, dh], [B, Hkv, S, dh], [B, Hkv, S, dh], and
+/// the documents that they belong to.
+struct Heads {
+  torch::Tensor q, k, v;
+  core::Packing packing = {};
+};
+
+/// How many query heads an option named `name` asks for.
+struct HeadOption {
+  const char* name;
+  int64_t count;
+};
+
+/// What a mechanism tells its base beside the options that all have. Fields that are not given do
+/// not exist for it: `{.heads = {"num_heads", o.num_heads}, .rope = o.rope}` has no temperature.
+struct SelfAttentionSettings {
+  HeadOption heads;                                   ///< query heads; divide d_model
+  std::optional<int64_t> kv_heads = std::nullopt;     ///< of keys and values; default as many
+  std::optional<double> temperature = std::nullopt;   ///< divides the scores, > 0; default 1
+  std::optional<bool> rope = std::nullopt;            ///< rotary positions; default off
+  std::optional<int64_t> feature_dim = std::nullopt;  ///< width of q and k; default d_model
+};
+
+namespace core {
+
+/// The options that every mechanism has.
+struct CommonOptions {
+  int64_t d_model;
+  std::optional<int64_t> input_dim;
+  double dropout;
+  bool bias, causal;
+};
+
+class SelfAttentionParts {
+ public:
+  /// Features of the output.
+  int64_t d_model() const { return d_model_; }
+  /// Features of x and of a context.
+  int64_t input_dim() const { return input_dim_; }
+  /// Features of a value in one head, d_model / query heads.
+  int64_t d_head() const { return d_model_ / settings_.heads.count; }
+  /// Features of a query and a key in one head: d_head, but for mechanisms with a feature_dim.
+  int64_t d_qk() const { return settings_.feature_dim.value_or(d_model_) / settings_.heads.count; }
+  /// Which inputs have a meaning here.
+  TakenInputs takes() const { return takes_; }
+
+  /// The projections, [heads * features, input_dim] and w_o [d_model, d_model].
+  torch::nn::Linear w_q{nullptr}, w_k{nullptr}, w_v{nullptr}, w_o{nullptr};
+
+ protected:
+  /// Throws c10::ValueError for options and settings out of range, naming the mechanism.
+  SelfAttentionParts(const char* name, const CommonOptions& options,
+                     const SelfAttentionSettings& settings, TakenInputs takes);
+
+  /// Throws c10::ValueError unless value > 0.
+  void check_positive(const char* name, int64_t value) const;
+  /// Throws c10::ValueError unless divisor > 0 divides value.
+  void check_divides(const char* divisor_name, int64_t divisor, const char* name,
+                     int64_t value) const;
+
+  /// Registers a new layer with `module`: Xavier uniform weights [to, from], biases of 0. Throws
+  /// c10::ValueError for more than 2^36 weights.
+  torch::nn::Linear new_projection(torch::nn::Module& module, const char* name, int64_t from,
+                                   int64_t to, bool bias) const;
+  /// Makes w_q, w_k, w_v and w_o.
+  void make_projections(torch::nn::Module& module, bool bias);
+
+  /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
+  /// and k. Throws c10::ValueError for a wrong shape, size or device and for inputs that have no
+  /// meaning here, c10::TypeError for a wrong dtype or layout, before anything is computed.
+  Heads project(const torch::Tensor& x, const AttentionInputs& inputs);
+  /// The same with projections of the mechanism's own, on inputs that are checked already.
+  Heads project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k, torch::nn::Linear& to_v,
+                     const torch::Tensor& x, const AttentionInputs& inputs,
+                     const Packing& packing) const;
+  /// Joins the heads of an output and applies w_o: [B, H, L, dh] -> [B, L, d_model].
+  AttentionResult finish(AttentionResult result);
+
+  /// 1 / (sqrt(d_head) * temperature).
+  double scale() const;
+
+  /// "attzoo::Name(d_model=.., input_dim=..", and the rest behind the mechanism's own options.
+  void print_sizes(std::ostream& stream) const;
+  void print_options(std::ostream& stream, const CommonOptions& options) const;
+
+ private:
+  std::string who(const char* argument) const;
+  void check_options(const CommonOptions& options) const;
+  void check_layer(const char* layer, int64_t from, int64_t to) const;
+  void check_inputs(const torch::Tensor& x, const AttentionInputs& inputs) const;
+  void check_documents(const AttentionInputs& inputs, const Shape& n,
+                       const torch::Device& device) const;
+
+  const char* name_;
+  SelfAttentionSettings settings_;
+  TakenInputs takes_;
+  int64_t d_model_, input_dim_;
+};
+
+/// Attention under a mechanism's pattern and score, and all that a call asks for: output [B, H, L,
+/// dh], weights [B, H, L, S], lse [B, H, L].
+ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, bool is_causal,
+                                  AnyMask pattern, AnyScore score, const AttentionOptions& how);
+
+}  // namespace core
+}  // namespace attzoo
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/module/parts.ipp>
+#endif

@@ -1,0 +1,183 @@
+#pragma once
+// Definitions of parts.hpp.
+
+#include <attzoo/functional/rope.hpp>
+#include <attzoo/module/checks.hpp>
+#include <attzoo/module/parts.hpp>
+
+#include <torch/nn/init.h>
+
+#include <cmath>
+#include <limits>
+#include <ostream>
+
+namespace attzoo::core {
+
+ATTZOO_API SelfAttentionParts::SelfAttentionParts(const char* name, const CommonOptions& options,
+                                                  const SelfAttentionSettings& settings,
+                                                  TakenInputs takes)
+    : name_(name),
+      settings_(settings),
+      takes_(takes),
+      d_model_(options.d_model),
+      input_dim_(options.input_dim.value_or(options.d_model)) {
+  check_options(options);
+  check_layer("w_q", input_dim_, settings_.heads.count * d_qk());
+  check_layer("w_o", d_model_, d_model_);
+  check_layer("w_v", input_dim_, d_model_);
+}
+
+ATTZOO_API void SelfAttentionParts::check_options(const CommonOptions& options) const {
+  const auto& [heads, kv_heads, temperature, rope, feature_dim] = settings_;
+  check_positive("d_model", d_model_);
+  check_positive("input_dim", input_dim_);
+  check_dropout(name_, options.dropout);
+  TORCH_CHECK_VALUE(!temperature || (*temperature > 0 && std::isfinite(*temperature)), name_,
+                    ": temperature must be > 0 and finite, got ", *temperature);
+  check_divides(heads.name, heads.count, "d_model", d_model_);
+  TORCH_CHECK_VALUE(scale() <= std::numeric_limits<float>::max(), name_,
+                    ": temperature must not scale scores beyond float32, got ", *temperature);
+  if (feature_dim) {
+    check_positive("feature_dim", *feature_dim);
+    check_divides(heads.name, heads.count, "feature_dim", *feature_dim);
+  }
+  TORCH_CHECK_VALUE(!rope.value_or(false) || d_qk() % 2 == 0, name_,
+                    ": rope needs an even head size d_model / num_heads, got ", d_qk());
+}
+
+ATTZOO_API void SelfAttentionParts::check_positive(const char* name, int64_t value) const {
+  TORCH_CHECK_VALUE(value > 0, name_, ": ", name, " must be > 0, got ", value);
+}
+
+ATTZOO_API void SelfAttentionParts::check_divides(const char* divisor_name, int64_t divisor,
+                                                  const char* name, int64_t value) const {
+  check_positive(divisor_name, divisor);
+  TORCH_CHECK_VALUE(value % divisor == 0, name_, ": ", divisor_name, " must divide ", name,
+                    ", got ", divisor_name, "=", divisor, " ", name, "=", value);
+}
+
+ATTZOO_API void SelfAttentionParts::check_layer(const char* layer, int64_t from, int64_t to) const {
+  std::string sizes = c10::str(" d_model=", d_model_, " input_dim=", input_dim_);
+  if (settings_.feature_dim) sizes += c10::str(" feature_dim=", *settings_.feature_dim);
+  core::check_layer(name_, layer, from, to, sizes);
+}
+
+ATTZOO_API torch::nn::Linear SelfAttentionParts::new_projection(torch::nn::Module& module,
+                                                                const char* name, int64_t from,
+                                                                int64_t to, bool bias) const {
+  check_layer(name, from, to);
+  torch::nn::Linear layer(torch::nn::LinearOptions(from, to).bias(bias));
+  torch::nn::init::xavier_uniform_(layer->weight);
+  if (bias) torch::nn::init::zeros_(layer->bias);
+  return module.register_module(name, layer);
+}
+
+ATTZOO_API void SelfAttentionParts::make_projections(torch::nn::Module& module, bool bias) {
+  const int64_t heads = settings_.heads.count, kv_heads = settings_.kv_heads.value_or(heads);
+  w_q = new_projection(module, "w_q", input_dim_, heads * d_qk(), bias);
+  w_k = new_projection(module, "w_k", input_dim_, kv_heads * d_qk(), bias);
+  w_v = new_projection(module, "w_v", input_dim_, kv_heads * d_head(), bias);
+  w_o = new_projection(module, "w_o", d_model_, d_model_, bias);
+}
+
+ATTZOO_API Heads SelfAttentionParts::project(const torch::Tensor& x,
+                                             const AttentionInputs& inputs) {
+  check_inputs(x, inputs);
+  const auto packing =
+      inputs.documents.defined() ? pack(inputs.documents, who("documents")) : Packing{};
+  return project_with(w_q, w_k, w_v, x, inputs, packing);
+}
+
+ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k,
+                                                  torch::nn::Linear& to_v, const torch::Tensor& x,
+                                                  const AttentionInputs& inputs,
+                                                  const Packing& packing) const {
+  const bool crosses = inputs.context.defined();
+  const auto& context = crosses ? inputs.context : x;
+  const auto split = [](const torch::Tensor& t, int64_t size) {  // -> [B, heads, N, size], a view
+    return t.view({t.size(0), t.size(1), t.size(2) / size, size}).transpose(1, 2);
+  };
+  Heads heads{split(to_q(x), d_qk()), split(to_k(context), d_qk()), split(to_v(context), d_head()),
+              packing};
+  if (!settings_.rope.value_or(false)) return heads;
+  const auto positions = packing.defined() ? packing.position.unsqueeze(1) : torch::Tensor();
+  const auto rotate = [&](const torch::Tensor& t, int64_t offset) {
+    return apply_rope(t, {.position_offset = offset, .positions = positions});
+  };
+  heads.q = rotate(heads.q, inputs.position_offset);
+  heads.k = rotate(heads.k, crosses ? 0 : inputs.position_offset);
+  return heads;
+}
+
+ATTZOO_API AttentionResult SelfAttentionParts::finish(AttentionResult result) {
+  result.output = w_o(result.output.transpose(1, 2).flatten(2));
+  return result;
+}
+
+ATTZOO_API double SelfAttentionParts::scale() const {
+  return 1.0 / (std::sqrt(static_cast<double>(d_head())) * settings_.temperature.value_or(1.0));
+}
+
+ATTZOO_API void SelfAttentionParts::print_sizes(std::ostream& stream) const {
+  stream << "attzoo::" << name_ << "(d_model=" << d_model_ << ", input_dim=" << input_dim_;
+}
+
+ATTZOO_API void SelfAttentionParts::print_options(std::ostream& stream,
+                                                  const CommonOptions& options) const {
+  stream << ", dropout=" << options.dropout << std::boolalpha << ", bias=" << options.bias;
+  if (settings_.temperature) stream << ", temperature=" << *settings_.temperature;
+  if (settings_.rope) stream << ", rope=" << *settings_.rope;
+  stream << ", causal=" << options.causal << std::noboolalpha << ")";
+}
+
+ATTZOO_API std::string SelfAttentionParts::who(const char* argument) const {
+  return std::string(name_) + ": " + argument;
+}
+
+ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
+                                                 const AttentionInputs& inputs) const {
+  const auto check = [&](const torch::Tensor& t, const char* argument) {
+    check_tokens(t, name_, argument, input_dim_, w_q->weight);
+  };
+  check(x, "x");
+  TORCH_CHECK_VALUE(takes_.global_attention || !inputs.global_attention.defined(), name_,
+                    ": global_attention has no meaning here; LongformerSelfAttention takes it");
+  if (inputs.context.defined()) {
+    check(inputs.context, "context");
+    TORCH_CHECK_VALUE(inputs.context.size(0) == x.size(0), name_,
+                      ": context must have x's batch size ", x.size(0), ", got ",
+                      inputs.context.sizes());
+  }
+  const Shape n{x.size(0), settings_.heads.count, x.size(1),
+                inputs.context.defined() ? inputs.context.size(1) : x.size(1)};
+  if (inputs.mask.defined()) check_mask(inputs.mask, n, x.device(), name_);
+  if (inputs.key_padding_mask.defined()) {
+    check_key_padding(inputs.key_padding_mask, n, x.device(), name_);
+  }
+  if (inputs.documents.defined()) check_documents(inputs, n, x.device());
+}
+
+ATTZOO_API void SelfAttentionParts::check_documents(const AttentionInputs& inputs, const Shape& n,
+                                                    const torch::Device& device) const {
+  TORCH_CHECK_VALUE(!inputs.context.defined(), name_,
+                    ": documents pack the tokens of x and have no meaning with a context");
+  core::check_documents(inputs.documents, who("documents"));
+  check_documents_fit(inputs.documents, n, device, who("documents"));
+}
+
+ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, bool is_causal,
+                                  AnyMask pattern, AnyScore score, const AttentionOptions& how) {
+  if (is_causal) pattern = pattern && CausalMask();
+  if (heads.packing.defined()) pattern = pattern && DocumentsMask{{.ids = heads.packing.run}};
+  if (inputs.mask.defined()) {
+    const auto said = mask_and_bias(mask_rank4(inputs.mask));
+    pattern = pattern && said.mask;
+    score = score + said.bias;
+  }
+  if (inputs.key_padding_mask.defined()) {
+    pattern = pattern && TensorMask{inputs.key_padding_mask.unsqueeze(1).unsqueeze(1)};
+  }
+  return attention(heads.q, heads.k, heads.v, pattern, score, how);
+}
+
+}  // namespace attzoo::core

@@ -1,0 +1,138 @@
+#pragma once
+/// \file
+/// What modules around other attention modules share: which modules they take, and how they hold,
+/// copy and rebuild them.
+
+#include <attzoo/module/holder.hpp>
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/common.h>
+#include <torch/nn/modules/container/any_value.h>
+
+#include <concepts>
+#include <memory>
+#include <utility>
+
+namespace attzoo {
+
+/// What a wrapper needs of the module that it wraps; every mechanism of the zoo and every wrapper
+/// has it. `takes()` says which inputs the wrapper may pass on.
+template <class M>
+concept AttentionModule = std::derived_from<M, torch::nn::Module> &&
+    std::constructible_from<M, const typename M::Config&> &&
+    requires(M& m, const torch::Tensor& x, const AttentionInputs& inputs) {
+  { m.forward(x, inputs) } -> std::same_as<AttentionResult>;
+  { m.d_model() } -> std::convertible_to<int64_t>;
+  { m.input_dim() } -> std::convertible_to<int64_t>;
+  { m.takes() } -> std::convertible_to<TakenInputs>;
+  { m.get_config() } -> std::convertible_to<typename M::Config>;
+  { m.clone() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
+};
+
+namespace core {
+
+/// What a wrapper around one module holds. The module is shared with whoever gave it.
+template <class OptionsType, AttentionModule Inner>
+struct WrapsOne {
+  /// Everything to build the wrapper again, the inner module included.
+  struct Config {
+    typename Inner::Config attn;
+    OptionsType options = {};
+  };
+
+  /// Features of the output.
+  int64_t d_model() const { return attn->d_model(); }
+  /// Features of x.
+  int64_t input_dim() const { return attn->input_dim(); }
+  /// What the inner module takes.
+  TakenInputs takes() const { return attn->takes(); }
+  /// What builds this wrapper again, every default filled in.
+  Config get_config() const { return {attn->get_config(), options}; }
+
+  OptionsType options;                  ///< as they were given, every default filled in
+  torch::nn::ModuleHolder<Inner> attn;  ///< the wrapped module
+
+  WrapsOne(torch::nn::ModuleHolder<Inner> inner, const OptionsType& o)
+      : options(o), attn(std::move(inner)) {}
+
+ protected:
+  template <class F>
+  void for_each_inner(F&& f) {
+    f("attn", attn);
+  }
+};
+
+/// What a wrapper around two modules holds. They are shared with whoever gave them.
+template <class OptionsType, AttentionModule A, AttentionModule B>
+struct WrapsTwo {
+  /// Everything to build the wrapper again, the inner modules included.
+  struct Config {
+    typename A::Config attn_a;
+    typename B::Config attn_b;
+    OptionsType options = {};
+  };
+
+  /// Features of the output.
+  int64_t d_model() const { return attn_a->d_model(); }
+  /// Features of x.
+  int64_t input_dim() const { return attn_a->input_dim(); }
+  /// global_attention if one of the modules does, a mask if both do.
+  TakenInputs takes() const {
+    const TakenInputs a = attn_a->takes(), b = attn_b->takes();
+    return {.mask = a.mask && b.mask, .global_attention = a.global_attention || b.global_attention};
+  }
+  /// What builds this wrapper again, every default filled in.
+  Config get_config() const { return {attn_a->get_config(), attn_b->get_config(), options}; }
+
+  OptionsType options;                ///< as they were given, every default filled in
+  torch::nn::ModuleHolder<A> attn_a;  ///< the first wrapped module
+  torch::nn::ModuleHolder<B> attn_b;  ///< the second
+
+  WrapsTwo(torch::nn::ModuleHolder<A> a, torch::nn::ModuleHolder<B> b, const OptionsType& o)
+      : options(o), attn_a(std::move(a)), attn_b(std::move(b)) {}
+
+ protected:
+  template <class F>
+  void for_each_inner(F&& f) {
+    f("attn_a", attn_a);
+    f("attn_b", attn_b);
+  }
+};
+
+/// A new module with this configuration.
+template <AttentionModule M>
+torch::nn::ModuleHolder<M> build(const typename M::Config& config) {
+  return torch::nn::ModuleHolder<M>(std::make_shared<M>(config));
+}
+
+/// Base of every wrapper. Held is WrapsOne or WrapsTwo; Derived has kName and register_layers(),
+/// which its constructor calls.
+template <class Derived, class Held>
+class Wrapper : public torch::nn::Cloneable<Derived>, public Held {
+ public:
+  /// For clone(): puts copies in the place of the shared modules, and new layers beside them.
+  void reset() override {
+    this->for_each_inner([](const char*, auto& module) {
+      using M = typename std::remove_cvref_t<decltype(module)>::ContainedType;
+      module = torch::nn::ModuleHolder<M>(std::dynamic_pointer_cast<M>(module->clone()));
+    });
+    register_layers();
+  }
+
+ protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(AttentionInputs())})
+
+  /// Throws c10::ValueError for an empty holder.
+  explicit Wrapper(Held held) : Held(std::move(held)) {
+    this->for_each_inner([](const char* name, const auto& module) {
+      TORCH_CHECK_VALUE(!module.is_empty(), Derived::kName, ": ", name,
+                        " must hold a module, got an empty holder");
+    });
+  }
+
+  /// Registers the inner modules and makes the wrapper's own layers, in the order of the state.
+  virtual void register_layers() = 0;
+};
+
+}  // namespace core
+}  // namespace attzoo
