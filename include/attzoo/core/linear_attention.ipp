@@ -40,9 +40,7 @@ ATTZOO_API torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::T
   if (q.numel() == 0 || v.numel() == 0) {
     return torch::zeros({q.size(0), q.size(1), q.size(2), v.size(3)}, v.options());
   }
-#if ATTZOO_HAS_FUSED_KERNEL
   if (fits_cpu_scan(q, v)) return cpu_scan(q, k, v, reverse);
-#endif
   return scan_by_chunks(q, k, v, reverse);
 }
 

@@ -2,7 +2,6 @@
 
 #include <attzoo/core/cpu/runtime.hpp>
 
-#if ATTZOO_HAS_FUSED_KERNEL
 #include <ATen/Parallel.h>
 
 namespace attzoo::core {
@@ -39,4 +38,3 @@ ATTZOO_API torch::Tensor empty_as(const torch::Tensor& like, int64_t features,
 }
 
 }  // namespace attzoo::core
-#endif

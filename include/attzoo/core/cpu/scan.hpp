@@ -4,7 +4,6 @@
 
 #include <attzoo/core/cpu/runtime.hpp>
 
-#if ATTZOO_HAS_FUSED_KERNEL
 
 namespace attzoo::core {
 
@@ -22,5 +21,4 @@ ATTZOO_API torch::Tensor cpu_scan(const torch::Tensor& q, const torch::Tensor& k
 
 #ifndef ATTZOO_COMPILED
 #include <attzoo/core/cpu/scan.ipp>
-#endif
 #endif

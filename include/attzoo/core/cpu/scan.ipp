@@ -2,7 +2,6 @@
 
 #include <attzoo/core/cpu/scan.hpp>
 
-#if ATTZOO_HAS_FUSED_KERNEL
 #include <attzoo/core/checks.hpp>
 #include <attzoo/kernel/scan.hpp>
 
@@ -39,4 +38,3 @@ ATTZOO_API torch::Tensor cpu_scan(const torch::Tensor& q, const torch::Tensor& k
 }
 
 }  // namespace attzoo::core
-#endif
