@@ -1,11 +1,12 @@
-// attention_bench: attention() beside ATen's scaled_dot_product_attention on CPU. Both run in turn
+// attention_bench: attention() beside ATen's scaled_dot_product_attention. Both run in turn
 // in every iteration of one benchmark; the counters are
 //   own_ms, aten_ms   the least times
 //   ratio             aten_ms / own_ms
-//   of_peak           share of the FLOP/s of mm(1024) in this run: 4 D for each allowed pair
-//                     forward, 10 D backward
+//   of_peak           share of the FLOP/s of mm(1024), on CUDA mm(4096), in this run: 4 D for each
+//                     allowed pair forward, 10 D backward
 //
 //   attention_bench --benchmark_filter='f32.*/n:4096/D:64/threads:2'
+//   attention_bench --device=cuda      cpu, cuda or all; default: all there are
 //
 // B = 1, H = 8. Where ATen has no name for a pattern, it gets a bool mask forward, its float form
 // backward. In "over_plain" the other side is attention() without the modifier.
@@ -13,33 +14,32 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
-#include <benchmark/benchmark.h>
 #include <attzoo/alibi.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/sdpa.hpp>
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
 #include <functional>
 #include <string>
+#include <vector>
+
+#include "measure.hpp"
 
 namespace {
 
 using Q = const torch::Tensor&;
 using Call = std::function<torch::Tensor(Q, Q, Q)>;
 
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double peak_flops(torch::ScalarType dtype) {
-  const auto x = torch::randn({1024, 1024}).to(dtype);
+double peak_flops(torch::Device device, torch::ScalarType dtype) {
+  const int64_t n = device.is_cpu() ? 1024 : 4096;
+  const auto x = torch::randn({n, n}, device).to(dtype);
   double best = 1e300;
-  for (int i = 0; i < 5; ++i) best = std::min(best, seconds([&] { at::mm(x, x); }));
-  return 2 * 1024.0 * 1024 * 1024 / best;
+  for (int i = 0; i < 5; ++i) {
+    best = std::min(best, bench::seconds(device, [&] { at::mm(x, x); }));
+  }
+  return 2 * std::pow(static_cast<double>(n), 3) / best;
 }
 
 struct Case {
@@ -50,48 +50,48 @@ struct Case {
   double share = 1;  // of all pairs, that the pattern allows
 };
 
-void measure(benchmark::State& state, const Case& c, bool backward, int threads, const Call& own,
-             const Call& other) {
-  at::set_num_threads(threads);
+void measure(benchmark::State& state, torch::Device device, const Case& c, bool backward,
+             const Call& own, const Call& other) {
   const auto leaf = [&](int64_t heads) {
-    return torch::randn({1, heads, c.n, c.D}).to(c.dtype).requires_grad_();
+    return torch::randn({1, heads, c.n, c.D}, device).to(c.dtype).requires_grad_();
   };
   const auto q = leaf(8), k = leaf(c.kv_heads), v = leaf(c.kv_heads);
-  const auto grad = torch::randn({1, 8, c.n, c.D}).to(c.dtype);
-  const auto time = [&](const Call& call) {
-    if (backward) {
-      const auto out = call(q, k, v);
-      return seconds([&] { torch::autograd::grad({out}, {q, k, v}, {grad}); });
-    }
-    torch::NoGradGuard no_grad;
-    return seconds([&] { benchmark::DoNotOptimize(call(q, k, v)); });
+  const auto grad = torch::randn({1, 8, c.n, c.D}, device).to(c.dtype);
+  const auto timer = [&](const Call& call) -> std::function<double()> {
+    if (!call) return nullptr;
+    return [&] {
+      if (backward) {
+        const auto out = call(q, k, v);
+        return bench::seconds(device, [&] { torch::autograd::grad({out}, {q, k, v}, {grad}); });
+      }
+      torch::NoGradGuard no_grad;
+      return bench::seconds(device, [&] { benchmark::DoNotOptimize(call(q, k, v)); });
+    };
   };
-  time(own);
-  double own_best = 1e300, other_best = 1e300;
-  for (auto _ : state) {
-    const double t = time(own);
-    own_best = std::min(own_best, t);
-    if (other) other_best = std::min(other_best, time(other));
-    state.SetIterationTime(t);
-  }
+  timer(own)();
+  const auto least = bench::measure_in_turn(state, timer(own), timer(other));
   const double n = static_cast<double>(c.n);
   const double flops = (backward ? 10.0 : 4.0) * static_cast<double>(c.D) * 8 * n * n * c.share;
-  state.counters["own_ms"] = own_best * 1e3;
-  state.counters["of_peak"] = flops / own_best / peak_flops(c.dtype);
+  state.counters["own_ms"] = least.first * 1e3;
+  state.counters["of_peak"] = flops / least.first / peak_flops(device, c.dtype);
   if (!other) return;
-  state.counters["aten_ms"] = other_best * 1e3;
-  state.counters["ratio"] = other_best / own_best;
+  state.counters["aten_ms"] = least.second * 1e3;
+  state.counters["ratio"] = least.second / least.first;
 }
 
-void add(const Case& c, const Call& own, const Call& other) {
-  for (const int threads : {2, 1}) {
+void add(torch::Device device, const Case& c, const Call& own, const Call& other) {
+  for (const int threads : device.is_cpu() ? std::vector{2, 1} : std::vector{0}) {
     for (const bool backward : {false, true}) {
-      const std::string name = std::string(c.dtype == torch::kFloat32 ? "f32/" : "bf16/") + c.name +
+      const std::string name = std::string(device.is_cpu() ? "" : "cuda/") +
+                               (c.dtype == torch::kFloat32 ? "f32/" : "bf16/") + c.name +
                                (backward ? "/backward" : "/forward") + "/n:" + std::to_string(c.n) +
-                               "/D:" + std::to_string(c.D) + "/threads:" + std::to_string(threads);
-      benchmark::RegisterBenchmark(
-          name.c_str(),
-          [=](benchmark::State& state) { measure(state, c, backward, threads, own, other); })
+                               "/D:" + std::to_string(c.D) +
+                               (threads ? "/threads:" + std::to_string(threads) : "");
+      benchmark::RegisterBenchmark(name.c_str(),
+                                   [=](benchmark::State& state) {
+                                     if (threads) at::set_num_threads(threads);
+                                     measure(state, device, c, backward, own, other);
+                                   })
           ->UseManualTime()
           ->Iterations(c.n <= 2048   ? 30
                        : c.n <= 4096 ? 4
@@ -103,15 +103,19 @@ void add(const Case& c, const Call& own, const Call& other) {
 
 /// ATen's attention under a mask of pairs.
 Call aten_masked(const torch::Tensor& allowed) {
-  const auto bias = torch::zeros(allowed.sizes()).masked_fill(allowed.logical_not(), -INFINITY);
+  const auto bias =
+      torch::zeros(allowed.sizes(), allowed.device()).masked_fill(allowed.logical_not(), -INFINITY);
   return [=](Q q, Q k, Q v) {
     const auto mask = torch::GradMode::is_enabled() ? bias.to(q.scalar_type()) : allowed;
     return at::scaled_dot_product_attention(q, k, v, mask);
   };
 }
 
-void add_all() {
+void add_all(torch::Device device) {
   using namespace attzoo;
+  const auto add = [device](const Case& c, const Call& own, const Call& other) {
+    ::add(device, c, own, other);
+  };
   const Call dense = [](Q q, Q k, Q v) { return attention(q, k, v).output; };
   const Call own_causal = [](Q q, Q k, Q v) { return attention(q, k, v, causal()).output; };
   const Call local = [](Q q, Q k, Q v) { return attention(q, k, v, window(64, 64)).output; };
@@ -129,7 +133,7 @@ void add_all() {
     }
   }
   const int64_t n = 4096, D = 64;
-  const auto i = torch::arange(n), distance = (i.unsqueeze(1) - i).abs();
+  const auto i = torch::arange(n, device), distance = (i.unsqueeze(1) - i).abs();
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     add({"window64", n, D, dtype, 8, 129.0 / n}, local, aten_masked(distance <= 64));
   }
@@ -148,7 +152,7 @@ void add_all() {
   add({"gqa8to2", n, D, torch::kFloat32, 2}, dense, [](Q q, Q k, Q v) {
     return at::scaled_dot_product_attention(q, k, v, {}, 0.0, false, std::nullopt, true);
   });
-  const auto slopes = alibi_slopes(8);
+  const auto slopes = alibi_slopes(8).to(device);
   const auto bias = (slopes.view({8, 1, 1}) * distance).neg();
   const Call own_alibi = [=](Q q, Q k, Q v) { return attention(q, k, v, alibi(slopes)).output; };
   add({"alibi", n, D}, own_alibi,
@@ -167,8 +171,9 @@ void add_all() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const auto devices = bench::take_devices(argc, argv);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  add_all();
+  for (const auto device : devices) add_all(device);
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -1,5 +1,10 @@
 # Settings of attzoo's own build only; a user's project sees none of this.
 
+# include/attzoo/attzoo.hpp follows the list of mechanisms.
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS support/mechanisms.hpp)
+execute_process(COMMAND "${CMAKE_COMMAND}" "-DROOT=${PROJECT_SOURCE_DIR}"
+  -P "${CMAKE_CURRENT_LIST_DIR}/WriteUmbrella.cmake" COMMAND_ERROR_IS_FATAL ANY)
+
 set(CMAKE_CXX_EXTENSIONS OFF)
 add_compile_options(-Wall -Wextra)
 
@@ -19,20 +24,36 @@ endif()
 set_property(GLOBAL APPEND PROPERTY JOB_POOLS attzoo_compile=${jobs})
 set(CMAKE_JOB_POOL_COMPILE attzoo_compile)
 
-# A precompiled LibTorch, shared by the programs that say REUSE_FROM attzoo_pch.
-option(ATTZOO_PCH "Precompile LibTorch for attzoo's own tests and programs" ON)
+# A precompiled LibTorch, shared by the library and all programs. Position independent for the
+# library's sake, and so are all that use it, or else the compiler would not take it.
+option(ATTZOO_PCH "Precompile LibTorch for attzoo's own library, tests and programs" ON)
 if(ATTZOO_PCH)
   file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp" CONTENT "")
   add_library(attzoo_pch OBJECT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp")
+  set_target_properties(attzoo_pch PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_compile_definitions(attzoo_pch PRIVATE ATTZOO_COMPILED)
   target_link_libraries(attzoo_pch PRIVATE attzoo::attzoo)
-  target_precompile_headers(attzoo_pch PRIVATE <torch/torch.h>)
+  target_precompile_headers(attzoo_pch PRIVATE "${PROJECT_SOURCE_DIR}/support/precompiled.hpp")
 endif()
+
+function(attzoo_use_pch target)
+  if(TARGET attzoo_pch)
+    target_compile_options(${target} PRIVATE ${CMAKE_CXX_COMPILE_OPTIONS_PIC})
+    target_precompile_headers(${target} REUSE_FROM attzoo_pch)
+  endif()
+endfunction()
 
 # An executable on attzoo, compiled with the precompiled LibTorch.
 function(attzoo_add_executable name)
   add_executable(${name} ${ARGN})
-  target_link_libraries(${name} PRIVATE attzoo::attzoo)
-  if(TARGET attzoo_pch)
-    target_precompile_headers(${name} REUSE_FROM attzoo_pch)
-  endif()
+  target_link_libraries(${name} PRIVATE attzoo::compiled)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  attzoo_use_pch(${name})
+endfunction()
+
+# For programs in which correctness counts and speed does not: half the time to compile. The
+# library that they link, and the kernels in any file, are optimised all the same.
+function(attzoo_compile_quickly target)
+  target_compile_options(${target} PRIVATE
+    $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<NOT:$<CONFIG:Debug>>>:-O1>)
 endfunction()

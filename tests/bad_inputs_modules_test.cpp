@@ -14,6 +14,7 @@ namespace attzoo::testing {
 namespace {
 
 constexpr int64_t kModel = 8, kLength = 5, kBatch = 2;
+const std::vector<int64_t> kDoNotDivide{3, 16};  // kModel, or the heads of a group
 
 torch::Tensor good_x() { return torch::ones({kBatch, kLength, kModel}); }
 
@@ -284,122 +285,90 @@ TEST(BadModuleInputs, OfEachCall) {
 
 // ---- options ------------------------------------------------------------------------------------
 
-/// One option of a module set to one bad number: constructed, and called if that works.
-template <class Module, class Options, class Field, class Number>
-void add_option(BadInputs& all, const std::string& who, const Options& good, Field Options::*field,
-                const std::string& name, const std::vector<Number>& values) {
-  for (const Number value : values) {
-    Options options = good;
-    options.*field = value;
-    all.push_back({who + " " + name + "=" + c10::str(value),
-                   [options] {
-                     Module module(options);
-                     module(good_x()).output.sum().template item<double>();
-                   },
-                   {who, name, c10::str(value)}});
-  }
-}
+/// The options of one module with one of them set to one bad number: constructed, and called if
+/// that works. The constructor adds those that most modules share, bad() the module's own.
+template <class Module>
+class OptionCases {
+  using Impl = typename Module::ContainedType;
+  using Options = decltype(Impl::options);
 
-template <class Module, class Options>
-void add_common_options(BadInputs& all, const std::string& who, const Options& good) {
-  const auto set = [&](auto field, const char* name, const auto& values) {
-    add_option<Module>(all, who, good, field, name, values);
-  };
-  set(&Options::d_model, "d_model", kNotPositive);
-  set(&Options::d_model, "d_model", kTooLarge);
-  set(&Options::input_dim, "input_dim", kNotPositive);
-  set(&Options::input_dim, "input_dim", kTooLarge);
-  set(&Options::dropout, "dropout", std::vector<double>{-0.25, 1.5, -1e-300});
-  set(&Options::dropout, "dropout", kNotFinite);
-  if constexpr (requires { good.temperature; }) {
-    set(&Options::temperature, "temperature", std::vector<double>{0, -1, 1e-300, -1e-300});
-    set(&Options::temperature, "temperature", kNotFinite);
+ public:
+  OptionCases(BadInputs& all, const Options& good) : all_(all), good_(good) {
+    bad(&Options::d_model, "d_model", kNotPositive, kTooLarge);
+    bad(&Options::input_dim, "input_dim", kNotPositive, kTooLarge);
+    bad(&Options::dropout, "dropout", std::vector<double>{-0.25, 1.5, -1e-300}, kNotFinite);
+    if constexpr (requires { good.temperature; }) {
+      const std::vector<double> wrong{0, -1, 1e-300, -1e-300};
+      bad(&Options::temperature, "temperature", wrong, kNotFinite);
+    }
+    if constexpr (requires { good.num_heads; }) {
+      bad(&Options::num_heads, "num_heads", kNotPositive, kTooLarge, kDoNotDivide);
+    }
+    if constexpr (requires { good.rope; }) odd_head_size();
   }
-  if constexpr (requires { good.num_heads; }) {
-    set(&Options::num_heads, "num_heads", kNotPositive);
-    set(&Options::num_heads, "num_heads", kTooLarge);
-    set(&Options::num_heads, "num_heads", std::vector<int64_t>{3, 16});  // do not divide 8
+
+  template <class Field, class... Lists>
+  OptionCases& bad(Field Options::*field, const std::string& name, const Lists&... lists) {
+    const auto add = [&](auto value) {
+      Options options = good_;
+      options.*field = value;
+      all_.push_back({who_ + " " + name + "=" + c10::str(value),
+                      [options] {
+                        Module module(options);
+                        module(good_x()).output.sum().template item<double>();
+                      },
+                      {who_, name, c10::str(value)}});
+    };
+    const auto add_all = [&](const auto& values) {
+      for (const auto value : values) add(value);
+    };
+    (add_all(lists), ...);
+    return *this;
   }
-  if constexpr (requires { good.rope; }) {
-    Options odd = good;
+
+ private:
+  void odd_head_size() {
+    Options odd = good_;
     odd.d_model = 7;
     odd.rope = true;
-    if constexpr (requires { good.num_heads; }) odd.num_heads = 1;
-    if constexpr (requires { good.num_query_heads; }) odd.num_query_heads = odd.num_kv_heads = 1;
-    all.push_back(
-        {who + " rope with an odd head size", [odd] { (void)Module(odd); }, {who, "rope", "7"}});
+    if constexpr (requires { odd.num_heads; }) odd.num_heads = 1;
+    if constexpr (requires { odd.num_query_heads; }) odd.num_query_heads = odd.num_kv_heads = 1;
+    all_.push_back(
+        {who_ + " rope with an odd head size", [odd] { (void)Module(odd); }, {who_, "rope", "7"}});
   }
-}
+
+  BadInputs& all_;
+  Options good_;
+  std::string who_ = Impl::kName;
+};
 
 TEST(BadModuleInputs, Options) {
   BadInputs all;
-  add_common_options<VanillaSelfAttention>(all, "VanillaSelfAttention",
-                                           VanillaSelfAttentionOptions{.d_model = kModel});
-  add_common_options<MultiHeadSelfAttention>(
-      all, "MultiHeadSelfAttention",
-      MultiHeadSelfAttentionOptions{.d_model = kModel, .num_heads = 2});
-
+  OptionCases<VanillaSelfAttention>(all, {.d_model = kModel});
+  OptionCases<MultiHeadSelfAttention>(all, {.d_model = kModel, .num_heads = 2});
   using Grouped = GroupedSelfAttentionOptions;
-  const Grouped grouped{.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2};
-  add_common_options<GroupedSelfAttention>(all, "GroupedSelfAttention", grouped);
-  for (const auto& values : {kNotPositive, kTooLarge, {3, 16}}) {
-    add_option<GroupedSelfAttention>(all, "GroupedSelfAttention", grouped,
-                                     &Grouped::num_query_heads, "num_query_heads", values);
-    add_option<GroupedSelfAttention>(all, "GroupedSelfAttention", grouped, &Grouped::num_kv_heads,
-                                     "num_kv_heads", values);
-  }
-
-  using Local = LocalSelfAttentionOptions;
-  const Local local{.d_model = kModel, .num_heads = 2};
-  add_common_options<LocalSelfAttention>(all, "LocalSelfAttention", local);
-  add_option<LocalSelfAttention>(all, "LocalSelfAttention", local, &Local::window_size,
-                                 "window_size", kNotPositive);
-
-  using Dilated = DilatedSelfAttentionOptions;
-  const Dilated dilated{.d_model = kModel, .num_heads = 2};
-  add_common_options<DilatedSelfAttention>(all, "DilatedSelfAttention", dilated);
-  add_option<DilatedSelfAttention>(all, "DilatedSelfAttention", dilated, &Dilated::dilation_rate,
-                                   "dilation_rate", kNotPositive);
-  add_option<DilatedSelfAttention>(all, "DilatedSelfAttention", dilated, &Dilated::window_size,
-                                   "window_size", kNotPositive);
-
-  using Linear = LinearSelfAttentionOptions;
-  const Linear linear{.d_model = kModel, .num_heads = 2};
-  add_common_options<LinearSelfAttention>(all, "LinearSelfAttention", linear);
-  for (const auto& values : {kNotPositive, kTooLarge, {3}}) {
-    add_option<LinearSelfAttention>(all, "LinearSelfAttention", linear, &Linear::feature_dim,
-                                    "feature_dim", values);
-  }
-  add_option<LinearSelfAttention>(all, "LinearSelfAttention", linear, &Linear::eps, "eps",
-                                  std::vector<double>{-1, -1e-300, kNaN, kInf, -kInf});
-
-  using Block = BlockSelfAttentionOptions;
-  const Block block{.d_model = kModel, .num_heads = 2};
-  add_common_options<BlockSelfAttention>(all, "BlockSelfAttention", block);
-  add_option<BlockSelfAttention>(all, "BlockSelfAttention", block, &Block::block_size, "block_size",
-                                 kNotPositive);
-
-  using ALiBi = ALiBiSelfAttentionOptions;
-  const ALiBi alibi{.d_model = kModel, .num_heads = 2};
-  add_common_options<ALiBiSelfAttention>(all, "ALiBiSelfAttention", alibi);
-  add_option<ALiBiSelfAttention>(all, "ALiBiSelfAttention", alibi, &ALiBi::max_seq_len,
-                                 "max_seq_len", kNotPositive);
-
-  using LSH = LSHSelfAttentionOptions;
-  const LSH lsh{.d_model = kModel, .num_heads = 2};
-  add_common_options<LSHSelfAttention>(all, "LSHSelfAttention", lsh);
-  add_option<LSHSelfAttention>(all, "LSHSelfAttention", lsh, &LSH::bucket_size, "bucket_size",
-                               kNotPositive);
-  add_option<LSHSelfAttention>(all, "LSHSelfAttention", lsh, &LSH::num_hashes, "num_hashes",
-                               kNotPositive);
-  add_option<LSHSelfAttention>(all, "LSHSelfAttention", lsh, &LSH::num_hashes, "num_hashes",
-                               kTooLarge);
-
-  using Longformer = LongformerSelfAttentionOptions;
-  const Longformer longformer{.d_model = kModel, .num_heads = 2};
-  add_common_options<LongformerSelfAttention>(all, "LongformerSelfAttention", longformer);
-  add_option<LongformerSelfAttention>(all, "LongformerSelfAttention", longformer,
-                                      &Longformer::window_size, "window_size", kNotPositive);
+  OptionCases<GroupedSelfAttention>(all,
+                                    {.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2})
+      .bad(&Grouped::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Grouped::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide);
+  OptionCases<LocalSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&LocalSelfAttentionOptions::window_size, "window_size", kNotPositive);
+  OptionCases<DilatedSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&DilatedSelfAttentionOptions::dilation_rate, "dilation_rate", kNotPositive)
+      .bad(&DilatedSelfAttentionOptions::window_size, "window_size", kNotPositive);
+  OptionCases<LinearSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&LinearSelfAttentionOptions::feature_dim, "feature_dim", kNotPositive, kTooLarge,
+           std::vector<int64_t>{3})
+      .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
+  OptionCases<BlockSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&BlockSelfAttentionOptions::block_size, "block_size", kNotPositive);
+  OptionCases<ALiBiSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&ALiBiSelfAttentionOptions::max_seq_len, "max_seq_len", kNotPositive);
+  OptionCases<LSHSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
+      .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
+  OptionCases<LongformerSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+      .bad(&LongformerSelfAttentionOptions::window_size, "window_size", kNotPositive);
   expect_all_refused(all, 250);
 }
 

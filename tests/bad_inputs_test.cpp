@@ -1,5 +1,5 @@
-// Bad inputs to every function: attention(), modifiers, masks, RoPE, slopes, lazy weights, files
-// and state dicts. See support/bad_inputs.hpp.
+// Bad inputs to every function: attention(), modifiers, masks, RoPE, slopes, linear attention, lazy
+// weights, files and state dicts. See support/bad_inputs.hpp.
 
 #include "support/bad_inputs.hpp"
 
@@ -432,6 +432,46 @@ TEST(BadInputs, RopeAndSlopes) {
     slopes.add_numbers("num_heads", kTooLarge, [=](int64_t n) { alibi_slopes(n, python); });
   }
   expect_all_refused(slopes.all, 14);
+}
+
+TEST(BadInputs, LinearAttention) {
+  Cases c("linear_attention");
+  const auto q = torch::ones({kB, kH, kL, kD}), k = torch::ones({kB, kH, kS, kD}),
+             v = torch::ones({kB, kH, kS, kD + 1});
+  const auto values = [](const torch::Tensor& good, const std::vector<int64_t>& dims) {
+    auto all = not_floating(good);
+    for (const auto& more : {of_float_dtypes(good), of_wrong_sizes(good, dims)}) {
+      all.insert(all.end(), more.begin(), more.end());
+    }
+    return all;
+  };
+  c.add_tensors("q", values(q, {0, 1, 3}), [=](const auto& t) { run(linear_attention(t, k, v)); });
+  c.add_tensors("k", values(k, {0, 1, 2, 3}),
+                [=](const auto& t) { run(linear_attention(q, t, v)); });
+  c.add_tensors("v", values(v, {0, 1, 2}), [=](const auto& t) { run(linear_attention(q, k, t)); });
+  c.add_numbers("eps", std::vector<double>{-1, -1e-300, kNaN, kInf, -kInf},
+                [=](double n) { run(linear_attention(q, k, v, {.eps = n})); });
+  const auto real = torch::ones({kB, kS}, torch::kBool);
+  auto masks = unreadable(real);
+  for (const auto& more : {of_strange_dtypes(real), of_float_dtypes(real), of_integer_dtypes(real),
+                           of_wrong_sizes(real, {0, 1})}) {
+    masks.insert(masks.end(), more.begin(), more.end());
+  }
+  c.add_tensors("key_padding_mask", masks,
+                [=](const auto& t) { run(linear_attention(q, k, v, {.key_padding_mask = t})); });
+  const auto ids = torch::zeros({kS}, torch::kInt64);
+  auto documents = unreadable(ids);
+  for (const auto& more : {of_strange_dtypes(ids), of_float_dtypes(ids),
+                           BadTensors{of_sizes("size", ids.new_zeros({kS + 1})),
+                                      {"Bool", ids.to(torch::kBool), "Bool"}}}) {
+    documents.insert(documents.end(), more.begin(), more.end());
+  }
+  c.add_tensors("documents", documents,
+                [=](const auto& t) { run(linear_attention(k, k, v, {.documents = {.ids = t}})); });
+  c.add("documents of fewer queries than keys",
+        [=] { run(linear_attention(q, k, v, {.documents = {.ids = ids}})); },
+        {"documents", "L=5", "S=7"});
+  expect_all_refused(c.all, 150);
 }
 
 TEST(BadInputs, MaskFunctions) {

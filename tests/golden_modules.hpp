@@ -2,7 +2,7 @@
 /// \file
 /// Builds any mechanism from the Python constructor arguments that a golden case carries as JSON.
 
-#include <attzoo/attzoo.hpp>
+#include <attzoo/io/json.hpp>
 
 #include <map>
 #include <optional>
@@ -10,6 +10,7 @@
 #include <string>
 
 #include "support/any_attention.hpp"
+#include "support/mechanisms.hpp"
 
 namespace attzoo::testing {
 
@@ -39,16 +40,32 @@ class ConfigReader {
     }
   }
 
-  /// The fields that most mechanisms share.
+  /// Every field that the Python library has a name for, where `o` has it.
   template <class Options>
-  void read_common(Options& o) {
-    if constexpr (requires { o.d_model; }) read("d_model", o.d_model);
-    if constexpr (requires { o.num_heads; }) read("num_heads", o.num_heads);
-    if constexpr (requires { o.temperature; }) read("temperature", o.temperature);
-    if constexpr (requires { o.rope; }) read("rope", o.rope);
-    if constexpr (requires { o.bias; }) read("bias", o.bias);
-    read("input_dim", o.input_dim);
-    read("dropout", o.dropout);
+  void read_all(Options& o) {
+#define ATTZOO_READ(field) \
+  if constexpr (requires { o.field; }) read(#field, o.field)
+    ATTZOO_READ(d_model);
+    ATTZOO_READ(num_heads);
+    ATTZOO_READ(num_query_heads);
+    ATTZOO_READ(num_kv_heads);
+    ATTZOO_READ(input_dim);
+    ATTZOO_READ(feature_dim);
+    ATTZOO_READ(dropout);
+    ATTZOO_READ(bias);
+    ATTZOO_READ(temperature);
+    ATTZOO_READ(rope);
+    ATTZOO_READ(window_size);
+    ATTZOO_READ(dilation_rate);
+    ATTZOO_READ(block_size);
+    ATTZOO_READ(overlap);
+    ATTZOO_READ(bucket_size);
+    ATTZOO_READ(num_hashes);
+    ATTZOO_READ(max_seq_len);
+    ATTZOO_READ(eps);
+    ATTZOO_READ(gate_hidden);
+    ATTZOO_READ(gate_bias);
+#undef ATTZOO_READ
   }
 
   void check_all_read() const {
@@ -62,97 +79,56 @@ class ConfigReader {
   std::set<std::string> read_;
 };
 
-AnyAttention build_module(const std::string& mechanism, const Json& config,
-                          const std::set<std::string>& quirks);
-
-inline AnyAttention build_inner(const Json& wrapped, const std::set<std::string>& quirks) {
-  return build_module(wrapped["mechanism"].string(), wrapped["config"], quirks);
+/// Where attzoo has a way of its own, the Python library's.
+template <class Options>
+void choose_python(Options& o, const std::set<std::string>& quirks) {
+  if constexpr (requires { o.python_blend; }) {
+    o.python_blend = quirks.count("block_overlap_blend") > 0;
+  }
+  if constexpr (requires { o.exact_buckets; }) o.exact_buckets = true;
+  if constexpr (requires { o.python_weights; }) {
+    o.python_weights = true;
+    o.num_heads = 1;
+  }
 }
 
-template <class Module, class Options, class ReadMore>
-AnyAttention build(const Json& config, ReadMore&& read_more) {
+/// The options of a case; the fields named in `inner` are read elsewhere.
+template <class Options>
+Options read_options(const Json& config, const std::set<std::string>& quirks,
+                     std::initializer_list<const char*> inner = {}) {
   Options options;
   ConfigReader reader(config);
-  reader.read_common(options);
-  read_more(reader, options);
-  reader.check_all_read();
-  return erase(Module(options));
-}
-
-inline GateOptions read_gate(const Json& config, std::initializer_list<const char*> inner) {
-  GateOptions options;
-  ConfigReader reader(config);
-  reader.read_common(options);
-  reader.read("gate_hidden", options.gate_hidden);
-  reader.read("gate_bias", options.gate_bias);
+  reader.read_all(options);
   Json::Object ignored;
   for (const char* name : inner) reader.read(name, ignored);
   reader.check_all_read();
+  choose_python(options, quirks);
   return options;
 }
 
+/// Throws UnknownMechanism.
 inline AnyAttention build_module(const std::string& mechanism, const Json& config,
                                  const std::set<std::string>& quirks) {
-  if (mechanism == "vanilla") {
-    return build<VanillaSelfAttention, VanillaSelfAttentionOptions>(config, [](auto&, auto&) {});
-  }
-  if (mechanism == "mhsa") {
-    return build<MultiHeadSelfAttention, MultiHeadSelfAttentionOptions>(config,
-                                                                        [](auto&, auto&) {});
-  }
-  if (mechanism == "grouped") {
-    return build<GroupedSelfAttention, GroupedSelfAttentionOptions>(config, [](auto& r, auto& o) {
-      r.read("num_query_heads", o.num_query_heads);
-      r.read("num_kv_heads", o.num_kv_heads);
-    });
-  }
-  if (mechanism == "local") {
-    return build<LocalSelfAttention, LocalSelfAttentionOptions>(
-        config, [](auto& r, auto& o) { r.read("window_size", o.window_size); });
-  }
-  if (mechanism == "dilated") {
-    return build<DilatedSelfAttention, DilatedSelfAttentionOptions>(
-        config, [](auto& r, auto& o) { r.read("dilation_rate", o.dilation_rate); });
-  }
-  if (mechanism == "block") {
-    return build<BlockSelfAttention, BlockSelfAttentionOptions>(config, [&](auto& r, auto& o) {
-      r.read("block_size", o.block_size);
-      r.read("overlap", o.overlap);
-      o.python_blend = quirks.count("block_overlap_blend") > 0;
-    });
-  }
-  if (mechanism == "alibi") {
-    return build<ALiBiSelfAttention, ALiBiSelfAttentionOptions>(
-        config, [](auto& r, auto& o) { r.read("max_seq_len", o.max_seq_len); });
-  }
-  if (mechanism == "linear") {
-    return build<LinearSelfAttention, LinearSelfAttentionOptions>(config, [](auto& r, auto& o) {
-      r.read("feature_dim", o.feature_dim);
-      r.read("eps", o.eps);
-      o.num_heads = 1;
-      o.python_weights = true;
-    });
-  }
-  if (mechanism == "lsh") {
-    return build<LSHSelfAttention, LSHSelfAttentionOptions>(config, [](auto& r, auto& o) {
-      r.read("bucket_size", o.bucket_size);
-      r.read("num_hashes", o.num_hashes);
-      o.exact_buckets = true;
-    });
-  }
-  if (mechanism == "longformer") {
-    return build<LongformerSelfAttention, LongformerSelfAttentionOptions>(
-        config, [](auto& r, auto& o) { r.read("window_size", o.window_size); });
-  }
-  if (mechanism == "gated") {
-    const auto inner = build_inner(config["attn"], quirks);
-    return erase(GatedSelfAttention(inner, read_gate(config, {"attn"})));
-  }
-  if (mechanism == "combined") {
-    const auto a = build_inner(config["attn_a"], quirks), b = build_inner(config["attn_b"], quirks);
-    return erase(CombinedAttention(a, b, read_gate(config, {"attn_a", "attn_b"})));
-  }
-  throw UnknownMechanism{mechanism};
+  const auto inner = [&](const char* field) {
+    return build_module(config[field]["mechanism"].string(), config[field]["config"], quirks);
+  };
+  const std::string wanted = mechanism == "mhsa" ? "multi_head" : mechanism;
+  AnyAttention built{nullptr};
+  for_each_mechanism([&](const std::string& name, Cost, auto make) {
+    if (name != wanted) return;
+    using Module = decltype(make(Size()));
+    using Config = typename Module::ContainedType::Config;
+    if constexpr (requires(Config c) { c.attn; }) {
+      built = erase(gated(inner("attn"), read_options<GateOptions>(config, quirks, {"attn"})));
+    } else if constexpr (requires(Config c) { c.attn_a; }) {
+      built = erase(combined(inner("attn_a"), inner("attn_b"),
+                             read_options<GateOptions>(config, quirks, {"attn_a", "attn_b"})));
+    } else {
+      built = erase(Module(read_options<Config>(config, quirks)));
+    }
+  });
+  if (built.is_empty()) throw UnknownMechanism{mechanism};
+  return built;
 }
 
 }  // namespace attzoo::testing

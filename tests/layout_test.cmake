@@ -1,44 +1,194 @@
-# A mechanism is one header, one line in the umbrella, one test file and one page. Fails where these
-# disagree, and where kernel/ knows LibTorch.
+# The house is as docs/design.md says: layers include downwards alone, headers are short, and a
+# mechanism is one header with one test, one page and its line in the list.
+#
+#   cmake -DROOT=<the source tree> -P tests/layout_test.cmake
 
 cmake_minimum_required(VERSION 3.25)
-file(STRINGS ${ROOT}/include/attzoo/attzoo.hpp lines REGEX "^#include <attzoo/[a-z_]+\\.hpp>")
-set(included "")
-foreach(line ${lines})
-  string(REGEX REPLACE "^#include <attzoo/([a-z_]+)\\.hpp>.*" "\\1" name ${line})
-  list(APPEND included ${name})
-endforeach()
 
-set(foundation "")
-file(GLOB headers RELATIVE ${ROOT}/include/attzoo ${ROOT}/include/attzoo/*.hpp)
-foreach(header ${headers})
-  string(REGEX REPLACE "\\.hpp$" "" name ${header})
-  if(name STREQUAL attzoo)
+# ---- layers ---------------------------------------------------------------------------------------
+
+# What each layer may include of attzoo. core/ has three: its values; core/cpu/, the CPU's kernels in
+# LibTorch's terms; and the choice of a backend on top of both.
+set(backend_choice dispatch linear_attention)  # of core/
+set(umbrella_includes mechanism module functional io)
+set(mechanism_includes module functional choice core)
+set(module_includes module functional choice core)
+set(functional_includes functional choice core)
+set(io_includes io core)
+set(choice_includes choice cpu core kernel)
+set(cpu_includes cpu core kernel)
+set(core_includes core kernel)
+set(kernel_includes kernel)
+
+function(layer_of path layer)  # path: relative to include/attzoo
+  if(path STREQUAL attzoo.hpp)
+    set(found umbrella)
+  elseif(NOT path MATCHES "/")
+    set(found mechanism)
+  else()
+    string(REGEX REPLACE "/.*" "" found "${path}")
+    cmake_path(GET path STEM name)
+    if(path MATCHES "^core/cpu/")
+      set(found cpu)
+    elseif(found STREQUAL core AND name IN_LIST backend_choice)
+      set(found choice)
+    endif()
+  endif()
+  set(${layer} ${found} PARENT_SCOPE)
+endfunction()
+
+# Appends to `result` what the includes of a file do that its layer may not. Texts, not files, so
+# that the check can itself be checked.
+function(check_includes path text result)
+  set(all ${${result}})
+  layer_of("${path}" layer)
+  string(REGEX MATCHALL "#[ \t]*include[^\n]*" lines "${text}")
+  foreach(line IN LISTS lines)
+    if(NOT line MATCHES "include[ \t]*<([^>]+)>")
+      list(APPEND all "${path}: '${line}' is not of the form <...>")
+      continue()
+    endif()
+    set(target "${CMAKE_MATCH_1}")
+    if(target STREQUAL "torch/torch.h")
+      list(APPEND all "${path} includes all of LibTorch")
+    elseif(layer STREQUAL kernel AND target MATCHES "/" AND NOT target MATCHES "^(attzoo|sys)/")
+      list(APPEND all "${path} knows <${target}>, more than the standard library")
+    elseif(target MATCHES "^attzoo/(.+)$" AND NOT target STREQUAL "attzoo/kernel/compiler.hpp")
+      set(target "${CMAKE_MATCH_1}")
+      layer_of("${target}" below)
+      if(NOT below IN_LIST ${layer}_includes)
+        list(APPEND all "${path} (${layer}) may not include ${target} (${below})")
+      endif()
+    endif()
+  endforeach()
+  set(${result} ${all} PARENT_SCOPE)
+endfunction()
+
+# Every planted include must be found, and no other.
+function(expect_complaint path include)
+  set(found "")
+  check_includes(${path} "#pragma once\n\n#  include <cmath>\n#include ${include}\n// text\n" found)
+  list(LENGTH found count)
+  if(NOT count EQUAL 1)
+    message(SEND_ERROR "the check of layers lets ${path} include ${include}: '${found}'")
+  endif()
+endfunction()
+function(expect_none path include)
+  set(found "")
+  check_includes(${path} "#include ${include}\n" found)
+  if(found)
+    message(SEND_ERROR "the check of layers is too strict: ${found}")
+  endif()
+endfunction()
+expect_complaint(functional/x.ipp "<attzoo/module/self_attention.hpp>")
+expect_complaint(functional/x.hpp "<attzoo/multi_head.hpp>")
+expect_complaint(functional/x.hpp "<attzoo/core/cpu/fused.hpp>")
+expect_complaint(module/x.hpp "<attzoo/io/json.hpp>")
+expect_complaint(module/x.hpp "<attzoo/attzoo.hpp>")
+expect_complaint(local.hpp "<attzoo/multi_head.hpp>")
+expect_complaint(local.hpp "<attzoo/kernel/masks.hpp>")
+expect_complaint(io/x.ipp "<attzoo/functional/rope.hpp>")
+expect_complaint(core/x.hpp "<attzoo/functional/rope.hpp>")
+expect_complaint(core/x.hpp "<attzoo/core/cpu/runtime.hpp>")
+expect_complaint(core/cpu/x.ipp "<attzoo/core/dispatch.hpp>")
+expect_complaint(core/x.hpp "<torch/torch.h>")
+expect_complaint(core/x.hpp "\"checks.hpp\"")
+expect_complaint(kernel/isa/x.inc "<attzoo/core/checks.hpp>")
+expect_complaint(kernel/x.hpp "<ATen/core/Tensor.h>")
+expect_complaint(kernel/x.hpp "<c10/util/Half.h>")
+expect_none(kernel/x.hpp "<sys/syscall.h>")
+expect_none(kernel/isa/x.inc "<attzoo/kernel/math.hpp>")
+expect_none(core/dispatch.ipp "<attzoo/core/cpu/fused.hpp>")
+expect_none(functional/x.hpp "<attzoo/core/dispatch.hpp>")
+expect_none(functional/x.hpp "<attzoo/kernel/compiler.hpp>")
+expect_none(local.hpp "<attzoo/module/self_attention.hpp>")
+
+# ---- all files of include/attzoo -------------------------------------------------------------------
+
+set(include ${ROOT}/include/attzoo)
+set(longest 400)  # lines of a file
+file(GLOB_RECURSE files RELATIVE ${include} ${include}/*)
+set(complaints "")
+foreach(path IN LISTS files)
+  if(NOT path MATCHES "^(|core/|core/cpu/|functional/|io/|kernel/|kernel/isa/|module/)[a-z0-9_]+\\.(hpp|ipp|inc)$")
+    list(APPEND complaints "${path} has no place in include/attzoo")
     continue()
   endif()
-  if(NOT name IN_LIST included)
-    message(SEND_ERROR "include/attzoo/attzoo.hpp does not include ${name}.hpp")
-  endif()
-  if(NOT EXISTS ${ROOT}/tests/${name}_test.cpp)
-    message(SEND_ERROR "tests/${name}_test.cpp is missing")
-  endif()
-  if(NOT name IN_LIST foundation AND NOT EXISTS ${ROOT}/docs/mechanisms/${name}.md)
-    message(SEND_ERROR "docs/mechanisms/${name}.md is missing")
+  file(READ ${include}/${path} text)
+  check_includes(${path} "${text}" complaints)
+  string(REGEX MATCHALL "\n" lines "${text}")
+  list(LENGTH lines count)
+  if(count GREATER longest)
+    list(APPEND complaints "${path} has ${count} lines, more than ${longest}")
   endif()
 endforeach()
+foreach(complaint IN LISTS complaints)
+  message(SEND_ERROR "${complaint}")
+endforeach()
 
+# ---- mechanisms -----------------------------------------------------------------------------------
+
+file(STRINGS ${include}/attzoo.hpp umbrella REGEX "^#include <attzoo/")
+list(TRANSFORM umbrella REPLACE ".*<attzoo/([^>]+)>.*" "\\1")
+file(GLOB mechanisms RELATIVE ${include} ${include}/*.hpp)
+list(REMOVE_ITEM mechanisms attzoo.hpp)
+list(TRANSFORM mechanisms REPLACE "\\.hpp$" "")
+foreach(name IN LISTS mechanisms)
+  foreach(needed tests/${name}_test.cpp docs/mechanisms/${name}.md)
+    if(NOT EXISTS ${ROOT}/${needed})
+      message(SEND_ERROR "${needed} is missing")
+    endif()
+  endforeach()
+  if(NOT ${name}.hpp IN_LIST umbrella)
+    message(SEND_ERROR "include/attzoo/attzoo.hpp does not include ${name}.hpp")
+  endif()
+endforeach()
 file(GLOB pages RELATIVE ${ROOT}/docs/mechanisms ${ROOT}/docs/mechanisms/*.md)
-foreach(page ${pages})
+foreach(page IN LISTS pages)
   string(REGEX REPLACE "\\.md$" "" name ${page})
-  if(NOT EXISTS ${ROOT}/include/attzoo/${name}.hpp)
+  if(NOT name IN_LIST mechanisms)
     message(SEND_ERROR "docs/mechanisms/${page} has no header")
   endif()
 endforeach()
 
-file(GLOB_RECURSE kernel ${ROOT}/include/attzoo/kernel/*)
-foreach(file ${kernel})
-  file(STRINGS ${file} bad REGEX "#include *[<\"](torch|ATen|c10|attzoo/core)/")
-  if(bad)
-    message(SEND_ERROR "${file} knows LibTorch: ${bad}")
+# The umbrella has no line but those of the one list of mechanisms.
+if(EXISTS ${ROOT}/cmake/WriteUmbrella.cmake)
+  execute_process(COMMAND ${CMAKE_COMMAND} -DROOT=${ROOT} -DCHECK=ON
+    -P ${ROOT}/cmake/WriteUmbrella.cmake RESULT_VARIABLE failed ERROR_VARIABLE why)
+  if(failed)
+    message(SEND_ERROR "${why}")
+  endif()
+endif()
+
+# ---- tests ----------------------------------------------------------------------------------------
+
+# A header of functional/, io/ and module/ has the test file of its name, but for these, which say
+# where they are tested.
+set(tested_elsewhere
+  functional/debug=functional/attention
+  functional/result=functional/attention
+  functional/sdpa=functional/attention
+  io/file=io/safetensors
+  module/gate=gated
+  module/inputs=multi_head
+  module/self_attention=module/own_mechanism)
+file(GLOB headers RELATIVE ${include}
+  ${include}/functional/*.hpp ${include}/io/*.hpp ${include}/module/*.hpp)
+list(TRANSFORM headers REPLACE "\\.hpp$" "")
+foreach(entry IN LISTS tested_elsewhere)
+  string(REGEX MATCH "^(.+)=(.+)$" entry ${entry})
+  set(header ${CMAKE_MATCH_1})
+  set(elsewhere_${header} ${CMAKE_MATCH_2})
+  if(NOT header IN_LIST headers OR EXISTS ${ROOT}/tests/${header}_test.cpp)
+    message(SEND_ERROR "tests/layout_test.cmake: ${header} needs no entry in tested_elsewhere")
+  endif()
+endforeach()
+foreach(header IN LISTS headers)
+  set(test ${header})
+  if(DEFINED elsewhere_${header})
+    set(test ${elsewhere_${header}})
+  endif()
+  if(NOT EXISTS ${ROOT}/tests/${test}_test.cpp)
+    message(SEND_ERROR "tests/${test}_test.cpp is missing")
   endif()
 endforeach()

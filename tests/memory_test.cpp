@@ -2,8 +2,10 @@
 // counted in bytes.
 
 #include <gtest/gtest.h>
-#include <attzoo/attzoo.hpp>
 
+#include <functional>
+
+#include "support/mechanisms.hpp"
 #include "support/peak_memory.hpp"
 
 namespace attzoo::testing {
@@ -32,45 +34,29 @@ void expect_linear(
 }
 
 TEST(Memory, IsLinearInEveryMechanism) {
-  const MultiHeadSelfAttention multi_head({.d_model = 32, .num_heads = 2, .dropout = 0});
-  const LocalSelfAttention local({.d_model = 32, .window_size = 64, .num_heads = 2, .dropout = 0});
-  expect_linear("vanilla", VanillaSelfAttention({.d_model = 32, .dropout = 0}));
-  expect_linear("multi_head", multi_head);
-  expect_linear(
-      "grouped",
-      GroupedSelfAttention({.d_model = 32, .num_query_heads = 4, .num_kv_heads = 2, .dropout = 0}));
-  expect_linear("alibi", ALiBiSelfAttention({.d_model = 32, .num_heads = 2, .dropout = 0}));
-  expect_linear("dilated", DilatedSelfAttention(
-                               {.d_model = 32, .dilation_rate = 4, .num_heads = 2, .dropout = 0}));
-  expect_linear("gated", GatedSelfAttention(multi_head));
-  expect_linear("combined", CombinedAttention(multi_head, local));
-  expect_linear("local", local);
+  for_each_mechanism(
+      [](const char* name, Cost, auto make) { expect_linear(name, make({.width = 32})); });
+}
+
+TEST(Memory, IsLinearInOtherForms) {
   expect_linear(
       "dilated in a window",
       DilatedSelfAttention(
           {.d_model = 32, .dilation_rate = 4, .num_heads = 2, .dropout = 0, .window_size = 256}));
-  for (const bool overlap : {false, true}) {
-    expect_linear(
-        "block",
-        BlockSelfAttention(
-            {.d_model = 32, .block_size = 64, .num_heads = 2, .dropout = 0, .overlap = overlap}));
-  }
   expect_linear(
-      "lsh",
+      "overlapping blocks",
+      BlockSelfAttention(
+          {.d_model = 32, .block_size = 64, .num_heads = 2, .dropout = 0, .overlap = true}));
+  expect_linear(
+      "lsh in two rounds",
       LSHSelfAttention(
           {.d_model = 32, .num_heads = 2, .bucket_size = 32, .num_hashes = 2, .dropout = 0}));
-  for (const bool causal : {false, true}) {
-    expect_linear("linear", LinearSelfAttention(
-                                {.d_model = 32, .dropout = 0, .causal = causal, .num_heads = 2}));
-  }
+  expect_linear("causal linear",
+                LinearSelfAttention({.d_model = 32, .dropout = 0, .causal = true, .num_heads = 2}));
   expect_linear(
-      "longformer",
+      "longformer with global tokens",
       LongformerSelfAttention({.d_model = 32, .num_heads = 2, .window_size = 64, .dropout = 0}),
-      [](int64_t n) {
-        auto global = torch::zeros({n}, torch::kBool);
-        global.slice(0, 0, 4) = true;
-        return AttentionInputs{.global_attention = global};
-      });
+      [](int64_t n) { return AttentionInputs{.global_attention = torch::arange(n) < 4}; });
 }
 
 /// Padding and a causal switch cost no n x n either.

@@ -2,22 +2,18 @@
 // them, lets the best one write, and leaves JSON and pictures of the attention patterns.
 
 #include <ATen/Parallel.h>
-#include <dlfcn.h>
-#include <torch/cuda.h>
 
 #include <algorithm>
 #include <cstdio>
 
 #include "report.hpp"
+#include "support/devices.hpp"
 
 namespace demo {
 namespace {
 
 torch::Device choose_device(const std::string& wanted) {
-  // The program links to the CPU part of LibTorch; the CUDA part, if there is one, registers itself
-  // when it is loaded.
-  if (wanted != "cpu") dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
-  const bool cuda = wanted != "cpu" && torch::cuda::is_available();
+  const bool cuda = wanted != "cpu" && attzoo::testing::has_cuda();
   TORCH_CHECK_VALUE(cuda || wanted != "cuda",
                     "attzoo_demo: --device cuda, but this LibTorch sees no CUDA device");
   return cuda ? torch::kCUDA : torch::kCPU;

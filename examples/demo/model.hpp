@@ -1,7 +1,5 @@
 #pragma once
-// The language model, and the list of mechanisms that it is built with.
-
-#include <attzoo/attzoo.hpp>
+// The language model, and the mechanisms that it is built with.
 
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/normalization.h>
@@ -11,107 +9,45 @@
 #include <vector>
 
 #include "options.hpp"
+#include "support/mechanisms.hpp"
 
 namespace demo {
 
-/// A mechanism of the zoo: how to make one transformer block with it. `layer` counts from 0.
+/// A mechanism of the zoo: how to make it, alone or in a transformer block. `layer` counts from 0.
 struct Mechanism {
+  using Make = std::function<torch::nn::AnyModule(const Options&, int64_t layer)>;
   std::string name;
-  std::function<torch::nn::AnyModule(const Options&, int64_t layer)> block;
-  std::function<torch::nn::AnyModule(const Options&, int64_t layer)> attention;
+  Make block, attention;
   bool quadratic;  // costs n^2, whatever its constant
 };
 
-enum class Cost { kQuadratic, kLess };
-
-template <class Make>
-Mechanism mechanism(std::string name, Cost cost, Make make) {
-  return {std::move(name),
-          [make](const Options& o, int64_t layer) {
-            return torch::nn::AnyModule(attzoo::transformer_block(make(o, layer)));
-          },
-          [make](const Options& o, int64_t layer) { return torch::nn::AnyModule(make(o, layer)); },
-          cost == Cost::kQuadratic};
+/// What the options ask of a mechanism. Another rate of dilation in every layer, so that residues
+/// mix.
+inline attzoo::testing::Size size_of(const Options& o, int64_t layer) {
+  return {.width = o.width,
+          .heads = o.heads,
+          .span = 32,
+          .dilation = 2 + layer,
+          .hashes = 2,
+          .overlap = true,
+          .causal = true};
 }
 
 inline std::vector<Mechanism> all_mechanisms() {
-  using namespace attzoo;
-  const auto multi_head = [](const Options& o) {
-    return MultiHeadSelfAttention(
-        {.d_model = o.width, .num_heads = o.heads, .dropout = 0, .causal = true});
-  };
-  const auto local = [](const Options& o) {
-    return LocalSelfAttention({.d_model = o.width,
-                               .window_size = 32,
-                               .num_heads = o.heads,
-                               .dropout = 0,
-                               .causal = true});
-  };
-  return {
-      mechanism("vanilla", Cost::kQuadratic,
-                [](const Options& o, int64_t) {
-                  return VanillaSelfAttention({.d_model = o.width, .dropout = 0, .causal = true});
-                }),
-      mechanism("multi_head", Cost::kQuadratic,
-                [=](const Options& o, int64_t) { return multi_head(o); }),
-      mechanism("grouped", Cost::kQuadratic,
-                [](const Options& o, int64_t) {
-                  return GroupedSelfAttention({.d_model = o.width,
-                                               .num_query_heads = o.heads,
-                                               .num_kv_heads = o.heads % 2 == 0 ? o.heads / 2 : 1,
-                                               .dropout = 0,
-                                               .causal = true});
-                }),
-      mechanism("local", Cost::kLess, [=](const Options& o, int64_t) { return local(o); }),
-      mechanism("dilated", Cost::kQuadratic,  // another rate in every layer, so that residues mix
-                [](const Options& o, int64_t layer) {
-                  return DilatedSelfAttention({.d_model = o.width,
-                                               .dilation_rate = 2 + layer,
-                                               .num_heads = o.heads,
-                                               .dropout = 0,
-                                               .causal = true});
-                }),
-      mechanism("block", Cost::kLess,
-                [](const Options& o, int64_t) {
-                  return BlockSelfAttention({.d_model = o.width,
-                                             .block_size = 32,
-                                             .num_heads = o.heads,
-                                             .dropout = 0,
-                                             .overlap = true,
-                                             .causal = true});
-                }),
-      mechanism("alibi", Cost::kQuadratic,
-                [](const Options& o, int64_t) {
-                  return ALiBiSelfAttention(
-                      {.d_model = o.width, .num_heads = o.heads, .dropout = 0, .causal = true});
-                }),
-      mechanism("linear", Cost::kLess,
-                [](const Options& o, int64_t) {
-                  return LinearSelfAttention(
-                      {.d_model = o.width, .dropout = 0, .causal = true, .num_heads = o.heads});
-                }),
-      mechanism("lsh", Cost::kLess,
-                [](const Options& o, int64_t) {
-                  return LSHSelfAttention({.d_model = o.width,
-                                           .num_heads = o.heads,
-                                           .bucket_size = 16,
-                                           .num_hashes = 2,
-                                           .dropout = 0,
-                                           .causal = true});
-                }),
-      mechanism("longformer", Cost::kLess,
-                [](const Options& o, int64_t) {
-                  return LongformerSelfAttention({.d_model = o.width,
-                                                  .num_heads = o.heads,
-                                                  .window_size = 32,
-                                                  .dropout = 0,
-                                                  .causal = true});
-                }),
-      mechanism("gated", Cost::kQuadratic,
-                [=](const Options& o, int64_t) { return gated(multi_head(o)); }),
-      mechanism("combined", Cost::kQuadratic,
-                [=](const Options& o, int64_t) { return combined(local(o), multi_head(o)); }),
-  };
+  using namespace attzoo::testing;
+  std::vector<Mechanism> all;
+  for_each_mechanism([&](const char* name, Cost cost, auto make) {
+    all.push_back({name,
+                   [make](const Options& o, int64_t layer) {
+                     auto block = attzoo::transformer_block(make(size_of(o, layer)));
+                     return torch::nn::AnyModule(block);
+                   },
+                   [make](const Options& o, int64_t layer) {
+                     return torch::nn::AnyModule(make(size_of(o, layer)));
+                   },
+                   cost == Cost::kQuadratic});
+  });
+  return all;
 }
 
 /// Bytes in, logits of the next byte out. A token's embedding is that of its byte, of the byte

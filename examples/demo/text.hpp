@@ -21,11 +21,13 @@ struct Text {
 
 inline std::vector<std::string> project_files(const std::filesystem::path& root) {
   std::vector<std::string> files;
-  for (const char* folder : {"include", "tests", "examples", "bench", "docs", "cmake"}) {
+  for (const char* folder :
+       {"include", "src", "support", "tests", "examples", "bench", "docs", "cmake"}) {
     if (!std::filesystem::is_directory(root / folder)) continue;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(root / folder)) {
       const auto type = entry.path().extension();
-      if (type == ".hpp" || type == ".cpp" || type == ".inc" || type == ".md" || type == ".cmake") {
+      if (type == ".hpp" || type == ".cpp" || type == ".inc" || type == ".ipp" || type == ".md" ||
+          type == ".cmake") {
         files.push_back(entry.path().string());
       }
     }

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "model.hpp"
-#include "tests/support/peak_memory.hpp"
+#include "support/peak_memory.hpp"
 #include "text.hpp"
 
 namespace demo {

@@ -17,6 +17,7 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>
+#include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/rope.hpp>

@@ -8,16 +8,34 @@ rm -rf "$work"
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 
+# The library attzoo::compiled is built in each way; with ccache, once.
+if command -v ccache >/dev/null; then
+  export CMAKE_CXX_COMPILER_LAUNCHER=ccache
+fi
+
 cmake -S "$source" -B "$work/attzoo" -DCMAKE_PREFIX_PATH="$torch" -DATTZOO_PCH=OFF
+cmake --install "$work/attzoo" --prefix "$work/headers"  # nothing built: headers alone
+cmake --build "$work/attzoo" --target attzoo_compiled -j 2
 cmake --install "$work/attzoo" --prefix "$work/prefix"
 
 for way in add_subdirectory find_package fetch_content; do
   cmake -S "$source/tests/consumers/$way" -B "$work/$way" -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_PREFIX_PATH="$torch;$work/prefix" -DATTZOO_SOURCE_DIR="$source"
   cmake --build "$work/$way" -j 2
-  "$work/$way/consumer"
-  echo "consumer by $way: ok"
+  for program in header_only compiled mixed; do
+    "$work/$way/consumer_$program"
+    echo "consumer by $way, $program: ok"
+  done
 done
+
+# A package that was installed without building anything lacks the component.
+if cmake -S "$source/tests/consumers/find_package" -B "$work/headers_only" \
+    -DCMAKE_PREFIX_PATH="$torch;$work/headers" >"$work/headers_only.log" 2>&1; then
+  echo "the component compiled should be missing" >&2
+  exit 1
+fi
+grep -q "compiled" "$work/headers_only.log"
+echo "consumer of a package without attzoo::compiled: is told"
 
 # Without a build type one line says so, and Clang, which cannot optimise the kernels alone,
 # optimises what uses them.

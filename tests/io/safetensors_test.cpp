@@ -43,8 +43,10 @@ class SafeTensorsTest : public ::testing::Test {
 
 TEST_F(SafeTensorsTest, RoundTripOfEveryDtype) {
   std::map<std::string, torch::Tensor> tensors;
-  for (const auto& [name, dtype] : core::kSafeTensorsDtypes) {
-    tensors[name] = torch::randn({3, 4}).mul(3).to(dtype);
+  for (const auto dtype :
+       {torch::kFloat64, torch::kFloat32, torch::kHalf, torch::kBFloat16, torch::kInt64,
+        torch::kInt32, torch::kInt16, torch::kInt8, torch::kUInt8, torch::kBool}) {
+    tensors[c10::toString(dtype)] = torch::randn({3, 4}).mul(3).to(dtype);
   }
   tensors["scalar"] = torch::tensor(3.5);
   tensors["empty"] = torch::empty({0, 7});

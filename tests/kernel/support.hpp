@@ -2,11 +2,14 @@
 // What the kernel tests share. They are also compiled with -ffast-math, under which std::isnan is
 // always false, and so is a comparison with infinity: numbers are then compared by their bits.
 
+#include <gtest/gtest.h>
 #include <attzoo/kernel/problem.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <thread>
 #include <vector>
@@ -64,6 +67,84 @@ Buffer<T> random_numbers(size_t n, unsigned seed) {
   out.resize(n);
   for (auto& x : out) x = static_cast<T>(normal(random));
   return out;
+}
+
+/// A buffer [B, heads, length, features], contiguous.
+template <class T>
+View view(Buffer<T>& x, int heads, int length, int features, DType half = DType::kBFloat16) {
+  return {.data = x.data(),
+          .dtype = sizeof(T) == 8   ? DType::kFloat64
+                   : sizeof(T) == 4 ? DType::kFloat32
+                                    : half,
+          .b = int64_t{heads} * length * features,
+          .h = int64_t{length} * features,
+          .n = features,
+          .d = 1};
+}
+
+struct Sizes {
+  int B, H, Hkv, L, S, D, Dv;
+  size_t count(int heads, int length, int features) const {
+    return static_cast<size_t>(B * heads) * static_cast<size_t>(length * features);
+  }
+};
+
+/// The tensors of one attention problem and its gradients; queries, keys and values are of type In.
+template <class T, class In = T>
+struct Tensors {
+  Sizes n;
+  double dropout;
+  Buffer<In> q, k, v;
+  Buffer<T> grad, grad_lse, output, lse, gq, gk, gv;
+
+  explicit Tensors(const Sizes& sizes, double p = 0) : n(sizes), dropout(p) {
+    q.resize(n.count(n.H, n.L, n.D));
+    k.resize(n.count(n.Hkv, n.S, n.D));
+    v.resize(n.count(n.Hkv, n.S, n.Dv));
+    output.resize(n.count(n.H, n.L, n.Dv));
+    lse.resize(n.count(n.H, n.L, 1));
+    grad.resize(output.size());
+    grad_lse.resize(lse.size());
+    gq.resize(q.size());
+    gk.resize(n.count(n.Hkv, n.S, padded(n.D)));
+    gv.resize(n.count(n.Hkv, n.S, padded(n.Dv)));
+  }
+
+  Problem<T> problem(T scale) {
+    return {.q = view(q, n.H, n.L, n.D),
+            .k = view(k, n.Hkv, n.S, n.D),
+            .v = view(v, n.Hkv, n.S, n.Dv),
+            .output = view(output, n.H, n.L, n.Dv),
+            .lse = lse.data(),
+            .B = n.B,
+            .H = n.H,
+            .Hkv = n.Hkv,
+            .L = n.L,
+            .S = n.S,
+            .D = n.D,
+            .Dv = n.Dv,
+            .scale = scale,
+            .dropout = dropout,
+            .seed = 99};
+  }
+  Gradients<T> gradients() {
+    std::fill(gk.begin(), gk.end(), T(0));
+    std::fill(gv.begin(), gv.end(), T(0));
+    return {.grad_output = view(grad, n.H, n.L, n.Dv),
+            .grad_q = view(gq, n.H, n.L, n.D),
+            .grad_lse = grad_lse.data(),
+            .grad_k = view(gk, n.Hkv, n.S, padded(n.D)),
+            .grad_v = view(gv, n.Hkv, n.S, padded(n.Dv))};
+  }
+};
+
+template <class T, class In>
+void expect_same_bits(const Tensors<T, In>& a, const Tensors<T, In>& b) {
+  EXPECT_TRUE(a.output == b.output);
+  EXPECT_TRUE(a.lse == b.lse);
+  EXPECT_TRUE(a.gq == b.gq);
+  EXPECT_TRUE(a.gk == b.gk);
+  EXPECT_TRUE(a.gv == b.gv);
 }
 
 inline uint32_t bits(float x) { return __builtin_bit_cast(uint32_t, x); }

@@ -1,10 +1,11 @@
 #pragma once
 /// \file
-/// Whether attention on this thread runs by its definition; functional/debug.hpp has the guard.
+/// Whether this thread computes attention by its definition.
 
 namespace attzoo::core {
 
-/// The same variable in header-only and in compiled programs, so it is always inline.
+/// True while an EagerReferenceGuard (functional/debug.hpp) lives on this thread: attention and
+/// linear attention then run by definition, everything n x n in memory.
 inline bool& eager_reference() {
   static thread_local bool on = false;
   return on;

@@ -35,7 +35,7 @@ struct TensorGradient {
 
 /// Who attends to whom, of any type; a default constructed one lets everybody.
 struct Mask {
-  std::shared_ptr<const void> self;
+  std::shared_ptr<const void> self = nullptr;
   /// Fills `out`, empty before, with the keys that these queries reach (schedule.hpp).
   void (*reach)(const void* self, const Rows&, Segments&) = nullptr;
   /// out[j * lanes + i] = 1 where lane i may attend to key j of the tile, else 0.
@@ -61,7 +61,7 @@ ATTZOO_API Mask tiled(Mask mask, std::shared_ptr<const TileCover> tiles);
 /// How scores change, of any type; a default constructed one does not change them.
 template <class T>
 struct Score {
-  std::shared_ptr<const void> self;
+  std::shared_ptr<const void> self = nullptr;
   /// s = f(s) on a tile; `slope`, unless null, is multiplied by f'(s).
   void (*modify)(const void* self, const TilePosition&, T* s, T* slope) = nullptr;
   /// Takes ds, the gradients of the scores after f, to those of the scores before it, s, in place.

@@ -3,80 +3,35 @@
 #include <gtest/gtest.h>
 #include <attzoo/kernel/attention.hpp>
 
+#include "modifiers.hpp"
 #include "support.hpp"
 
 namespace attzoo::kernel {
 namespace {
 
-struct Sizes {
-  int B, H, Hkv, L, S, D, Dv;
-};
+constexpr double kScale = 0.4;
 
-/// One problem and its gradients, in memory of its own.
 template <class T>
-struct Case {
-  Sizes n;
-  double dropout;
-  Buffer<T> q, k, v, grad, grad_lse, output, lse, gq, gk, gv;
+struct Case : Tensors<T> {
+  using Base = Tensors<T>;
+  using Base::n, Base::q, Base::k, Base::v, Base::grad, Base::grad_lse, Base::output, Base::lse,
+      Base::gq, Base::gk, Base::gv, Base::dropout;
 
-  Case(const Sizes& sizes, double p) : n(sizes), dropout(p) {
-    const auto count = [&](int heads, int length, int features) {
-      return static_cast<size_t>(n.B) * static_cast<size_t>(heads * length * features);
-    };
-    q = random_numbers<T>(count(n.H, n.L, n.D), 1);
-    k = random_numbers<T>(count(n.Hkv, n.S, n.D), 2);
-    v = random_numbers<T>(count(n.Hkv, n.S, n.Dv), 3);
-    grad = random_numbers<T>(count(n.H, n.L, n.Dv), 4);
-    grad_lse = random_numbers<T>(count(n.H, n.L, 1), 5);
-    output.resize(grad.size());
-    lse.resize(grad_lse.size());
-    gq.resize(q.size());
-    gk.resize(count(n.Hkv, n.S, padded(n.D)));
-    gv.resize(count(n.Hkv, n.S, padded(n.Dv)));
+  explicit Case(const Sizes& sizes, double p = 0) : Base(sizes, p) {
+    unsigned seed = 0;
+    for (auto* x : {&q, &k, &v, &grad, &grad_lse}) *x = random_numbers<T>(x->size(), ++seed);
   }
 
-  template <class Number>
-  static View view(Buffer<Number>& x, int heads, int length, int features,
-                   DType dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32) {
-    return {x.data(), dtype, int64_t{heads} * length * features, int64_t{length} * features,
-            features, 1};
-  }
+  Problem<T> problem() { return Base::problem(T(kScale)); }
 
-  Problem<T> problem() {
-    return {view(q, n.H, n.L, n.D),
-            view(k, n.Hkv, n.S, n.D),
-            view(v, n.Hkv, n.S, n.Dv),
-            view(output, n.H, n.L, n.Dv),
-            lse.data(),
-            n.B,
-            n.H,
-            n.Hkv,
-            n.L,
-            n.S,
-            n.D,
-            n.Dv,
-            T(0.4),
-            dropout,
-            99};
-  }
-  Gradients<T> gradients() {
-    std::fill(gk.begin(), gk.end(), T(0));
-    std::fill(gv.begin(), gv.end(), T(0));
-    return {view(grad, n.H, n.L, n.Dv), view(gq, n.H, n.L, n.D), grad_lse.data(),
-            view(gk, n.Hkv, n.S, padded(n.D)), view(gv, n.Hkv, n.S, padded(n.Dv))};
-  }
-
-  template <class Mask, class Score>
-  void run(const Mask& mask, const Score& score, int threads) {
+  void run(const Modifiers<T>& m, int threads) {
     Threads runtime(threads);
-    const MaskAndScore<Mask, Score> modifiers{mask, score};
-    forward(problem(), modifiers, runtime);
-    backward(problem(), modifiers, gradients(), runtime);
+    attend(problem(), m, runtime);
+    attend_backward(problem(), m, this->gradients(), runtime);
   }
 
   /// The definition, pair by pair, in float64.
-  template <class Mask, class Score>
-  void expect_definition(const Mask& mask, const Score& score, double tolerance) {
+  void expect_definition(const AnyMask& mask, const AnyScore<T>& score, double tolerance) {
     std::vector<double> dq(q.size()), dk(k.size()), dv(v.size());
     const auto S = static_cast<size_t>(n.S);
     constexpr double kForbidden = -1e300;  // anything below it, too
@@ -93,8 +48,8 @@ struct Case {
             const auto at = static_cast<size_t>(j);
             double x = 0;
             for (int d = 0; d < n.D; ++d) x += double(q[row * n.D + d]) * k[key(j) * n.D + d];
-            const auto y = score(Dual<double>(0.4 * x, 1), I{b}, I{h}, I{i}, I{j});
-            s[at] = mask(b, h, i, j) ? y.v : kForbidden;
+            const auto y = score.pair(Dual<double>(kScale * x, 1), I{b}, I{h}, I{i}, I{j});
+            s[at] = mask.pair(b, h, i, j) ? y.v : kForbidden;
             slope[at] = y.d;
             max = std::max(max, s[at]);
             const auto bits = dropout_bits<int64_t>(dropout_row_key<int64_t>(99, b, h, i), j);
@@ -123,7 +78,7 @@ struct Case {
               dv[key(j) * n.Dv + d] += w[j] * factor[j] * grad[row * n.Dv + d];
             }
             if (w[j] == 0) continue;
-            const double ds = 0.4 * w[j] * (dp * factor[j] - delta) * slope[j];
+            const double ds = kScale * w[j] * (dp * factor[j] - delta) * slope[j];
             for (int d = 0; d < n.D; ++d) {
               dq[row * n.D + d] += ds * k[key(j) * n.D + d];
               dk[key(j) * n.D + d] += ds * q[row * n.D + d];
@@ -144,92 +99,116 @@ struct Case {
   }
 };
 
-template <class T, class Mask, class Score>
-void check(const char* what, const Sizes& n, const Mask& mask, const Score& score,
-           double dropout = 0) {
+template <class T>
+void check(const char* what, const Sizes& n, const AnyMask& mask,
+           const AnyScore<T>& score = unchanged<T>(), double dropout = 0) {
   SCOPED_TRACE(what);
   Case<T> c(n, dropout);
-  c.run(mask, score, 2);
+  c.run({mask.mask, score.score}, 2);
   c.expect_definition(mask, score, sizeof(T) == 8 ? 1e-12 : 3e-5);
 }
 
-const Window kCausal{0, 1 << 30, 0};
+AnyMask window(int shift, int left, int right) { return mask_of(Window{shift, left, right}); }
+AnyMask causal() { return window(0, 1 << 30, 0); }
 
-TEST(Kernel, IsTheDefinition) {
-  constexpr auto kLambda = [](auto s, auto, auto h, auto q, auto kv) {
+TEST(Attention, IsTheDefinition) {
+  const auto all = everybody();
+  check<double>("dense", {2, 4, 2, 37, 45, 20, 9}, all);
+  check<float>("dense in float", {1, 2, 1, 100, 90, 64, 64}, all);
+  check<double>("dropout", {2, 2, 1, 37, 45, 8, 5}, all, unchanged<double>(), 0.3);
+  const auto softcap = score_of<double>(Softcap{2});
+  check("window", {1, 2, 1, 150, 150, 16, 16}, window(0, 5, 3), softcap);
+  check("window, more keys", {1, 2, 1, 100, 150, 16, 16}, window(50, 5, 3), softcap);
+  check<double>("more queries than keys", {1, 1, 1, 150, 100, 8, 8}, window(-50, 1 << 30, 0));
+  check<double>("dilated", {1, 2, 2, 130, 123, 8, 8},
+                mask_of(Dilated{-7, 3}) && window(-7, 20, 1 << 30), unchanged<double>(), 0.2);
+  check<double>("not", {1, 2, 2, 130, 130, 8, 8}, !window(0, 20, 20));
+  check<float>("softcap in float", {1, 2, 1, 70, 75, 8, 8}, causal(), score_of<float>(Softcap{2}));
+}
+
+TEST(Attention, WithCallablesIsTheDefinition) {
+  const auto lambda = [](auto s, auto, auto h, auto q, auto kv) {
     using std::tanh;
     return 2.0 * tanh(s / 2.0) - 0.02 * (h + 1) * (q - kv);
   };
-  const ScoreFunction<decltype(kLambda)> lambda{kLambda, 0};
-  check<double>("dense", {2, 4, 2, 37, 45, 20, 9}, Full{}, IdentityScore{});
-  check<float>("dense in float", {1, 2, 1, 100, 90, 64, 64}, Full{}, IdentityScore{});
-  check<double>("dropout", {2, 2, 1, 37, 45, 8, 5}, Full{}, IdentityScore{}, 0.3);
-  check<double>("causal, callable", {1, 2, 2, 130, 130, 8, 8}, kCausal, lambda);
-  check<float>("causal, callable in float", {1, 2, 2, 130, 130, 8, 8}, kCausal, lambda);
-  check<double>("window", {1, 2, 1, 150, 150, 16, 16}, Window{0, 5, 3}, Softcap{2});
-  check<double>("window, more keys", {1, 2, 1, 100, 150, 16, 16}, Window{50, 5, 3}, Softcap{2});
-  check<double>("more queries than keys", {1, 1, 1, 150, 100, 8, 8}, Window{-50, 1 << 30, 0},
-                IdentityScore{});
-  check<double>("dilated", {1, 2, 2, 130, 123, 8, 8},
-                And<Dilated, Window>{{-7, 3}, {-7, 20, 1 << 30}}, IdentityScore{}, 0.2);
-  check<double>("blocks", {1, 2, 2, 130, 130, 8, 8}, Blocks{0, 20, 27, -3, 1 << 30}, lambda);
-  check<double>("not", {1, 2, 2, 130, 130, 8, 8}, Not<Window>{{0, 20, 20}}, IdentityScore{});
-  constexpr auto kScore = [](auto s, auto, auto, auto q, auto kv) {
+  const auto score = [](auto s, auto, auto, auto q, auto kv) {
     using std::exp;
     return where((q + kv) % 5 == 0, -std::numeric_limits<double>::infinity() + 0 * s,
                  exp(0.25 * s) - 1 / (1 + s * s));
   };
-  constexpr auto kMask = [](auto, auto, auto q, auto kv) { return (q - kv) % 3 == 0; };
-  const ScoreFunction<decltype(kScore)> score{kScore, 0};
-  const MaskFunction<decltype(kMask)> mask{kMask, 0};
-  check<double>("callables", {1, 2, 1, 70, 75, 8, 8}, mask, score);
-  check<float>("callables in float", {1, 2, 1, 70, 75, 8, 8}, mask, score);
-  check<float>("softcap in float", {1, 2, 1, 70, 75, 8, 8}, kCausal, Softcap{2});
+  const auto mask =
+      mask_of(CallableMask{[](auto, auto, auto q, auto kv) { return (q - kv) % 3 == 0; }, 0});
+  const auto both = [&]<class T>(T) {
+    const auto capped = score_of<T>(CallableScore{lambda, 0});
+    check("causal", {1, 2, 2, 130, 130, 8, 8}, causal(), capped);
+    check("blocks", {1, 2, 2, 130, 130, 8, 8}, mask_of(Blocks{0, 20, 27, -3, 1 << 30}), capped);
+    check("two", {1, 2, 1, 70, 75, 8, 8}, mask, score_of<T>(CallableScore{score, 0}));
+  };
+  both(float());
+  both(double());
 }
 
-TEST(Kernel, AllHeadDims) {
+TEST(Attention, WithCompositionsIsTheDefinition) {
+  const auto thirds =
+      mask_of(CallableMask{[](auto, auto, auto q, auto kv) { return (q - kv) % 3 == 0; }, 0});
+  const auto shifted = [](auto s, auto, auto, auto q, auto kv) { return s - 0.1 * (q - kv); };
+  const auto both = [&]<class T>(T) {
+    const Sizes n{2, 2, 1, 90, 100, 8, 8};
+    T slopes[] = {T(0.25), T(0.125)};
+    double same[] = {0.25, 0.125};
+    const auto score = score_of<T>(Softcap{3}) + score_of<T>(CallableScore{shifted, 0}) +
+                       score_of<T>(Alibi<T>{10, slopes, 1}, Alibi<double>{10, same, 1}) +
+                       score_of<T>(Softcap{2});
+    check("and", n, (window(10, 40, 3) && thirds) || mask_of(Prefix{7}), score);
+    check("not", n, !(thirds || window(10, 5, 5)) && window(10, 1 << 30, 0), score);
+    check("nobody", n, !everybody(), score);
+  };
+  both(float());
+  both(double());
+}
+
+TEST(Attention, AllHeadDims) {
   for (const int d : {1, 2, 3, 5, 31, 59, 111, 257}) {
-    check<double>("D and Dv", {1, 1, 1, 33, 40, d, 1 + d % 7}, Full{}, IdentityScore{});
-    check<float>("D and Dv in float", {1, 1, 1, 33, 40, 1 + d % 5, d}, kCausal, IdentityScore{});
+    check<double>("D and Dv", {1, 1, 1, 33, 40, d, 1 + d % 7}, everybody());
+    check<float>("D and Dv in float", {1, 1, 1, 33, 40, 1 + d % 5, d}, causal());
   }
 }
 
-TEST(Kernel, AllLengths) {
+TEST(Attention, AllLengths) {
   for (const int n : {1, 2, 15, 16, 17, 31, 47, 48, 49, 63, 64, 65, 97, 129}) {
-    check<double>("L", {1, 1, 1, n, 50, 4, 4}, Full{}, IdentityScore{});
-    check<double>("S", {1, 1, 1, 50, n, 4, 4}, Full{}, IdentityScore{});
+    check<double>("L", {1, 1, 1, n, 50, 4, 4}, everybody());
+    check<double>("S", {1, 1, 1, 50, n, 4, 4}, everybody());
   }
 }
 
 /// One head of one sequence is split into chunks, whose gradients are added up in a fixed order.
-TEST(Kernel, ResultsDoNotDependOnThreads) {
+TEST(Attention, ResultsDoNotDependOnThreads) {
   const Sizes n{1, 1, 1, 1100, 1100, 16, 16};
-  const auto results = [&](auto mask, int threads) {
-    Case<float> c(n, 0.1);
-    c.run(mask, Softcap{5}, threads);
-    return std::tuple(c.output, c.lse, c.gq, c.gk, c.gv);
-  };
-  const auto all = [&](auto mask) {
-    const auto one = results(mask, 1);
+  const auto all = [&](const AnyMask& mask) {
+    const Modifiers<float> m{mask.mask, make_score<float>(Softcap{5})};
+    Case<float> one(n, 0.1);
+    one.run(m, 1);
     for (int repeat = 0; repeat < 50; ++repeat) {
-      EXPECT_TRUE(one == results(mask, repeat % 3 == 0 ? 1 : repeat % 3 == 1 ? 2 : 8));
+      Case<float> other(n, 0.1);
+      other.run(m, repeat % 3 == 0 ? 1 : repeat % 3 == 1 ? 2 : 8);
+      expect_same_bits<float, float>(one, other);
     }
   };
-  all(Window{0, 64, 64});
-  all(Or<Window, Prefix>{{0, 30, 0}, {40}});
+  all(window(0, 64, 64));
+  all(window(0, 30, 0) || mask_of(Prefix{40}));
 }
 
-TEST(Kernel, OneHeadInChunksIsTheDefinition) {
-  check<double>("dense", {1, 1, 1, 700, 700, 4, 4}, Full{}, IdentityScore{});
-  check<double>("causal", {1, 2, 1, 700, 700, 4, 4}, kCausal, IdentityScore{});
-  check<double>("window", {1, 1, 1, 700, 700, 4, 4}, Window{0, 20, 10}, IdentityScore{});
+TEST(Attention, OneHeadInChunksIsTheDefinition) {
+  check<double>("dense", {1, 1, 1, 700, 700, 4, 4}, everybody());
+  check<double>("causal", {1, 2, 1, 700, 700, 4, 4}, causal());
+  check<double>("window", {1, 1, 1, 700, 700, 4, 4}, window(0, 20, 10));
 }
 
 /// bfloat16 and float16, on memory that ends with the last number.
-TEST(Kernel, HalfTypesAreTheirFloats) {
+TEST(Attention, HalfTypesAreTheirFloats) {
   for (const auto dtype : {DType::kBFloat16, DType::kFloat16}) {
     for (const int features : {1, 7, 8, 31, 64}) {
-      Case<float> wide({1, 2, 1, 40, 50, features, features}, 0);
+      Case<float> wide({1, 2, 1, 40, 50, features, features});
       Case<float> half = wide;
       Buffer<uint16_t> q, k, v, grad;
       const auto convert = [&](Buffer<float>& from, Buffer<uint16_t>& to) {
@@ -245,31 +224,28 @@ TEST(Kernel, HalfTypesAreTheirFloats) {
       convert(wide.k, k);
       convert(wide.v, v);
       convert(wide.grad, grad);
-      wide.run(kCausal, IdentityScore{}, 2);
+      const Modifiers<float> modifiers{causal().mask, {}};
+      wide.run(modifiers, 2);
       auto p = half.problem();
       auto g = half.gradients();
-      const auto view = [&](auto& x, int heads, int length) {
-        return Case<float>::view(x, heads, length, features, dtype);
-      };
-      p.q = view(q, 2, 40);
-      p.k = view(k, 1, 50);
-      p.v = view(v, 1, 50);
-      g.grad_output = view(grad, 2, 40);
+      p.q = view(q, 2, 40, features, dtype);
+      p.k = view(k, 1, 50, features, dtype);
+      p.v = view(v, 1, 50, features, dtype);
+      g.grad_output = view(grad, 2, 40, features, dtype);
       Threads runtime(2);
-      const MaskAndScore<Window, IdentityScore> modifiers{kCausal, {}};
-      forward(p, modifiers, runtime);
-      backward(p, modifiers, g, runtime);
+      attend(p, modifiers, runtime);
+      attend_backward(p, modifiers, g, runtime);
       if (isa() == Isa::kAmx && dtype == DType::kBFloat16) continue;  // rounds between the products
-      EXPECT_TRUE(half.output == wide.output && half.lse == wide.lse) << features;
-      EXPECT_TRUE(half.gq == wide.gq && half.gk == wide.gk && half.gv == wide.gv) << features;
+      SCOPED_TRACE(features);
+      expect_same_bits<float, float>(half, wide);
     }
   }
 }
 
 /// Whatever such a query and its cotangents are: nothing of it reaches another gradient, and its
 /// own is 0.
-template <class T, class Mask>
-void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
+template <class T>
+void expect_no_part(const char* what, const Sizes& n, const AnyMask& mask) {
   SCOPED_TRACE(what);
   constexpr T kNan = std::numeric_limits<T>::quiet_NaN();
   constexpr T kInf = std::numeric_limits<T>::infinity();
@@ -277,7 +253,7 @@ void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
   const auto has_key = [&](size_t row) {
     const int i = static_cast<int>(row), q = i % n.L, h = i / n.L % n.H, b = i / n.L / n.H;
     for (int kv = 0; kv < n.S; ++kv) {
-      if (mask(b, h, q, kv)) return true;
+      if (mask.pair(b, h, q, kv)) return true;
     }
     return false;
   };
@@ -296,9 +272,9 @@ void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
     const auto length = static_cast<size_t>(n.L) * static_cast<size_t>(n.S);
     slopes = random_numbers<T>(static_cast<size_t>(n.H), 8);
     bias = random_numbers<T>(length, 9);
-    using Score = Chain<Alibi<T>, Bias<T>>;
-    const Score score{{n.S - n.L, slopes.data(), 1}, {bias.data(), 0, 0, n.S, 1}};
-    c.run(mask, score, 2);
+    const Modifiers<T> m{mask.mask, chain(make_score<T>(Alibi<T>{n.S - n.L, slopes.data(), 1}),
+                                          make_score<T>(Bias<T>{bias.data(), 0, 0, n.S, 1}))};
+    c.run(m, 2);
     Buffer<T> slope_sums, bias_sums;
     slope_sums.resize(TensorGradients<T>::kMostSlots * slopes.size());
     bias_sums.resize(length);
@@ -306,19 +282,14 @@ void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
     to.tensors = {{slope_sums.data(), 0, 1, 0, 0}, {bias_sums.data(), 0, 0, n.S, 1}};
     to.slot_stride = {n.H, 0};
     Threads runtime(2);
-    backward_tensors(c.problem(), MaskAndScore<Mask, Score>{mask, score}, c.gradients(), to,
-                     runtime);
+    attend_backward_tensors(c.problem(), m, c.gradients(), to, runtime);
     slopes = slope_sums;
     bias = bias_sums;
   };
   Buffer<T> clean_slopes, clean_bias, dirty_slopes, dirty_bias;
   tensors(clean, clean_slopes, clean_bias);
   tensors(dirty, dirty_slopes, dirty_bias);
-  EXPECT_TRUE(clean.output == dirty.output);
-  EXPECT_TRUE(clean.lse == dirty.lse);
-  EXPECT_TRUE(clean.gq == dirty.gq);
-  EXPECT_TRUE(clean.gk == dirty.gk);
-  EXPECT_TRUE(clean.gv == dirty.gv);
+  expect_same_bits<T, T>(clean, dirty);
   EXPECT_TRUE(clean_slopes == dirty_slopes);
   EXPECT_TRUE(clean_bias == dirty_bias);
   for (size_t row = 0; row < dirty.lse.size(); ++row) {
@@ -330,37 +301,38 @@ void expect_no_part(const char* what, const Sizes& n, const Mask& mask) {
   }
 }
 
-TEST(Kernel, QueriesWithoutKeysTakeNoPart) {
-  constexpr auto kThirds = [](auto b, auto h, auto q, auto kv) {
+TEST(Attention, QueriesWithoutKeysTakeNoPart) {
+  const auto kept = [](auto b, auto h, auto q, auto kv) {
     return (q + b + h) % 3 != 1 && kv <= q + 20;
   };
-  const MaskFunction<decltype(kThirds)> thirds{kThirds, 0};
+  const auto thirds = mask_of(CallableMask{kept, 0});
   const auto both = [&]<class T>(T) {
     expect_no_part<T>("every third", {2, 2, 1, 90, 75, 8, 5}, thirds);
-    expect_no_part<T>("the first", {1, 2, 2, 70, 50, 20, 16}, Window{-20, 1 << 30, 0});
+    expect_no_part<T>("the first", {1, 2, 2, 70, 50, 20, 16}, window(-20, 1 << 30, 0));
     expect_no_part<T>("in chunks", {1, 1, 1, 700, 700, 4, 4}, thirds);
     expect_no_part<T>("dilated", {1, 1, 1, 90, 40, 8, 8},
-                      And<Dilated, Window>{{-50, 3}, {-50, 9, 9}});
+                      mask_of(Dilated{-50, 3}) && window(-50, 9, 9));
   };
   both(float());
   both(double());
 }
 
 /// Padding of lanes and features never reaches the caller's memory.
-TEST(Kernel, ForgottenMemoryStaysUntouched) {
-  Case<float> c({1, 1, 1, 33, 40, 5, 5}, 0);
+TEST(Attention, ForgottenMemoryStaysUntouched) {
+  Case<float> c({1, 1, 1, 33, 40, 5, 5});
   c.output.resize(c.output.size() + 64, 7.0f);
   c.gq.resize(c.gq.size() + 64, 7.0f);
-  c.run(Full{}, IdentityScore{}, 1);
+  c.run({}, 1);
   for (size_t i = 33 * 5; i < 33 * 5 + 64; ++i) EXPECT_TRUE(c.output[i] == 7 && c.gq[i] == 7) << i;
 }
 
-TEST(Kernel, SkippedKeysAreNeverRead) {
+TEST(Attention, SkippedKeysAreNeverRead) {
   const Sizes n{1, 1, 1, 200, 200, 8, 8};
-  Case<float> clean(n, 0), dirty(n, 0);
+  Case<float> clean(n), dirty(n);
   for (size_t i = 150 * 8; i < 200 * 8; ++i) dirty.k[i] = dirty.v[i] = std::nanf("");
-  clean.run(Prefix{150}, IdentityScore{}, 2);
-  dirty.run(Prefix{150}, IdentityScore{}, 2);
+  const Modifiers<float> prefix{make_mask(Prefix{150}), {}};
+  clean.run(prefix, 2);
+  dirty.run(prefix, 2);
   EXPECT_TRUE(clean.output == dirty.output);
   EXPECT_TRUE(clean.gq == dirty.gq);
 }

@@ -1,0 +1,79 @@
+#pragma once
+// What the benchmarks share: the devices to run on, and the time of a call on one of them.
+
+#include <benchmark/benchmark.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "support/devices.hpp"
+
+namespace bench {
+
+/// Takes `--device=cpu|cuda|all` out of the command line; without it, all there are. Ends the
+/// program with status 1 where CUDA is asked for and there is none.
+inline std::vector<torch::Device> take_devices(int& argc, char** argv) {
+  constexpr std::string_view kFlag = "--device=";
+  std::string_view wanted = "all";
+  const auto is_flag = [&](const char* arg) { return std::string_view(arg).starts_with(kFlag); };
+  for (int i = 1; i < argc; ++i) {
+    if (is_flag(argv[i])) wanted = std::string_view(argv[i]).substr(kFlag.size());
+  }
+  argc = static_cast<int>(std::remove_if(argv + 1, argv + argc, is_flag) - argv);
+  const auto stop = [](const char* why) {
+    std::fprintf(stderr, "--device: %s\n", why);
+    std::exit(1);
+  };
+  if (wanted != "cpu" && wanted != "cuda" && wanted != "all") stop("must be cpu, cuda or all");
+  std::vector<torch::Device> devices;
+  if (wanted != "cuda") devices.emplace_back(torch::kCPU);
+  const bool cuda = wanted != "cpu" && attzoo::testing::has_cuda();
+  if (cuda) devices.emplace_back(torch::kCUDA, 0);
+  if (wanted == "cuda" && !cuda) stop("this LibTorch sees no CUDA device");
+  return devices;
+}
+
+/// Seconds that `f` takes: on CPU by the clock, elsewhere between two events on the device.
+inline double seconds(torch::Device device, const std::function<void()>& f) {
+  if (device.is_cpu()) {
+    const auto start = std::chrono::steady_clock::now();
+    f();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+  c10::Event start(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+  c10::Event end(device.type(), c10::EventFlag::BACKEND_DEFAULT);
+  start.record(stream);
+  f();
+  end.record(stream);
+  end.synchronize();
+  return start.elapsedTime(end) / 1e3;
+}
+
+/// The least times of two calls that run in turn.
+struct Pair {
+  double first, second;
+};
+
+/// Runs both in turn in every iteration of a benchmark whose own time is that of the first.
+inline Pair measure_in_turn(benchmark::State& state, const std::function<double()>& first,
+                            const std::function<double()>& second) {
+  Pair least{1e300, 1e300};
+  for (auto _ : state) {
+    const double t = first();
+    least.first = std::min(least.first, t);
+    if (second) least.second = std::min(least.second, second());
+    state.SetIterationTime(t);
+  }
+  return least;
+}
+
+}  // namespace bench

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <attzoo/core/cpu/runtime.hpp>
+
+#include <ATen/Parallel.h>
+
+namespace attzoo::core {
+
+ATTZOO_API void TorchRuntime::run(const std::function<void()>& worker) {
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { worker(); });
+}
+
+ATTZOO_API std::shared_ptr<void> TorchRuntime::allocate(size_t bytes) {
+  const auto memory = torch::empty({static_cast<int64_t>(bytes)}, torch::kUInt8);
+  return {memory.data_ptr(), [memory](void*) {}};
+}
+
+ATTZOO_API kernel::View view(const torch::Tensor& t) {
+  const auto dtype = t.scalar_type();
+  return {.data = t.data_ptr(),
+          .dtype = dtype == torch::kFloat64    ? kernel::DType::kFloat64
+                   : dtype == torch::kFloat32  ? kernel::DType::kFloat32
+                   : dtype == torch::kBFloat16 ? kernel::DType::kBFloat16
+                                               : kernel::DType::kFloat16,
+          .b = t.stride(0),
+          .h = t.stride(1),
+          .n = t.stride(2),
+          .d = t.stride(3)};
+}
+
+ATTZOO_API torch::Tensor empty_as(const torch::Tensor& like, int64_t features,
+                                  torch::ScalarType dtype) {
+  const int64_t B = like.size(0), H = like.size(1), N = like.size(2);
+  const auto options = torch::dtype(dtype).device(like.device());
+  return like.stride(1) < like.stride(2)
+             ? torch::empty({B, N, H, features}, options).transpose(1, 2)
+             : torch::empty({B, H, N, features}, options);
+}
+
+}  // namespace attzoo::core

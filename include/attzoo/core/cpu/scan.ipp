@@ -1,0 +1,40 @@
+#pragma once
+
+#include <attzoo/core/cpu/scan.hpp>
+
+#include <attzoo/core/checks.hpp>
+#include <attzoo/kernel/scan.hpp>
+
+#include <algorithm>
+
+namespace attzoo::core {
+
+ATTZOO_API bool fits_cpu_scan(const torch::Tensor& q, const torch::Tensor& v) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const auto fits = [](int64_t size) { return size > 0 && size < kMost; };
+  return q.device().is_cpu() && std::all_of(q.sizes().begin(), q.sizes().end(), fits) &&
+         fits(v.size(3));
+}
+
+ATTZOO_API torch::Tensor cpu_scan(const torch::Tensor& q, const torch::Tensor& k,
+                                  const torch::Tensor& v, bool reverse) {
+  auto out = empty_as(q, v.size(3), v.scalar_type());
+  const auto size = [](int64_t n) { return static_cast<int>(n); };
+  const kernel::ScanProblem p{.q = view(q),
+                              .k = view(k),
+                              .v = view(v),
+                              .out = view(out),
+                              .B = size(q.size(0)),
+                              .H = size(q.size(1)),
+                              .n = size(q.size(2)),
+                              .F = size(q.size(3)),
+                              .E = size(v.size(3)),
+                              .reverse = reverse};
+  with_compute_type(q, [&]<class T>(T) {
+    TorchRuntime runtime;
+    kernel::scan<T>(p, runtime);
+  });
+  return out;
+}
+
+}  // namespace attzoo::core

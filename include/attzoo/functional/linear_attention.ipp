@@ -1,0 +1,100 @@
+#pragma once
+
+#include <attzoo/core/checks.hpp>
+#include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/unchanged.hpp>
+#include <attzoo/functional/linear_attention.hpp>
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <cmath>
+#include <utility>
+#include <vector>
+
+namespace attzoo::core {
+
+ATTZOO_API void check_features(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v) {
+  constexpr const char* kName = "linear_attention";
+  const std::pair<const char*, const torch::Tensor&> tensors[] = {{"q", q}, {"k", k}, {"v", v}};
+  for (const auto& [name, t] : tensors) {
+    check_floating(t, kName, name);
+    TORCH_CHECK_VALUE(t.dim() == 4, kName, ": ", name,
+                      " must have shape [B, H, L or S, features], got ", t.sizes());
+    TORCH_CHECK_TYPE(t.scalar_type() == q.scalar_type(), kName, ": ", name, " must have q's dtype ",
+                     q.scalar_type(), ", got ", t.scalar_type());
+    TORCH_CHECK_VALUE(t.device() == q.device(), kName, ": ", name, " must be on q's device ",
+                      q.device(), ", got ", t.device());
+    TORCH_CHECK_VALUE(t.size(0) == q.size(0) && t.size(1) == q.size(1), kName, ": ", name,
+                      " must have q's batch size and heads, q is ", q.sizes(), ", got ", t.sizes());
+  }
+  TORCH_CHECK_VALUE(q.size(3) > 0 && k.size(3) == q.size(3), kName,
+                    ": q and k must have the same number of features > 0, got q ", q.sizes(),
+                    ", k ", k.sizes());
+  TORCH_CHECK_VALUE(v.size(2) == k.size(2), kName, ": v must have the length of k, got v ",
+                    v.sizes(), ", k ", k.sizes());
+  TORCH_CHECK_VALUE(product_at_most({q.size(0), q.size(1), q.size(2), v.size(3)}, int64_t{1} << 59),
+                    kName,
+                    ": the output [B, H, L, E] has too many elements for 64-bit numbers, "
+                    "from q ",
+                    q.sizes(), ", v ", v.sizes());
+}
+
+/// Checks the options against tensors that are checked; the runs of the documents.
+ATTZOO_API Packing check_linear_options(const torch::Tensor& q, const torch::Tensor& k,
+                                        const LinearAttentionOptions& options) {
+  constexpr const char *kName = "linear_attention", *kDocuments = "linear_attention: documents";
+  const Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
+  TORCH_CHECK_VALUE(options.eps >= 0 && std::isfinite(options.eps), kName,
+                    ": eps must be finite and >= 0, got ", options.eps);
+  const auto& padding = options.key_padding_mask;
+  if (padding.defined()) check_key_padding(padding, n, q.device(), kName);
+  if (!options.documents.defined()) return {};
+  check_documents(options.documents, kDocuments);
+  check_documents_fit(options.documents, n, q.device(), kDocuments);
+  TORCH_CHECK_VALUE(n.L == n.S, kDocuments, " need as many queries as keys, got L=", n.L,
+                    " S=", n.S);
+  return pack(options.documents, kDocuments);
+}
+
+}  // namespace attzoo::core
+
+namespace attzoo {
+
+ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch::Tensor& k,
+                                            const torch::Tensor& v,
+                                            const LinearAttentionOptions& options) {
+  core::check_features(q, k, v);
+  const auto packing = core::check_linear_options(q, k, options);
+  // Autocast would round the sums to the half type again.
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  const auto dtype = q.scalar_type();
+  const auto wide = dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  const auto real_keys = [&](const torch::Tensor& t) {
+    const auto& real = options.key_padding_mask;
+    if (!real.defined()) return t;
+    return torch::where(real.unsqueeze(1).unsqueeze(-1), t, torch::zeros({}, t.options()));
+  };
+  const auto wide_q = q.to(wide), wide_k = real_keys(k.to(wide)), wide_v = real_keys(v.to(wide));
+  const bool causal = options.causal;
+  const auto sums = packing.defined()
+                        ? core::packed_linear_sums(wide_q, wide_k, wide_v, causal, packing)
+                        : core::linear_sums(wide_q, wide_k, wide_v, causal);
+
+  std::vector<torch::Tensor> read;
+  if (!options.private_qk || !q.is_inference()) read = {q, k};
+  LazyWeights weights(
+      {q.size(0), q.size(1), q.size(2), k.size(2)},
+      [wide_q, wide_k, causal, dtype, run = packing.run, eps = options.eps,
+       unchanged = core::Unchanged(read)](int64_t begin, int64_t end) {
+        unchanged.check("LazyWeights");
+        const c10::impl::ExcludeDispatchKeyGuard none_here_either(c10::autocast_dispatch_keyset);
+        const auto s = core::linear_scores(wide_q, wide_k, causal, run, begin, end);
+        return core::over_normalizer(s, s.sum(-1, true), eps).to(dtype);
+      });
+  return {core::over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps).to(dtype),
+          std::move(weights),
+          {}};
+}
+
+}  // namespace attzoo

@@ -1,0 +1,16 @@
+// The kernels that compute in double.
+
+#include <attzoo/kernel/attention.ipp>
+#include <attzoo/kernel/scan.ipp>
+
+namespace attzoo::kernel {
+
+template void attend(const Problem<double>&, const Modifiers<double>&, Runtime&);
+template void attend_backward(const Problem<double>&, const Modifiers<double>&,
+                              const Gradients<double>&, Runtime&);
+template void attend_backward_tensors(const Problem<double>&, const Modifiers<double>&,
+                                      const Gradients<double>&, const TensorGradients<double>&,
+                                      Runtime&);
+template void scan<double>(const ScanProblem&, Runtime&);
+
+}  // namespace attzoo::kernel

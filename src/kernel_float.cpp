@@ -1,0 +1,16 @@
+// The kernels that compute in float.
+
+#include <attzoo/kernel/attention.ipp>
+#include <attzoo/kernel/scan.ipp>
+
+namespace attzoo::kernel {
+
+template void attend(const Problem<float>&, const Modifiers<float>&, Runtime&);
+template void attend_backward(const Problem<float>&, const Modifiers<float>&,
+                              const Gradients<float>&, Runtime&);
+template void attend_backward_tensors(const Problem<float>&, const Modifiers<float>&,
+                                      const Gradients<float>&, const TensorGradients<float>&,
+                                      Runtime&);
+template void scan<float>(const ScanProblem&, Runtime&);
+
+}  // namespace attzoo::kernel

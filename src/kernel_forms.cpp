@@ -1,0 +1,32 @@
+// Masks and changes of scores: the named forms, compositions, and which instruction set runs.
+
+#include <attzoo/kernel/isa.ipp>
+#include <attzoo/kernel/make_modifier.hpp>
+#include <attzoo/kernel/mask_forms.hpp>
+#include <attzoo/kernel/modifier.ipp>
+#include <attzoo/kernel/score_forms.hpp>
+
+namespace attzoo::kernel {
+
+template Mask make_mask(Window);
+template Mask make_mask(Dilated);
+template Mask make_mask(Blocks);
+template Mask make_mask(Prefix);
+template Mask make_mask(Documents);
+template Mask make_mask(GlobalTokens);
+template Mask make_mask(DenseMask);
+template Mask make_mask(Bands);
+
+template Score<float> chain(Score<float>, Score<float>);
+template Score<float> make_score<float>(Alibi<float>);
+template Score<float> make_score<float>(Softcap);
+template Score<float> make_score<float>(Bias<float>);
+template Score<float> make_score<float>(DistanceBias<float>);
+
+template Score<double> chain(Score<double>, Score<double>);
+template Score<double> make_score<double>(Alibi<double>);
+template Score<double> make_score<double>(Softcap);
+template Score<double> make_score<double>(Bias<double>);
+template Score<double> make_score<double>(DistanceBias<double>);
+
+}  // namespace attzoo::kernel

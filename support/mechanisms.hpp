@@ -1,0 +1,97 @@
+#pragma once
+/// \file
+/// The list of all mechanisms, and how each is built at a given size. The umbrella header (through
+/// cmake/WriteUmbrella.cmake), the demo, the benchmarks, the reference cases and the memory test
+/// all go through it, so a further mechanism is one entry here.
+
+#include <attzoo/attzoo.hpp>
+
+namespace attzoo::testing {
+
+/// Whether the time of a mechanism grows with n^2, however small the constant, or with less.
+enum class Cost { kQuadratic, kLess };
+
+/// The size at which every mechanism can be built. Nothing is dropped.
+struct Size {
+  int64_t width = 64;    ///< d_model
+  int64_t heads = 2;     ///< divides width
+  int64_t span = 64;     ///< tokens in a window, in a block and in two buckets; even
+  int64_t dilation = 4;  ///< distance between the keys of a dilated query
+  int64_t hashes = 1;    ///< rounds of LSH
+  bool overlap = false;  ///< of blocks
+  bool causal = false;
+};
+
+inline MultiHeadSelfAttention make_multi_head(const Size& s) {
+  return MultiHeadSelfAttention(
+      {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
+}
+
+inline LocalSelfAttention make_local(const Size& s) {
+  return LocalSelfAttention({.d_model = s.width,
+                             .window_size = s.span,
+                             .num_heads = s.heads,
+                             .dropout = 0,
+                             .causal = s.causal});
+}
+
+/// Calls `visit(name, cost, make)` for each mechanism; `make(Size)` gives a module of its type. A
+/// name is that of the header: include/attzoo/<name>.hpp.
+template <class Visit>
+void for_each_mechanism(Visit&& visit) {
+  visit("alibi", Cost::kQuadratic, [](const Size& s) {
+    return ALiBiSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
+  });
+  visit("block", Cost::kLess, [](const Size& s) {
+    return BlockSelfAttention({.d_model = s.width,
+                               .block_size = s.span,
+                               .num_heads = s.heads,
+                               .dropout = 0,
+                               .overlap = s.overlap,
+                               .causal = s.causal});
+  });
+  visit("combined", Cost::kQuadratic,
+        [](const Size& s) { return combined(make_local(s), make_multi_head(s)); });
+  visit("dilated", Cost::kQuadratic, [](const Size& s) {
+    return DilatedSelfAttention({.d_model = s.width,
+                                 .dilation_rate = s.dilation,
+                                 .num_heads = s.heads,
+                                 .dropout = 0,
+                                 .causal = s.causal});
+  });
+  visit("gated", Cost::kQuadratic, [](const Size& s) { return gated(make_multi_head(s)); });
+  visit("grouped", Cost::kQuadratic, [](const Size& s) {
+    return GroupedSelfAttention({.d_model = s.width,
+                                 .num_query_heads = s.heads,
+                                 .num_kv_heads = s.heads % 2 == 0 ? s.heads / 2 : 1,
+                                 .dropout = 0,
+                                 .causal = s.causal});
+  });
+  visit("linear", Cost::kLess, [](const Size& s) {
+    return LinearSelfAttention(
+        {.d_model = s.width, .dropout = 0, .causal = s.causal, .num_heads = s.heads});
+  });
+  visit("local", Cost::kLess, make_local);
+  visit("longformer", Cost::kLess, [](const Size& s) {
+    return LongformerSelfAttention({.d_model = s.width,
+                                    .num_heads = s.heads,
+                                    .window_size = s.span,
+                                    .dropout = 0,
+                                    .causal = s.causal});
+  });
+  visit("lsh", Cost::kLess, [](const Size& s) {
+    return LSHSelfAttention({.d_model = s.width,
+                             .num_heads = s.heads,
+                             .bucket_size = s.span / 2,
+                             .num_hashes = s.hashes,
+                             .dropout = 0,
+                             .causal = s.causal});
+  });
+  visit("multi_head", Cost::kQuadratic, make_multi_head);
+  visit("vanilla", Cost::kQuadratic, [](const Size& s) {
+    return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});
+  });
+}
+
+}  // namespace attzoo::testing
