@@ -21,8 +21,8 @@ void expect_covers(const core::AnyMask& mask, const Shape& n, const std::string&
       mask.evaluate(core::Grid(n, 0, n.L, torch::kCPU)).expand({n.B, n.H, n.L, n.S}).any(0).any(0);
   auto seen = torch::zeros({n.L, n.S}, torch::kInt64);
   auto rows = torch::zeros({n.L}, torch::kInt64);
-  for (const auto& chunk : core::chunks(mask, n, torch::kCPU, 1)) {
-    const auto &q = chunk.rows.index(), &kv = chunk.columns.index();
+  for (const auto& chunk : core::chunks(mask, n, 1)) {
+    const auto q = chunk.rows(torch::kCPU).index(), kv = chunk.columns(torch::kCPU).index();
     rows.index_add_(0, q, torch::ones_like(q));
     const auto place = (q.unsqueeze(1) * n.S + kv).flatten();
     seen.view({-1}).index_add_(0, place, torch::ones_like(place));
@@ -133,8 +133,8 @@ TEST(Chunked, ScoresThatLearn) {
 double pairs_per_query(const core::AnyMask& mask, int64_t n) {
   const Shape shape{1, 8, n, n};
   int64_t pairs = 0;
-  for (const auto& chunk : core::chunks(mask, shape, torch::kCPU, int64_t{1} << 24)) {
-    pairs += chunk.rows.count() * chunk.columns.count();
+  for (const auto& chunk : core::chunks(mask, shape, int64_t{1} << 24)) {
+    pairs += chunk.pairs();
   }
   return static_cast<double>(pairs) / static_cast<double>(n);
 }

@@ -6,20 +6,27 @@
 /// blocks.
 
 #include <attzoo/core/backend.hpp>
+#include <attzoo/kernel/schedule.hpp>
 
 #include <vector>
 
 namespace attzoo::core {
 
-/// Queries that are computed together, and the keys that one of them reaches.
+/// The queries begin, begin + stride, ... before `end`, which are computed together, and the keys
+/// that one of them reaches: what of `keys` lies at `residue` modulo the stride.
 struct Chunk {
-  Places rows, columns;
+  int64_t begin, end, stride, residue;
+  kernel::Segments keys;  // disjoint, ascending
+
+  Places rows(const torch::Device& device) const { return {begin, end, device, stride}; }
+  Places columns(const torch::Device& device) const;
+  /// How many pairs it visits.
+  int64_t pairs() const;
 };
 
-/// All of a problem, in an order in which a row comes once. A chunk has at most `most_scores`
-/// scores, all heads together, where 16 rows do.
-ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n,
-                                     const torch::Device& device, int64_t most_scores);
+/// All of a problem; every query lies in one chunk. A chunk has at most `most_scores` scores, all
+/// heads together, where 16 rows do.
+ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_t most_scores);
 
 class ChunkedBackend final : public Backend {
  public:
@@ -33,7 +40,7 @@ class ChunkedBackend final : public Backend {
 
  private:
   std::vector<Chunk> chunks_of(const Qkv& t, const Rule& rule) const {
-    return chunks(rule.mask, t.shape(), t.q.device(), most_scores_);
+    return chunks(rule.mask, t.shape(), most_scores_);
   }
   int64_t most_scores_;
 };

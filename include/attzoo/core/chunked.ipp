@@ -37,7 +37,8 @@ class Reach {
         all = all.empty() ? reached : kernel::unite(all, reached, S);
       }
     }
-    return all;
+    for (auto& s : all) s.cover = kernel::Cover::kPartial;  // so that what touches is one segment
+    return kernel::unite(all, {}, S);
   }
 
   /// How many keys those are.
@@ -71,31 +72,27 @@ ATTZOO_API int64_t chunk_rows(const Reach& reach, const Shape& n, int64_t most_s
   return rows;
 }
 
-/// The keys of some segments that lie at `residue` modulo `stride`.
-ATTZOO_API Places places(const kernel::Segments& segments, int64_t residue, int64_t stride,
+/// The places of a segment that lie at `residue` modulo the stride.
+ATTZOO_API Places places(const kernel::Segment& s, const Chunk& chunk,
                          const torch::Device& device) {
-  std::vector<Places> runs;
-  kernel::Segments joined;  // what touches is one run
-  for (const auto& s : segments) {
-    if (!joined.empty() && joined.back().end == s.begin) {
-      joined.back().end = s.end;
-    } else {
-      joined.push_back(s);
-    }
-  }
-  for (const auto& s : joined) {
-    const int64_t begin = s.begin + ((residue - s.begin) % stride + stride) % stride;
-    if (begin < s.end) runs.emplace_back(begin, s.end, device, stride);
-  }
-  if (runs.empty()) return {0, 0, device};
-  if (runs.size() == 1) return runs[0];
+  const int64_t from = chunk.residue - s.begin;
+  const int64_t begin = s.begin + (from % chunk.stride + chunk.stride) % chunk.stride;
+  return {begin, s.end, device, chunk.stride};
+}
+
+ATTZOO_API Places Chunk::columns(const torch::Device& device) const {
+  if (keys.empty()) return {0, 0, device};
+  if (keys.size() == 1) return places(keys[0], *this, device);
   std::vector<torch::Tensor> list;
-  for (const auto& run : runs) list.push_back(run.index());
+  for (const auto& s : keys) list.push_back(places(s, *this, device).index());
   return Places(torch::cat(list));
 }
 
-ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n,
-                                     const torch::Device& device, int64_t most_scores) {
+ATTZOO_API int64_t Chunk::pairs() const {
+  return rows(torch::kCPU).count() * columns(torch::kCPU).count();
+}
+
+ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_t most_scores) {
   const Reach reach(mask, n);
   const int64_t stride = reach.stride(), step = chunk_rows(reach, n, most_scores) * stride;
   std::vector<Chunk> all;
@@ -103,22 +100,16 @@ ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n,
     const int64_t residue = ((first + n.S - n.L) % stride + stride) % stride;
     for (int64_t begin = first; begin < n.L; begin += step) {
       const int64_t end = std::min(n.L, begin + step);
-      all.push_back(
-          {Places(begin, end, device, stride), places(reach(begin, end), residue, stride, device)});
+      all.push_back({begin, end, stride, residue, reach(begin, end)});
     }
   }
   return all;
 }
 
 ATTZOO_API bool ChunkedBackend::takes(const Qkv& t, const Rule& rule) const {
-  const auto n = t.shape();
-  if (n.L == 0) return false;
-  int64_t pairs = 0, count = 0;
-  for (const auto& chunk : chunks_of(t, rule)) {
-    pairs += chunk.rows.count() * chunk.columns.count();
-    ++count;
-  }
-  return count > 1 || 2 * pairs < n.L * n.S;
+  const auto all = chunks_of(t, rule);
+  if (all.size() != 1) return !all.empty();
+  return 2 * all[0].pairs() < t.q.size(2) * t.k.size(2);
 }
 
 ATTZOO_API OutputAndLse attend_rows(const Grid& grid, const Qkv& part, const Rule& rule,
@@ -132,7 +123,8 @@ ATTZOO_API OutputAndLse ChunkedBackend::run(const Qkv& t, const Call& call) cons
   auto output = torch::empty({t.q.size(0), t.q.size(1), t.q.size(2), t.v.size(3)}, t.q.options());
   auto lse = torch::empty({t.q.size(0), t.q.size(1), t.q.size(2)},
                           t.q.options().dtype(compute_dtype(t.q)));
-  for (const auto& [rows, columns] : chunks_of(t, call.rule)) {
+  for (const auto& chunk : chunks_of(t, call.rule)) {
+    const auto rows = chunk.rows(t.q.device()), columns = chunk.columns(t.q.device());
     const Qkv part{rows.of(t.q, 2), columns.of(t.k, 2), columns.of(t.v, 2)};
     const auto r = attend_rows(Grid(t.shape(), rows, columns), part, call.rule, t.q.scalar_type());
     rows.assign(output, 2, r.output);
@@ -152,7 +144,8 @@ ATTZOO_API Gradients ChunkedBackend::run_backward(const Qkv& t, const Call& call
   };
   const auto learning = call.learning();
   Gradients sums{zeros(t.q), zeros(t.k), zeros(t.v), std::vector<torch::Tensor>(learning.size())};
-  for (const auto& [rows, columns] : chunks_of(t, call.rule)) {
+  for (const auto& chunk : chunks_of(t, call.rule)) {
+    const auto rows = chunk.rows(t.q.device()), columns = chunk.columns(t.q.device());
     torch::autograd::variable_list inputs{leaf(rows.of(t.q, 2)), leaf(columns.of(t.k, 2)),
                                           leaf(columns.of(t.v, 2))};
     const auto r = attend_rows(Grid(t.shape(), rows, columns), {inputs[0], inputs[1], inputs[2]},
