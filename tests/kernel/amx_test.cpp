@@ -2,10 +2,11 @@
 // that has AVX-512 with bfloat16, and with the registers themselves where there are any.
 
 #include <gtest/gtest.h>
-#include <attzoo/kernel/attention.hpp>
+#include <attzoo/kernel/bodies.hpp>
 
 #include <cmath>
 
+#include "modifiers.hpp"
 #include "support.hpp"
 
 #if defined(__x86_64__)
@@ -113,77 +114,24 @@ TYPED_TEST(Amx, GemmIsExactOnWholeNumbers) {
   }
 }
 
-struct Sizes {
-  int B, H, Hkv, L, S, D, Dv;
-};
-
 /// A problem of bfloat16 tensors whose outputs and gradients are floats.
-struct HalfCase {
-  Sizes n;
-  double dropout;
-  Buffer<uint16_t> q, k, v;
-  Buffer<float> grad, grad_lse, output, lse, gq, gk, gv;
-
-  HalfCase(const Sizes& sizes, double p) : n(sizes), dropout(p) {
+struct HalfCase : Tensors<float, uint16_t> {
+  explicit HalfCase(const Sizes& sizes, double p = 0) : Tensors(sizes, p) {
     std::mt19937 random(5);
     std::normal_distribution<float> normal;
-    const auto count = [&](int heads, int length, int features) {
-      return static_cast<size_t>(n.B * heads) * static_cast<size_t>(length * features);
-    };
-    q.resize(count(n.H, n.L, n.D));
-    k.resize(count(n.Hkv, n.S, n.D));
-    v.resize(count(n.Hkv, n.S, n.Dv));
     for (auto* x : {&q, &k, &v}) {
       for (auto& y : *x) y = float_to_bfloat16(normal(random));
     }
-    grad.resize(count(n.H, n.L, n.Dv));
     for (auto& y : grad)
       y = __builtin_bit_cast(float, uint32_t{float_to_bfloat16(normal(random))} << 16);
-    output.resize(grad.size());
-    lse.resize(count(n.H, n.L, 1));
-    grad_lse.resize(lse.size());
-    gq.resize(q.size());
-    gk.resize(count(n.Hkv, n.S, padded(n.D)));
-    gv.resize(count(n.Hkv, n.S, padded(n.Dv)));
   }
 
-  template <class T>
-  static View view(Buffer<T>& x, int heads, int length, int features) {
-    return {x.data(),
-            sizeof(T) == 2 ? DType::kBFloat16 : DType::kFloat32,
-            int64_t{heads} * length * features,
-            int64_t{length} * features,
-            features,
-            1};
-  }
-
-  template <class Products, class Mask, class Score>
-  void run(const Mask& mask, const Score& score) {
-    Problem<float> p{view(q, n.H, n.L, n.D),
-                     view(k, n.Hkv, n.S, n.D),
-                     view(v, n.Hkv, n.S, n.Dv),
-                     view(output, n.H, n.L, n.Dv),
-                     lse.data(),
-                     n.B,
-                     n.H,
-                     n.Hkv,
-                     n.L,
-                     n.S,
-                     n.D,
-                     n.Dv,
-                     0.3f,
-                     dropout,
-                     99};
-    Gradients<float> g{view(grad, n.H, n.L, n.Dv), view(gq, n.H, n.L, n.D), grad_lse.data(),
-                       view(gk, n.Hkv, n.S, padded(n.D)), view(gv, n.Hkv, n.S, padded(n.Dv))};
-    std::fill(gk.begin(), gk.end(), 0.0f);
-    std::fill(gv.begin(), gv.end(), 0.0f);
+  template <class Products>
+  void run(const Modifiers<float>& m) {
+    const auto p = problem(0.3f);
     Threads runtime(2);
-    const MaskAndScore<Mask, Score> modifiers{mask, score};
-    with_isa<float>(modifiers, [&](const Modifiers<float>& m, const auto&) {
-      forward_with<Products>(p, m, runtime);
-      backward_with<Products>(p, m, g, runtime);
-    });
+    forward_pass<Products>(p, m, runtime);
+    backward_pass<Products>(p, m, gradients(), runtime);
   }
 };
 
@@ -197,57 +145,52 @@ double relative_error(const Buffer<float>& got, const Buffer<float>& want) {
 }
 
 /// Weights and their gradients are rounded to bfloat16, whose relative error is up to 2^-9.
-template <class Tiles, class Mask, class Score>
-void expect_float_result(const Sizes& n, const Mask& mask, const Score& score, double dropout = 0) {
+template <class Tiles>
+void expect_float_result(const Sizes& n, const Modifiers<float>& m, double dropout = 0) {
   SCOPED_TRACE(testing::Message() << "L " << n.L << " S " << n.S << " D " << n.D << " Dv " << n.Dv);
   HalfCase want(n, dropout), got(n, dropout);
-  want.run<Products<float>>(mask, score);
-  got.run<AmxProducts<Tiles>>(mask, score);
+  want.run<Products<float>>(m);
+  got.run<AmxProducts<Tiles>>(m);
   EXPECT_LT(relative_error(got.output, want.output), 4e-3);
   EXPECT_LT(relative_error(got.gq, want.gq), 4e-3);
   EXPECT_LT(relative_error(got.gk, want.gk), 4e-3);
   EXPECT_LT(relative_error(got.gv, want.gv), 4e-3);
   for (size_t i = 0; i < got.lse.size(); ++i) EXPECT_NEAR(got.lse[i], want.lse[i], 1e-4);
   const auto first = got;  // and the same bits again
-  got.run<AmxProducts<Tiles>>(mask, score);
-  EXPECT_TRUE(first.output == got.output);
-  EXPECT_TRUE(first.gq == got.gq);
-  EXPECT_TRUE(first.gk == got.gk);
-  EXPECT_TRUE(first.gv == got.gv);
+  got.run<AmxProducts<Tiles>>(m);
+  expect_same_bits(first, got);
 }
 
 TYPED_TEST(Amx, AttentionIsThatOfFloats) {
-  const IdentityScore none;
-  expect_float_result<TypeParam>({1, 2, 2, 256, 256, 64, 64}, Full{}, none);
-  expect_float_result<TypeParam>({2, 2, 1, 100, 150, 32, 64}, Full{}, none);
-  expect_float_result<TypeParam>({1, 4, 2, 77, 77, 40, 24}, Window{0, 1 << 30, 0}, none);
-  expect_float_result<TypeParam>({1, 1, 1, 300, 300, 64, 16}, Window{0, 20, 20}, none);
-  expect_float_result<TypeParam>({1, 1, 1, 5, 33, 1, 3}, Full{}, none);
-  expect_float_result<TypeParam>({1, 2, 2, 300, 310, 64, 64}, Dilated{10, 3}, none);
-  expect_float_result<TypeParam>({1, 2, 2, 130, 130, 64, 80}, Full{}, none, 0.3);
+  const auto check = [](const Sizes& n, const Modifiers<float>& m = {}, double dropout = 0) {
+    expect_float_result<TypeParam>(n, m, dropout);
+  };
+  check({1, 2, 2, 256, 256, 64, 64});
+  check({2, 2, 1, 100, 150, 32, 64});
+  check({1, 4, 2, 77, 77, 40, 24}, {make_mask(Window{0, 1 << 30, 0}), {}});
+  check({1, 1, 1, 300, 300, 64, 16}, {make_mask(Window{0, 20, 20}), {}});
+  check({1, 1, 1, 5, 33, 1, 3});
+  check({1, 2, 2, 300, 310, 64, 64}, {make_mask(Dilated{10, 3}), {}});
+  check({1, 2, 2, 130, 130, 64, 80}, {}, 0.3);
   const auto capped = [](auto s, auto, auto, auto, auto) {
     using std::tanh;
     return 2.0 * tanh(s / 2.0);
   };
-  expect_float_result<TypeParam>({1, 1, 1, 90, 128, 96, 64}, Full{},
-                                 ScoreFunction<decltype(capped)>{capped, 0});
+  check({1, 1, 1, 90, 128, 96, 64}, {{}, make_score<float>(CallableScore{capped, 0})});
 }
 
 TYPED_TEST(Amx, QueriesWithoutKeysTakeNoPart) {
   const Sizes n{1, 2, 1, 100, 80, 32, 32};
-  HalfCase clean(n, 0), dirty(n, 0);
+  HalfCase clean(n), dirty(n);
   for (size_t row : {size_t{0}, size_t{7}, size_t{19}, size_t{100}}) {  // the last: of head 1
     for (size_t e = row * 32; e < row * 32 + 32; ++e) dirty.grad[e] = std::nanf("");
     dirty.grad_lse[row] = std::nanf("");
     dirty.q[row * 32] = float_to_bfloat16(std::nanf(""));
   }
-  const Window mask{-20, 1 << 30, 0};
-  clean.run<AmxProducts<TypeParam>>(mask, IdentityScore{});
-  dirty.run<AmxProducts<TypeParam>>(mask, IdentityScore{});
-  EXPECT_TRUE(clean.output == dirty.output);
-  EXPECT_TRUE(clean.gq == dirty.gq);
-  EXPECT_TRUE(clean.gk == dirty.gk);
-  EXPECT_TRUE(clean.gv == dirty.gv);
+  const Modifiers<float> m{make_mask(Window{-20, 1 << 30, 0}), {}};
+  clean.run<AmxProducts<TypeParam>>(m);
+  dirty.run<AmxProducts<TypeParam>>(m);
+  expect_same_bits(clean, dirty);
 }
 
 }  // namespace

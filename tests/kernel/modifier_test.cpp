@@ -1,22 +1,24 @@
 #include <gtest/gtest.h>
-#include <attzoo/kernel/masks.hpp>
 
+#include <cmath>
 #include <limits>
 #include <random>
+#include <vector>
+
+#include "modifiers.hpp"
 
 namespace attzoo::kernel {
 namespace {
 
 /// The promise of `reach`: what it leaves out is forbidden, what it calls full is allowed.
-template <class Mask>
-void check_reach(const Mask& mask, int L, int S, const char* what) {
+void check_reach(const AnyMask& mask, int L, int S, const char* what) {
   std::mt19937 random(7);
-  const int stride = stride_of(mask);
+  const int stride = mask.mask.stride;
   for (int trial = 0; trial < 60; ++trial) {
     const int b = trial % 2, begin = static_cast<int>(random() % static_cast<unsigned>(L));
     const int end = begin + 1 + static_cast<int>(random() % static_cast<unsigned>(L - begin));
     Segments segments;
-    mask.reach({b, 0, begin, end, S, stride}, segments);
+    reach(mask.mask, {b, 0, begin, end, S, stride}, segments);
     for (int kv = 0; kv < S; ++kv) {
       Cover cover = Cover::kEmpty;
       for (const auto& s : segments) {
@@ -24,9 +26,9 @@ void check_reach(const Mask& mask, int L, int S, const char* what) {
       }
       for (int q = begin; q < end; q += stride) {
         if ((q + S - L - kv) % stride != 0) continue;  // another residue: never asked
-        const bool allowed = mask(b, 0, q, kv);
-        ASSERT_FALSE(cover == Cover::kEmpty && allowed) << what << " q " << q << " kv " << kv;
-        ASSERT_FALSE(cover == Cover::kFull && !allowed) << what << " q " << q << " kv " << kv;
+        const bool may = mask.pair(b, 0, q, kv);
+        ASSERT_FALSE(cover == Cover::kEmpty && may) << what << " q " << q << " kv " << kv;
+        ASSERT_FALSE(cover == Cover::kFull && !may) << what << " q " << q << " kv " << kv;
       }
     }
     int last = 0;
@@ -37,22 +39,47 @@ void check_reach(const Mask& mask, int L, int S, const char* what) {
   }
 }
 
-std::shared_ptr<const Flags> random_flags(int batch, int n, double share, unsigned seed) {
-  std::mt19937 random(seed);
-  std::bernoulli_distribution set(share);
-  const auto flags = std::make_unique<bool[]>(static_cast<size_t>(batch * n));
-  for (int i = 0; i < batch * n; ++i) flags[static_cast<size_t>(i)] = set(random);
-  return std::make_shared<Flags>(flags.get(), batch, n);
+/// On tiles: what is said of its pairs, lane by lane and key by key.
+void check_allowed(const AnyMask& mask, int L, int S, const char* what) {
+  std::mt19937 random(8);
+  for (const int lanes : {16, 32, 64}) {
+    std::vector<int> q;
+    for (int i = 0; i < lanes; ++i)
+      q.push_back(static_cast<int>(random() % static_cast<unsigned>(L)));
+    for (const int keys : {1, 7, S / 3}) {
+      const TilePosition t{1, 0, q.data(), lanes, 2, 2, keys, true};
+      std::vector<uint8_t> out(static_cast<size_t>(t.size()) + 1, 7);
+      allowed(mask.mask, t, out.data());
+      for (int j = 0; j < keys; ++j) {
+        for (int i = 0; i < lanes; ++i) {
+          const int got = out[static_cast<size_t>(j * lanes + i)];
+          ASSERT_EQ(got, mask.pair(1, 0, q[static_cast<size_t>(i)], 2 + 2 * j))
+              << what << " lanes " << lanes << " lane " << i << " key " << j;
+        }
+      }
+      ASSERT_EQ(out.back(), 7) << what;
+    }
+  }
 }
 
-/// Key padding, as DenseMask schedules it.
-struct KeyMask {
-  std::shared_ptr<const Flags> flags;
-  bool operator()(int b, int, int, int kv) const { return flags->at(b, kv); }
-  void reach(const Rows& r, Segments& out) const {
-    DenseMask{nullptr, 0, 0, 0, 0, flags}.reach(r, out);
-  }
-};
+void check_mask(const AnyMask& mask, int L, int S, const char* what) {
+  check_reach(mask, L, S, what);
+  check_allowed(mask, L, S, what);
+}
+
+std::vector<uint8_t> random_flags(int n, double share) {  // of two sequences
+  std::mt19937 random(3);
+  std::bernoulli_distribution set(share);
+  std::vector<uint8_t> flags(static_cast<size_t>(2 * n));
+  for (auto& flag : flags) flag = set(random);
+  return flags;
+}
+
+/// Key padding: a dense mask that says which keys it leaves.
+AnyMask key_mask(const std::vector<uint8_t>& set, int n) {
+  const auto* data = reinterpret_cast<const bool*>(set.data());
+  return mask_of(DenseMask{data, n, 0, 0, 1, std::make_shared<Flags>(data, 2, n)});
+}
 
 std::shared_ptr<const DocumentTable> table_of(const std::vector<int64_t>& ids, int batch) {
   return std::make_shared<DocumentTable>(ids.data(), batch, static_cast<int>(ids.size()) / batch);
@@ -68,10 +95,9 @@ void check_documents(int L, int S, double share) {
       std::vector<int64_t> ids;
       for (int i = 0; i < batch * S; ++i)
         ids.push_back(i == 0 || border(random) ? any(random) : ids.back());
-      const Documents documents{S - L, table_of(ids, batch)};
-      check_reach(documents, L, S, "documents");
-      check_reach(MaybeDocuments{documents}, L, S, "given documents");
-      check_reach(And<Dilated, Documents>{{S - L, 3}, documents}, L, S, "dilated documents");
+      const auto documents = mask_of(Documents{S - L, table_of(ids, batch)});
+      check_mask(documents, L, S, "documents");
+      check_mask(mask_of(Dilated{S - L, 3}) && documents, L, S, "dilated documents");
     }
   }
 }
@@ -88,35 +114,64 @@ TEST(Masks, DocumentsReachNoOthers) {
   EXPECT_EQ(segments[0].cover, Cover::kFull);
 }
 
-TEST(Masks, ReachKeepsItsPromise) {
+TEST(Masks, KeepTheirPromises) {
   for (const auto& [L, S] : {std::pair{70, 70}, {40, 90}, {90, 40}}) {
     const int shift = S - L;
-    const Window causal{shift, 1 << 30, 0}, local{shift, 9, 4};
-    check_reach(Full{}, L, S, "full");
-    check_reach(causal, L, S, "causal");
-    check_reach(local, L, S, "window");
-    check_reach(Dilated{shift, 4}, L, S, "dilated");
-    check_reach(Blocks{shift, 16, 16, 0, 1 << 30}, L, S, "blocks");
-    check_reach(Blocks{shift, 10, 14, 3, 40}, L, S, "blocks with gaps");
-    check_reach(Prefix{13}, L, S, "prefix");
-    check_reach(MaybeDocuments{}, L, S, "no documents");
+    const auto causal = mask_of(Window{shift, 1 << 30, 0}), local = mask_of(Window{shift, 9, 4});
+    const auto prefix = mask_of(Prefix{13}), third = mask_of(Dilated{shift, 3});
+    check_mask(everybody(), L, S, "everybody");
+    check_mask(causal, L, S, "causal");
+    check_mask(local, L, S, "window");
+    check_mask(mask_of(Dilated{shift, 4}), L, S, "dilated");
+    check_mask(mask_of(Blocks{shift, 16, 16, 0, 1 << 30}), L, S, "blocks");
+    check_mask(mask_of(Blocks{shift, 10, 14, 3, 40}), L, S, "blocks with gaps");
+    check_mask(prefix, L, S, "prefix");
     for (const double share : {0.02, 0.5, 0.98}) {
-      const auto flags = random_flags(2, S, share, 3);
-      check_reach(KeyMask{flags}, L, S, "key padding");
-      if (shift >= 0) {
-        check_documents(L, S, share);
-        check_reach(GlobalTokens{shift, flags, true, true}, L, S, "global tokens");
-        check_reach(GlobalTokens{shift, flags, true, false}, L, S, "global rows");
-        check_reach(Or<Window, GlobalTokens>{local, {shift, flags, true, true}}, L, S, "or");
-      }
+      const auto set = random_flags(S, share);
+      check_mask(key_mask(set, S), L, S, "key padding");
+      if (shift < 0) continue;
+      check_documents(L, S, share);
+      const auto flags = std::make_shared<Flags>(reinterpret_cast<const bool*>(set.data()), 2, S);
+      const auto global = mask_of(GlobalTokens{shift, flags, true, true});
+      check_mask(global, L, S, "global tokens");
+      check_mask(mask_of(GlobalTokens{shift, flags, true, false}), L, S, "global rows");
+      check_mask(local || global, L, S, "or");
     }
-    check_reach(And<Dilated, Window>{{shift, 3}, local}, L, S, "dilated window");
-    check_reach(And<Window, Or<Prefix, Blocks>>{causal, {{5}, {shift, 8, 8, 0, 1 << 30}}}, L, S,
-                "nested");
-    check_reach(Not<Or<Window, Prefix>>{{local, {13}}}, L, S, "not");
-    check_reach(Or<And<Dilated, Window>, Prefix>{{{shift, 3}, local}, {4}}, L, S,
-                "dilated within or");
+    check_mask(third && local, L, S, "dilated window");
+    check_mask(causal && (mask_of(Prefix{5}) || mask_of(Blocks{shift, 8, 8, 0, 1 << 30})), L, S,
+               "nested");
+    check_mask(!(local || prefix), L, S, "not");
+    check_mask((third && local) || prefix, L, S, "dilated within or");
+    check_mask(!everybody(), L, S, "nobody");
+    check_mask(everybody() && local, L, S, "everybody and");
+    check_mask(everybody() || local, L, S, "everybody or");
   }
+}
+
+TEST(Masks, OfTilesReachWhatTheySay) {
+  constexpr int kTile = 16, L = 40, S = 50;
+  const auto pairs = [](auto, auto, auto q, auto kv) { return kv < 16 || (q >= 32 && kv > q); };
+  const auto mask = mask_of(CallableMask{pairs, 0});
+  TileCover tiles{kTile, 1, 1, 3, 4, {}};
+  for (int row = 0; row < 3; ++row) {
+    for (int column = 0; column < 4; ++column) {
+      int may = 0, all = 0;
+      for (int q = row * kTile; q < std::min(L, (row + 1) * kTile); ++q) {
+        for (int kv = column * kTile; kv < std::min(S, (column + 1) * kTile); ++kv) {
+          ++all;
+          may += mask.pair(0, 0, q, kv);
+        }
+      }
+      tiles.cover.push_back(may == 0 ? Cover::kEmpty : may == all ? Cover::kFull : Cover::kPartial);
+    }
+  }
+  const auto shared = std::make_shared<TileCover>(tiles);
+  check_mask({tiled(mask.mask, shared), mask.pair}, L, S, "tiled");
+  Segments segments;
+  reach(tiled(mask.mask, shared), {0, 0, 3, 16, S}, segments);
+  ASSERT_EQ(segments.size(), 1u);
+  EXPECT_EQ(segments[0].end, 16);
+  EXPECT_EQ(segments[0].cover, Cover::kFull);
 }
 
 TEST(Masks, SchedulesCostWhatTheyVisit) {
@@ -128,7 +183,8 @@ TEST(Masks, SchedulesCostWhatTheyVisit) {
   EXPECT_EQ(tiles.size(), 4u);
   // A dilation walks one residue alone.
   segments.clear();
-  And<Dilated, Window>{{0, 100}, {0, 1000, 1000}}.reach({0, 0, 5007, 5008, 100'000, 100}, segments);
+  const auto dilated = mask_of(Dilated{0, 100}) && mask_of(Window{0, 1000, 1000});
+  reach(dilated.mask, {0, 0, 5007, 5008, 100'000, 100}, segments);
   cut(segments, 7, 100, 48, 1, tiles);
   ASSERT_EQ(tiles.size(), 1u);
   EXPECT_EQ(tiles[0].begin, 4007);
@@ -169,6 +225,55 @@ TEST(Masks, TilesCoverTheSegmentsOnce) {
       }
     }
   }
+}
+
+/// f(f(s)) and its derivative are those of the parts, whatever else is in the chain.
+TEST(Scores, ChainsMultiplyTheirSlopes) {
+  int q[16];
+  for (int i = 0; i < 16; ++i) q[i] = i;
+  const TilePosition t{0, 0, q, 16, 3, 2, 2, true};
+  const auto score = score_of<double>(Softcap{2}) + unchanged<double>() +
+                     score_of<double>(CallableScore{
+                         [](auto s, auto, auto, auto at, auto kv) { return s * s - at * kv; }, 5});
+  double s[32], slope[32];
+  for (int i = 0; i < 32; ++i) {
+    s[i] = 0.3 * i - 4;
+    slope[i] = i;
+  }
+  score.score.modify(score.score.self.get(), t, s, slope);
+  for (int i = 0; i < 32; ++i) {
+    const auto want = score.pair(Dual<double>(0.3 * i - 4, 1), Index{0}, Index{0}, Index{i % 16},
+                                 Index{3 + i / 16 * 2});
+    EXPECT_NEAR(s[i], want.v, 1e-12);
+    EXPECT_NEAR(slope[i], i * want.d, 1e-12);
+  }
+}
+
+/// A chain's tensors are numbered in order, also where one has nothing to add.
+TEST(Scores, ChainsCollectInOrder) {
+  int q[16];
+  for (int i = 0; i < 16; ++i) q[i] = i;
+  const TilePosition t{0, 0, q, 16, 0, 1, 1, true};
+  const double slopes[] = {0.5};
+  const auto alibi = make_score<double>(Alibi<double>{0, slopes, 1});
+  const auto score = chain(chain(alibi, make_score<double>(Bias<double>{})),
+                           chain(make_score<double>(Softcap{3}), alibi));
+  ASSERT_EQ(score.tensors, 3);
+  double s[16], ds[16], sums[3] = {};
+  for (int i = 0; i < 16; ++i) s[i] = 0.25 * i, ds[i] = i < 12 ? 1 : 0;
+  TensorGradient<double> to[3];
+  for (int i = 0; i < 3; ++i) to[i].data = sums + i;
+  score.collect(score.self.get(), t, 14, s, ds, to);
+  double first = 0, last = 0;
+  for (int i = 0; i < 12; ++i) {
+    const double y = std::tanh((0.25 * i - 0.5 * i) / 3), slope = 1 - y * y;
+    EXPECT_NEAR(ds[i], slope, 1e-12);
+    first -= slope * i;
+    last -= i;
+  }
+  EXPECT_NEAR(sums[0], first, 1e-12);
+  EXPECT_EQ(sums[1], 0);
+  EXPECT_NEAR(sums[2], last, 1e-12);
 }
 
 }  // namespace

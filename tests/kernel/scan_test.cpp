@@ -15,16 +15,18 @@ void check(int B, int H, int n, int F, int E, bool reverse, double tolerance) {
   };
   auto q = random_numbers<T>(count(F), 1), k = random_numbers<T>(count(F), 2),
        v = random_numbers<T>(count(E), 3), out = random_numbers<T>(count(E), 4);
-  const auto view = [&](Buffer<T>& x, int features) {
-    return View{x.data(),
-                sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32,
-                int64_t{H} * n * features,
-                int64_t{n} * features,
-                features,
-                1};
-  };
   Threads runtime(2);
-  scan<T>({view(q, F), view(k, F), view(v, E), view(out, E), B, H, n, F, E, reverse}, runtime);
+  scan<T>({.q = view(q, H, n, F),
+           .k = view(k, H, n, F),
+           .v = view(v, H, n, E),
+           .out = view(out, H, n, E),
+           .B = B,
+           .H = H,
+           .n = n,
+           .F = F,
+           .E = E,
+           .reverse = reverse},
+          runtime);
   const auto f = static_cast<size_t>(F), e = static_cast<size_t>(E),
              length = static_cast<size_t>(n);
   for (size_t i = 0; i < out.size() / e; ++i) {

@@ -3,7 +3,6 @@
 /// A way to run attention, forward and backward, and its place in autograd: first derivatives run
 /// by it, derivatives of derivatives (create_graph) through the eager reference.
 
-#include <attzoo/core/eager.hpp>
 #include <attzoo/core/reference.hpp>
 
 #include <vector>
@@ -31,7 +30,7 @@ struct Cotangents {
   torch::Tensor output, lse;
 };
 
-/// Stateless; backends are chosen by dispatch.hpp.
+/// Stateless; backends are chosen in dispatch.hpp.
 class Backend {
  public:
   virtual ~Backend() = default;

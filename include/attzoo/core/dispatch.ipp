@@ -1,6 +1,7 @@
 #pragma once
 // Definitions of dispatch.hpp.
 
+#include <attzoo/core/choose.hpp>
 #include <attzoo/core/chunked.hpp>
 #include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/dispatch.hpp>

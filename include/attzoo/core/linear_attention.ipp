@@ -1,6 +1,7 @@
 #pragma once
 
 #include <attzoo/core/checks.hpp>
+#include <attzoo/core/choose.hpp>
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/eager.hpp>
 #include <attzoo/core/linear_attention.hpp>
@@ -8,6 +9,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -33,15 +35,17 @@ ATTZOO_API torch::Tensor scan_by_chunks(const torch::Tensor& q, const torch::Ten
   return (torch::matmul(scores, vc) + torch::matmul(qc, before)).flatten(2, 3).slice(2, 0, n);
 }
 
-/// The backend: the CPU's kernel, tensor operations elsewhere.
+/// By the first backend that takes it, else by tensor operations.
 ATTZOO_API torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::Tensor& any_k,
                                       const torch::Tensor& any_v, bool reverse) {
   const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
   if (q.numel() == 0 || v.numel() == 0) {
     return torch::zeros({q.size(0), q.size(1), q.size(2), v.size(3)}, v.options());
   }
-  if (fits_cpu_scan(q, v)) return cpu_scan(q, k, v, reverse);
-  return scan_by_chunks(q, k, v, reverse);
+  static const CpuScan cpu;
+  const std::array<const ScanBackend*, 1> in_order{&cpu};
+  const auto* backend = choose(in_order, q, v);
+  return backend ? backend->run(q, k, v, reverse) : scan_by_chunks(q, k, v, reverse);
 }
 
 /// Each gradient is such a sum again, so that derivatives of any order run fused:

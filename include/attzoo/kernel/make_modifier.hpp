@@ -14,6 +14,14 @@
 namespace attzoo::kernel {
 /// Lanes in a loop of fixed length.
 inline constexpr int kLaneBlock = 16;
+
+/// Of sixteen bytes made from four whole numbers, byte k of number l is at 4 l + k; in the order
+/// 4 k + l, the lane that belongs there.
+constexpr int lane_of_byte(int i) {
+  const int k = i / 4 % 4, l = i % 4;
+  const bool little = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+  return i / kLaneBlock * kLaneBlock + 4 * l + (little ? k : 3 - k);
+}
 }  // namespace attzoo::kernel
 
 #define ATTZOO_BODY <attzoo/kernel/modify.inc>

@@ -7,13 +7,15 @@
 
 namespace attzoo::core {
 
-/// Documents as parts of those of the packing: `part` numbers them from 0 up to the row's length.
-inline DocumentsMask parts_of_documents(const Packing& packing, const torch::Tensor& part) {
-  return {{.ids = packing.run * (packing.run.size(1) + 1) + part}};
+/// Numbers for the parts of all documents; `part` numbers those of each from 0 up to the row's
+/// length.
+inline torch::Tensor parts_of_documents(const Packing& packing, const torch::Tensor& part) {
+  return packing.run * (packing.run.size(1) + 1) + part;
 }
 
 ATTZOO_API DocumentsMask blocks_of_documents(const Packing& packing, int64_t block_size) {
-  return parts_of_documents(packing, torch::div(packing.position, block_size, "floor"));
+  const auto block = torch::div(packing.position, block_size, "floor");
+  return {{.ids = parts_of_documents(packing, block)}};
 }
 
 ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t length, int64_t block_size,
@@ -38,7 +40,9 @@ ATTZOO_API AnyMask OverlappingBlocks::family(int64_t f) const {
   const auto j = torch::div(offset, period, "floor").clamp_min(-1);  // of the family's blocks
   const auto inside =
       (j >= 0) & (offset - j * period < size_) & (j * families_ + f < packing_.spread(counts));
-  return parts_of_documents(packing_, j + 1) && TensorMask{inside.unsqueeze(1).unsqueeze(1)};
+  // What lies between two blocks is a document whose keys nobody attends to.
+  const DocumentsMask blocks{{.ids = parts_of_documents(packing_, j + 1) * 2 + inside}};
+  return blocks && TensorMask{inside.unsqueeze(1).unsqueeze(1)};
 }
 
 ATTZOO_API torch::Tensor OverlappingBlocks::shares() const {

@@ -14,8 +14,8 @@ namespace attzoo::core {
 ATTZOO_API bool FusedCpuBackend::takes(const Qkv& t, const Rule& rule) const {
   constexpr int64_t kMost = int64_t{1} << 30, kMostFeatures = int64_t{1} << 16;
   const auto n = t.shape();
-  return t.q.device().is_cpu() && t.q.numel() > 0 && t.k.numel() > 0 &&
-         t.v.numel() > 0 && n.L < kMost && n.S < kMost && product_at_most({n.B, n.H}, kMost) &&
+  return t.q.device().is_cpu() && t.q.numel() > 0 && t.k.numel() > 0 && t.v.numel() > 0 &&
+         n.L < kMost && n.S < kMost && product_at_most({n.B, n.H}, kMost) &&
          t.q.size(3) <= kMostFeatures && t.v.size(3) <= kMostFeatures && rule.mask.has_cpu_form() &&
          rule.score.has_cpu_form();
 }

@@ -1,23 +1,23 @@
 #pragma once
 
+#include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/cpu/scan.hpp>
 
-#include <attzoo/core/checks.hpp>
 #include <attzoo/kernel/scan.hpp>
 
 #include <algorithm>
 
 namespace attzoo::core {
 
-ATTZOO_API bool fits_cpu_scan(const torch::Tensor& q, const torch::Tensor& v) {
+ATTZOO_API bool CpuScan::takes(const torch::Tensor& q, const torch::Tensor& v) const {
   constexpr int64_t kMost = int64_t{1} << 30;
   const auto fits = [](int64_t size) { return size > 0 && size < kMost; };
   return q.device().is_cpu() && std::all_of(q.sizes().begin(), q.sizes().end(), fits) &&
          fits(v.size(3));
 }
 
-ATTZOO_API torch::Tensor cpu_scan(const torch::Tensor& q, const torch::Tensor& k,
-                                  const torch::Tensor& v, bool reverse) {
+ATTZOO_API torch::Tensor CpuScan::run(const torch::Tensor& q, const torch::Tensor& k,
+                                      const torch::Tensor& v, bool reverse) const {
   auto out = empty_as(q, v.size(3), v.scalar_type());
   const auto size = [](int64_t n) { return static_cast<int>(n); };
   const kernel::ScanProblem p{.q = view(q),

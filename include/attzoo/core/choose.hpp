@@ -1,0 +1,23 @@
+#pragma once
+/// \file
+/// Which backend runs a problem: the one rule for softmax and linear attention.
+
+#include <attzoo/core/eager.hpp>
+
+#include <array>
+#include <cstddef>
+
+namespace attzoo::core {
+
+/// The first of the backends that takes a problem; null where none does, and under an
+/// EagerReferenceGuard: then the definition runs.
+template <class Backend, std::size_t N, class... Problem>
+const Backend* choose(const std::array<const Backend*, N>& backends, const Problem&... problem) {
+  if (eager_reference()) return nullptr;
+  for (const auto* backend : backends) {
+    if (backend->takes(problem...)) return backend;
+  }
+  return nullptr;
+}
+
+}  // namespace attzoo::core
