@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds and runs the three consumer projects: tests/consumers/run.sh LIBTORCH_FOLDER WORK_FOLDER
+# [BUILD_FOLDER]. With the last, attzoo::compiled is installed from there instead of built anew.
 set -euo pipefail
 torch=$1
 work=$2
+build=${3:+$(cd "$3" && pwd)}
 source=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf "$work"
 mkdir -p "$work"
@@ -15,8 +17,8 @@ fi
 
 cmake -S "$source" -B "$work/attzoo" -DCMAKE_PREFIX_PATH="$torch" -DATTZOO_PCH=OFF
 cmake --install "$work/attzoo" --prefix "$work/headers"  # nothing built: headers alone
-cmake --build "$work/attzoo" --target attzoo_compiled -j 2
-cmake --install "$work/attzoo" --prefix "$work/prefix"
+cmake --build "${build:-$work/attzoo}" --target attzoo_compiled -j 2
+cmake --install "${build:-$work/attzoo}" --prefix "$work/prefix"
 
 for way in add_subdirectory find_package fetch_content; do
   cmake -S "$source/tests/consumers/$way" -B "$work/$way" -DCMAKE_BUILD_TYPE=Release \

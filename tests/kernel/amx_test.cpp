@@ -176,7 +176,9 @@ TYPED_TEST(Amx, AttentionIsThatOfFloats) {
     using std::tanh;
     return 2.0 * tanh(s / 2.0);
   };
-  check({1, 1, 1, 90, 128, 96, 64}, {{}, make_score<float>(CallableScore{capped, 0})});
+  Modifiers<float> changed;
+  changed.score = make_score<float>(CallableScore{capped, 0});
+  check({1, 1, 1, 90, 128, 96, 64}, changed);
 }
 
 TYPED_TEST(Amx, QueriesWithoutKeysTakeNoPart) {
