@@ -17,8 +17,9 @@ class AnyMask {
   static constexpr bool is_mask = true;
 
   AnyMask() = default;
-  template <MaskMod M>
-  requires(!std::same_as<M, AnyMask>) AnyMask(M mask) {  // NOLINT: any mask is one
+  // Not this class itself, first: Clang would ask the concept whether it can be copied, and so on.
+  template <class M>
+  requires(!std::same_as<M, AnyMask> && MaskMod<M>) AnyMask(M mask) {  // NOLINT: any mask is one
     if constexpr (!std::same_as<M, FullMask>) box_ = std::make_shared<Box<M>>(std::move(mask));
   }
 

@@ -17,8 +17,10 @@ class AnyScore {
   static constexpr bool is_score = true;
 
   AnyScore() = default;
-  template <ScoreMod M>
-  requires(!std::same_as<M, AnyScore>) AnyScore(M score) {  // NOLINT: any score modifier is one
+  // Not this class itself, first: Clang would ask the concept whether it can be copied, and so on.
+  template <class M>
+  requires(!std::same_as<M, AnyScore> && ScoreMod<M>)
+      AnyScore(M score) {  // NOLINT: any modifier is one
     if constexpr (!std::same_as<M, IdentityScore>)
       box_ = std::make_shared<Box<M>>(std::move(score));
   }
