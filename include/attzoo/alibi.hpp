@@ -95,3 +95,5 @@ class ALiBiSelfAttentionImpl
 using ALiBiSelfAttention = Holder<ALiBiSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(ALiBiSelfAttentionImpl)
