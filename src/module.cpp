@@ -1,5 +1,6 @@
 // The modules of the library attzoo::compiled.
 
+#include <attzoo/alibi.ipp>
 #include <attzoo/attzoo.hpp>
 #include <attzoo/core/buckets.ipp>
 #include <attzoo/lsh.ipp>
