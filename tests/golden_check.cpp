@@ -304,24 +304,39 @@ void check_alibi_slopes(const Case& c, Report& report) {
   report.compare("slopes", got, c.at("slopes"), tolerance(c));
 }
 
-void check_block_indices(const Case& c, Report& report) {
-  const int64_t n = c.config["seq_len"].integer(), size = c.config["block_size"].integer();
-  std::vector<int64_t> starts, ends;
-  if (c.config["overlap"].boolean()) {
-    const core::OverlappingBlocks blocks(n, size);
-    for (int64_t k = 0; k < blocks.count; ++k) {
-      starts.push_back(k * blocks.step);
-      ends.push_back(std::min(k * blocks.step + size, n));
-    }
-  } else {
-    for (int64_t start = 0; start < n; start += size) {
-      starts.push_back(start);
-      ends.push_back(std::min(start + size, n));
+/// First token of every block, and the one behind its last, as who attends to whom shows them.
+std::vector<std::pair<int64_t, int64_t>> blocks_under(const std::vector<core::AnyMask>& masks,
+                                                      int64_t n) {
+  std::vector<std::pair<int64_t, int64_t>> found;
+  for (const auto& mask : masks) {
+    const core::Grid grid({1, 1, n, n}, 0, n, torch::kCPU);
+    const auto allowed = mask.evaluate(grid).expand({1, 1, n, n})[0][0];
+    for (int64_t i = 0; i < n;) {
+      const auto size = allowed[i].slice(0, i).sum().item<int64_t>();
+      if (size > 0) found.emplace_back(i, i + size);
+      i += std::max<int64_t>(size, 1);
     }
   }
-  report.expect(torch::equal(torch::tensor(starts, torch::kInt64), c.at("starts")),
-                "starts differ");
-  report.expect(torch::equal(torch::tensor(ends, torch::kInt64), c.at("ends")), "ends differ");
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+void check_block_indices(const Case& c, Report& report) {
+  const int64_t n = c.config["seq_len"].integer(), size = c.config["block_size"].integer();
+  std::vector<core::AnyMask> masks;
+  if (c.config["overlap"].boolean()) {
+    const core::OverlappingBlocks overlapping(n, size, {});
+    for (int64_t f = 0; f < overlapping.families(); ++f) masks.push_back(overlapping.family(f));
+  } else {
+    masks.push_back(blocks(size));
+  }
+  std::vector<int64_t> starts, ends;
+  for (const auto& [start, end] : blocks_under(masks, n)) {
+    starts.push_back(start);
+    ends.push_back(end);
+  }
+  report.expect(torch::equal(torch::tensor(starts), c.at("starts")), "starts differ");
+  report.expect(torch::equal(torch::tensor(ends), c.at("ends")), "ends differ");
 }
 
 void check_case(const Case& c, Report& report) {

@@ -7,18 +7,19 @@ cmake_minimum_required(VERSION 3.25)
 
 # ---- layers ---------------------------------------------------------------------------------------
 
-# What each layer may include of attzoo. core/ has three: its values; core/cpu/, the CPU's kernels in
-# LibTorch's terms; and the choice of a backend on top of both.
-set(backend_choice dispatch linear_attention)  # of core/
+# What each layer may include of attzoo. Within a layer, and between core/ and core/cpu/, the order of
+# the files decides: there are no cycles, of whatever length.
 set(umbrella_includes mechanism module functional io)
-set(mechanism_includes module functional choice core)
-set(module_includes module functional choice core)
-set(functional_includes functional choice core)
+set(mechanism_includes module functional core)
+set(module_includes module functional core)
+set(functional_includes functional core)
 set(io_includes io core)
-set(choice_includes choice cpu core kernel)
-set(cpu_includes cpu core kernel)
 set(core_includes core kernel)
+set(cpu_includes core cpu kernel)
 set(kernel_includes kernel)
+# Files of core/ that know the CPU's kernels besides core/cpu/: modifiers of any type, which carry a
+# form for them, and the choices of a backend.
+set(know_the_cpu core/any_mask core/any_score core/dispatch core/linear_attention)
 
 function(layer_of path layer)  # path: relative to include/attzoo
   if(path STREQUAL attzoo.hpp)
@@ -27,25 +28,36 @@ function(layer_of path layer)  # path: relative to include/attzoo
     set(found mechanism)
   else()
     string(REGEX REPLACE "/.*" "" found "${path}")
-    cmake_path(GET path STEM name)
     if(path MATCHES "^core/cpu/")
       set(found cpu)
-    elseif(found STREQUAL core AND name IN_LIST backend_choice)
-      set(found choice)
     endif()
   endif()
   set(${layer} ${found} PARENT_SCOPE)
 endfunction()
 
-# Appends to `result` what the includes of a file do that its layer may not. Texts, not files, so
-# that the check can itself be checked.
-function(check_includes path text result)
+# A header and its definitions are one unit: core/x.hpp and core/x.ipp are core/x. (x.inc is another.)
+function(unit_of path unit)
+  string(REGEX REPLACE "\\.[hi]pp$" "" found "${path}")
+  set(${unit} ${found} PARENT_SCOPE)
+endfunction()
+
+# Appends to `result` what the includes of a file do that its layer may not, and to `units` the units
+# that it includes. Texts, not files, so that the check can itself be checked.
+function(check_includes path text result units)
   set(all ${${result}})
+  set(included ${${units}})
   layer_of("${path}" layer)
-  string(REGEX MATCHALL "#[ \t]*include[^\n]*" lines "${text}")
+  unit_of("${path}" unit)
+  if(unit IN_LIST know_the_cpu)
+    list(APPEND core_includes cpu)
+  endif()
+  # Macros, too, name what is included (in kernel/, once for each instruction set).
+  string(REGEX MATCHALL "#[ \t]*(include|define ATTZOO_[A-Z_]+ <)[^\n]*" lines "${text}")
   foreach(line IN LISTS lines)
-    if(NOT line MATCHES "include[ \t]*<([^>]+)>")
-      list(APPEND all "${path}: '${line}' is not of the form <...>")
+    if(NOT line MATCHES "<([^>]+)>")
+      if(NOT layer STREQUAL kernel OR NOT line MATCHES "include ATTZOO_[A-Z_]+$")
+        list(APPEND all "${path}: '${line}' is not of the form <...>")
+      endif()
       continue()
     endif()
     set(target "${CMAKE_MATCH_1}")
@@ -56,18 +68,47 @@ function(check_includes path text result)
     elseif(target MATCHES "^attzoo/(.+)$" AND NOT target STREQUAL "attzoo/kernel/compiler.hpp")
       set(target "${CMAKE_MATCH_1}")
       layer_of("${target}" below)
-      if(NOT below IN_LIST ${layer}_includes)
+      unit_of("${target}" other)
+      if(other STREQUAL unit)
+        continue()
+      elseif(NOT below IN_LIST ${layer}_includes)
         list(APPEND all "${path} (${layer}) may not include ${target} (${below})")
       endif()
+      list(APPEND included ${other})
     endif()
   endforeach()
   set(${result} ${all} PARENT_SCOPE)
+  set(${units} ${included} PARENT_SCOPE)
+endfunction()
+
+# The units that include each other in a circle, or stand on one that does; `<prefix><unit>` are the
+# units that a unit includes.
+function(find_cycles prefix result)
+  set(left "${ARGN}")
+  set(before none)
+  while(NOT "${left}" STREQUAL "${before}")
+    set(before "${left}")
+    foreach(unit IN LISTS before)
+      set(waiting ${${prefix}${unit}})
+      set(free TRUE)
+      foreach(other IN LISTS waiting)
+        if(other IN_LIST left)
+          set(free FALSE)
+        endif()
+      endforeach()
+      if(free)
+        list(REMOVE_ITEM left ${unit})
+      endif()
+    endforeach()
+  endwhile()
+  set(${result} "${left}" PARENT_SCOPE)
 endfunction()
 
 # Every planted include must be found, and no other.
 function(expect_complaint path include)
   set(found "")
-  check_includes(${path} "#pragma once\n\n#  include <cmath>\n#include ${include}\n// text\n" found)
+  check_includes(${path} "#pragma once\n\n#  include <cmath>\n#include ${include}\n// text\n"
+    found ignored)
   list(LENGTH found count)
   if(NOT count EQUAL 1)
     message(SEND_ERROR "the check of layers lets ${path} include ${include}: '${found}'")
@@ -75,7 +116,7 @@ function(expect_complaint path include)
 endfunction()
 function(expect_none path include)
   set(found "")
-  check_includes(${path} "#include ${include}\n" found)
+  check_includes(${path} "#include ${include}\n" found ignored)
   if(found)
     message(SEND_ERROR "the check of layers is too strict: ${found}")
   endif()
@@ -90,7 +131,7 @@ expect_complaint(local.hpp "<attzoo/kernel/masks.hpp>")
 expect_complaint(io/x.ipp "<attzoo/functional/rope.hpp>")
 expect_complaint(core/x.hpp "<attzoo/functional/rope.hpp>")
 expect_complaint(core/x.hpp "<attzoo/core/cpu/runtime.hpp>")
-expect_complaint(core/cpu/x.ipp "<attzoo/core/dispatch.hpp>")
+expect_complaint(core/x.ipp ATTZOO_BODY)
 expect_complaint(core/x.hpp "<torch/torch.h>")
 expect_complaint(core/x.hpp "\"checks.hpp\"")
 expect_complaint(kernel/isa/x.inc "<attzoo/core/checks.hpp>")
@@ -98,10 +139,25 @@ expect_complaint(kernel/x.hpp "<ATen/core/Tensor.h>")
 expect_complaint(kernel/x.hpp "<c10/util/Half.h>")
 expect_none(kernel/x.hpp "<sys/syscall.h>")
 expect_none(kernel/isa/x.inc "<attzoo/kernel/math.hpp>")
+expect_none(kernel/isa/x.inc ATTZOO_BODY)
 expect_none(core/dispatch.ipp "<attzoo/core/cpu/fused.hpp>")
 expect_none(functional/x.hpp "<attzoo/core/dispatch.hpp>")
 expect_none(functional/x.hpp "<attzoo/kernel/compiler.hpp>")
 expect_none(local.hpp "<attzoo/module/self_attention.hpp>")
+expect_none(local.hpp "<attzoo/local.ipp>")
+set(planted_a b c)
+set(planted_b c)
+set(planted_c d)
+set(planted_d b)
+find_cycles(planted_ found a b c d)
+if(NOT "${found}" STREQUAL "a;b;c;d")
+  message(SEND_ERROR "the check of cycles misses one: '${found}'")
+endif()
+set(planted_d "")
+find_cycles(planted_ found a b c d)
+if(found)
+  message(SEND_ERROR "the check of cycles is too strict: '${found}'")
+endif()
 
 # ---- all files of include/attzoo -------------------------------------------------------------------
 
@@ -109,19 +165,27 @@ set(include ${ROOT}/include/attzoo)
 set(longest 400)  # lines of a file
 file(GLOB_RECURSE files RELATIVE ${include} ${include}/*)
 set(complaints "")
+set(units "")
 foreach(path IN LISTS files)
   if(NOT path MATCHES "^(|core/|core/cpu/|functional/|io/|kernel/|kernel/isa/|module/)[a-z0-9_]+\\.(hpp|ipp|inc)$")
     list(APPEND complaints "${path} has no place in include/attzoo")
     continue()
   endif()
   file(READ ${include}/${path} text)
-  check_includes(${path} "${text}" complaints)
+  unit_of(${path} unit)
+  list(APPEND units ${unit})
+  check_includes(${path} "${text}" complaints on_${unit})
   string(REGEX MATCHALL "\n" lines "${text}")
   list(LENGTH lines count)
   if(count GREATER longest)
     list(APPEND complaints "${path} has ${count} lines, more than ${longest}")
   endif()
 endforeach()
+list(REMOVE_DUPLICATES units)
+find_cycles(on_ circular ${units})
+if(circular)
+  list(APPEND complaints "there is a cycle among the includes of ${circular}")
+endif()
 foreach(complaint IN LISTS complaints)
   message(SEND_ERROR "${complaint}")
 endforeach()
@@ -165,13 +229,24 @@ endif()
 # A header of functional/, io/ and module/ has the test file of its name, but for these, which say
 # where they are tested.
 set(tested_elsewhere
-  functional/debug=functional/attention
+  functional/callables=core/callables
+  functional/checks=bad_inputs
+  functional/debug=functional/linear_attention
+  functional/masks=functional/modifiers
   functional/result=functional/attention
+  functional/scores=functional/modifiers
   functional/sdpa=functional/attention
   io/file=io/safetensors
+  module/attend_by_sums=linear
+  module/blend=longformer
+  module/checks=bad_inputs_modules
   module/gate=gated
-  module/inputs=multi_head
-  module/self_attention=module/own_mechanism)
+  module/holder=module/own_mechanism
+  module/inputs=bad_inputs_modules
+  module/overlapping_blocks=block
+  module/parts=module/own_mechanism
+  module/self_attention=module/own_mechanism
+  module/wrapper=combined)
 file(GLOB headers RELATIVE ${include}
   ${include}/functional/*.hpp ${include}/io/*.hpp ${include}/module/*.hpp)
 list(TRANSFORM headers REPLACE "\\.hpp$" "")

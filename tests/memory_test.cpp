@@ -2,6 +2,7 @@
 // counted in bytes.
 
 #include <gtest/gtest.h>
+#include <attzoo/core/chunked.hpp>
 
 #include <functional>
 

@@ -1,6 +1,7 @@
 #pragma once
 // The language model, and the mechanisms that it is built with.
 
+#include <torch/nn/init.h>
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/normalization.h>
 

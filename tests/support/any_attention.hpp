@@ -4,6 +4,7 @@
 
 #include <attzoo/module/wrapper.hpp>
 
+#include <concepts>
 #include <functional>
 #include <memory>
 #include <string>
@@ -14,7 +15,9 @@ class AnyAttentionImpl : public torch::nn::Cloneable<AnyAttentionImpl> {
  public:
   using Config = std::function<std::shared_ptr<AnyAttentionImpl>()>;  // makes another one
 
-  explicit AnyAttentionImpl(const Config& make) : AnyAttentionImpl(*make()) {}
+  /// A template, or else it would be asked whether a module holder converts to a function.
+  template <std::same_as<Config> Make>
+  explicit AnyAttentionImpl(const Make& make) : AnyAttentionImpl(*make()) {}
   template <class Impl>
   explicit AnyAttentionImpl(const torch::nn::ModuleHolder<Impl>& module)
       : d_model_(module->d_model()),

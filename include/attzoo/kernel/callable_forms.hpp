@@ -21,6 +21,8 @@ struct CallableMask {
   void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
 };
 template <class F>
+CallableMask(F, int) -> CallableMask<F>;
+template <class F>
 constexpr bool kIsCallable<CallableMask<F>> = true;
 
 /// May hold tables (TableView). `shift`: what is added to q. The gradient of all tables that learn
@@ -50,6 +52,8 @@ struct CallableScore {
     return g * (*this)(Dual<T>(s, 1), b, h, q, kv).d;
   }
 };
+template <class F>
+CallableScore(F, int) -> CallableScore<F>;
 /// A callable without captures holds no table.
 template <class F>
 constexpr int kTensors<CallableScore<F>> = std::is_empty_v<F> ? 0 : 1;

@@ -23,16 +23,20 @@ template <class Form>
 constexpr bool kIsCallable = false;
 
 /// The form of a mask, a copyable class with
+/// ```
 ///   bool operator()(int b, int h, int q, int kv) const   branch-free if it is to be fast
 ///   void reach(const Rows&, Segments&) const             what queries reach, into empty segments
+/// ```
 /// and perhaps an overload of stride_of().
 template <class M>
 Mask make_mask(M form);
 
 /// The form of a change of scores, for scores of type T, a copyable class with
+/// ```
 ///   R operator()(R s, I b, I h, I q, I kv) const         R is Real<T> or Dual<T>, I is Index
 ///   T gradient(T s, T g, I b, I h, I q, I kv, const TensorGradient<T>* to) const
 ///   bool changes() const
+/// ```
 /// where only one that holds tensors needs the second: it takes the gradient g of the score after
 /// modification, adds to the tensors' gradients at `to`, and returns that of the score before. Only
 /// one that may do nothing, for want of a tensor, needs the third.
