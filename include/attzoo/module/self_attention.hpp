@@ -56,7 +56,7 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
  public:
   using Options = OptionsType;
   using Config = OptionsType;  ///< what get_config() returns and the constructor takes
-  static constexpr TakenInputs kTakes = {};
+  static constexpr TakenInputs kTakes = {};  ///< hidden by mechanisms that take others
 
   /// Throws c10::ValueError for options out of range. The constructor of a mechanism calls reset().
   SelfAttention(Options o, const SelfAttentionSettings& settings)

@@ -52,6 +52,7 @@ struct WrapsOne {
       : options(o), attn(std::move(inner)) {}
 
  protected:
+  /// f(name, holder) for what is wrapped.
   template <class F>
   void for_each_inner(F&& f) {
     f("attn", attn);
@@ -88,6 +89,7 @@ struct WrapsTwo {
       : options(o), attn_a(std::move(a)), attn_b(std::move(b)) {}
 
  protected:
+  /// f(name, holder) for what is wrapped.
   template <class F>
   void for_each_inner(F&& f) {
     f("attn_a", attn_a);
