@@ -107,3 +107,5 @@ class BlockSelfAttentionImpl
 using BlockSelfAttention = Holder<BlockSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(BlockSelfAttentionImpl)

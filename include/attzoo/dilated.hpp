@@ -74,3 +74,5 @@ class DilatedSelfAttentionImpl
 using DilatedSelfAttention = Holder<DilatedSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(DilatedSelfAttentionImpl)

@@ -68,3 +68,5 @@ class GroupedSelfAttentionImpl
 using GroupedSelfAttention = Holder<GroupedSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(GroupedSelfAttentionImpl)

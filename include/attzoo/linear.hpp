@@ -117,3 +117,5 @@ template <class FeatureMap>
 using LinearSelfAttentionWith = Holder<LinearSelfAttentionImpl<FeatureMap>>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(LinearSelfAttentionImpl<>)

@@ -66,3 +66,5 @@ class LocalSelfAttentionImpl
 using LocalSelfAttention = Holder<LocalSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(LocalSelfAttentionImpl)

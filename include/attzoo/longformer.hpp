@@ -129,3 +129,5 @@ class LongformerSelfAttentionImpl
 using LongformerSelfAttention = Holder<LongformerSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(LongformerSelfAttentionImpl)

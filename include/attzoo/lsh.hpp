@@ -125,6 +125,8 @@ using LSHSelfAttention = Holder<LSHSelfAttentionImpl>;
 
 }  // namespace attzoo
 
+ATTZOO_COMPILED_MECHANISM(LSHSelfAttentionImpl)
+
 #ifndef ATTZOO_COMPILED
 #include <attzoo/lsh.ipp>
 #endif

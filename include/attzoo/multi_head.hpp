@@ -61,3 +61,5 @@ class MultiHeadSelfAttentionImpl
 using MultiHeadSelfAttention = Holder<MultiHeadSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(MultiHeadSelfAttentionImpl)

@@ -54,3 +54,5 @@ class VanillaSelfAttentionImpl
 using VanillaSelfAttention = Holder<VanillaSelfAttentionImpl>;
 
 }  // namespace attzoo
+
+ATTZOO_COMPILED_MECHANISM(VanillaSelfAttentionImpl)

@@ -21,15 +21,23 @@ class Holder : public torch::nn::ModuleHolder<Impl> {
  public:
   using torch::nn::ModuleHolder<Impl>::ModuleHolder;
   /// A new module with these options.
-  explicit Holder(const typename Impl::Config& config)
-      : torch::nn::ModuleHolder<Impl>(std::make_shared<Impl>(config)) {}
+  explicit Holder(const typename Impl::Config& config);
 
   /// The module's forward(): x [B, L, input_dim] -> output [B, L, d_model]. It is no template, as
   /// LibTorch's is, so that the inputs can be written in braces: `attn(x, {.causal = true})`.
   /// Throws c10::Error if it holds no module.
-  AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    return this->get()->forward(x, inputs);
-  }
+  AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {});
 };
+
+// Outside of the class, or else they are inline, and compiled by programs that link them, too.
+
+template <class Impl>
+Holder<Impl>::Holder(const typename Impl::Config& config)
+    : torch::nn::ModuleHolder<Impl>(std::make_shared<Impl>(config)) {}
+
+template <class Impl>
+AttentionResult Holder<Impl>::operator()(const torch::Tensor& x, const AttentionInputs& inputs) {
+  return this->get()->forward(x, inputs);
+}
 
 }  // namespace attzoo

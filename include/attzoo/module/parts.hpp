@@ -25,8 +25,8 @@ struct Heads {
 
 /// How many query heads an option named `name` asks for.
 struct HeadOption {
-  const char* name;
-  int64_t count;
+  const char* name;  ///< in errors
+  int64_t count;     ///< > 0
 };
 
 /// What a mechanism tells its base beside the options that all have. Fields that are not given do
@@ -49,6 +49,7 @@ struct CommonOptions {
   bool bias, causal;
 };
 
+/// The base of SelfAttention that is the same for all mechanisms; it is compiled once.
 class SelfAttentionParts {
  public:
   /// Features of the output.

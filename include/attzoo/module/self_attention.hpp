@@ -4,12 +4,8 @@
 
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/scores.hpp>
-#include <attzoo/module/holder.hpp>
+#include <attzoo/module/callable_module.hpp>
 #include <attzoo/module/parts.hpp>
-
-#include <torch/nn/cloneable.h>
-#include <torch/nn/modules/common.h>
-#include <torch/nn/modules/container/any_value.h>
 
 #include <concepts>
 #include <utility>
@@ -56,11 +52,11 @@ CommonOptions common_options(const SelfAttentionOptions auto& o) {
 /// constexpr TakenInputs kTakes` if it takes other inputs than most.
 /// tests/support/mechanism_contract.hpp (CMake target attzoo::testing) tests what all of them keep.
 template <class Derived, SelfAttentionOptions OptionsType>
-class SelfAttention : public torch::nn::Cloneable<Derived>, public core::SelfAttentionParts {
+class SelfAttention : public core::CallableModule<Derived>, public core::SelfAttentionParts {
  public:
   using Options = OptionsType;
   using Config = OptionsType;  ///< what get_config() returns and the constructor takes
-  static constexpr TakenInputs kTakes = {};
+  static constexpr TakenInputs kTakes = {};  ///< hidden by mechanisms that take others
 
   /// Throws c10::ValueError for options out of range. The constructor of a mechanism calls reset().
   SelfAttention(Options o, const SelfAttentionSettings& settings)
@@ -89,8 +85,6 @@ class SelfAttention : public torch::nn::Cloneable<Derived>, public core::SelfAtt
   Options options;
 
  protected:
-  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(AttentionInputs())})
-
   /// A projection [to, from] of the mechanism's own, registered under `name`.
   torch::nn::Linear make_projection(const char* name, int64_t from, int64_t to) {
     return new_projection(*this, name, from, to, options.bias);

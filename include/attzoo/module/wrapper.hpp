@@ -3,11 +3,7 @@
 /// What modules around other attention modules share: which modules they take, and how they hold,
 /// copy and rebuild them.
 
-#include <attzoo/module/holder.hpp>
-
-#include <torch/nn/cloneable.h>
-#include <torch/nn/modules/common.h>
-#include <torch/nn/modules/container/any_value.h>
+#include <attzoo/module/callable_module.hpp>
 
 #include <concepts>
 #include <memory>
@@ -56,6 +52,7 @@ struct WrapsOne {
       : options(o), attn(std::move(inner)) {}
 
  protected:
+  /// f(name, holder) for what is wrapped.
   template <class F>
   void for_each_inner(F&& f) {
     f("attn", attn);
@@ -92,6 +89,7 @@ struct WrapsTwo {
       : options(o), attn_a(std::move(a)), attn_b(std::move(b)) {}
 
  protected:
+  /// f(name, holder) for what is wrapped.
   template <class F>
   void for_each_inner(F&& f) {
     f("attn_a", attn_a);
@@ -108,7 +106,7 @@ torch::nn::ModuleHolder<M> build(const typename M::Config& config) {
 /// Base of every wrapper. Held is WrapsOne or WrapsTwo; Derived has kName and register_layers(),
 /// which its constructor calls.
 template <class Derived, class Held>
-class Wrapper : public torch::nn::Cloneable<Derived>, public Held {
+class Wrapper : public CallableModule<Derived>, public Held {
  public:
   /// For clone(): puts copies in the place of the shared modules, and new layers beside them.
   void reset() override {
@@ -120,8 +118,6 @@ class Wrapper : public torch::nn::Cloneable<Derived>, public Held {
   }
 
  protected:
-  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(AttentionInputs())})
-
   /// Throws c10::ValueError for an empty holder.
   explicit Wrapper(Held held) : Held(std::move(held)) {
     this->for_each_inner([](const char* name, const auto& module) {

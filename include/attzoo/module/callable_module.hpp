@@ -1,0 +1,49 @@
+#pragma once
+/// \file
+/// What mechanisms and wrappers are to LibTorch: modules that AnyModule and Sequential can call.
+
+#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/module/holder.hpp>
+
+#include <torch/nn/cloneable.h>
+
+#include <utility>
+#include <vector>
+
+namespace attzoo::core {
+
+/// The arguments of forward() with AttentionInputs behind x where there are none.
+ATTZOO_API std::vector<torch::nn::AnyValue> with_default_inputs(
+    std::vector<torch::nn::AnyValue> arguments);
+
+/// A module whose forward(x, inputs) is called with x alone as well: what LibTorch's macro
+/// FORWARD_HAS_DEFAULT_ARGS says, but compiled once.
+template <class Derived>
+class CallableModule : public torch::nn::Cloneable<Derived> {
+ protected:
+  template <class Module, class... Arguments>
+  friend struct torch::nn::AnyModuleHolder;
+
+  bool _forward_has_default_args() override { return true; }
+  unsigned int _forward_num_required_args() override { return 1; }
+  std::vector<torch::nn::AnyValue> _forward_populate_default_args(
+      std::vector<torch::nn::AnyValue>&& arguments) override {
+    return with_default_inputs(std::move(arguments));
+  }
+};
+
+}  // namespace attzoo::core
+
+/// Behind a mechanism, outside of namespaces: says that the library attzoo::compiled has the code
+/// of its bases, so that programs which link it compile none. Mechanisms of your own need it not.
+#define ATTZOO_MECHANISM(Extern, Impl)                                             \
+  Extern template class torch::nn::Cloneable<attzoo::Impl>;                        \
+  Extern template class attzoo::core::CallableModule<attzoo::Impl>;                \
+  Extern template class attzoo::SelfAttention<attzoo::Impl, attzoo::Impl::Config>; \
+  Extern template class attzoo::Holder<attzoo::Impl>;
+#ifdef ATTZOO_COMPILED
+#define ATTZOO_COMPILED_MECHANISM(Impl) ATTZOO_MECHANISM(extern, Impl)
+#else
+#define ATTZOO_COMPILED_MECHANISM(Impl)
+#include <attzoo/module/callable_module.ipp>
+#endif
