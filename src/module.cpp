@@ -1,4 +1,7 @@
-// The modules of the library attzoo::compiled.
+// The modules of the library attzoo::compiled: what they share, and the code of each mechanism of
+// the umbrella header.
+
+#define ATTZOO_DEFINE_MECHANISMS
 
 #include <attzoo/alibi.ipp>
 #include <attzoo/attzoo.hpp>
@@ -11,14 +14,3 @@
 #include <attzoo/module/gate.ipp>
 #include <attzoo/module/overlapping_blocks.ipp>
 #include <attzoo/module/parts.ipp>
-
-ATTZOO_MECHANISM(, VanillaSelfAttentionImpl)
-ATTZOO_MECHANISM(, MultiHeadSelfAttentionImpl)
-ATTZOO_MECHANISM(, LocalSelfAttentionImpl)
-ATTZOO_MECHANISM(, GroupedSelfAttentionImpl)
-ATTZOO_MECHANISM(, DilatedSelfAttentionImpl)
-ATTZOO_MECHANISM(, LinearSelfAttentionImpl<>)
-ATTZOO_MECHANISM(, BlockSelfAttentionImpl)
-ATTZOO_MECHANISM(, ALiBiSelfAttentionImpl)
-ATTZOO_MECHANISM(, LSHSelfAttentionImpl)
-ATTZOO_MECHANISM(, LongformerSelfAttentionImpl)

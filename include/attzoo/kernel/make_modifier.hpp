@@ -9,6 +9,7 @@
 #include <attzoo/kernel/lane.hpp>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace attzoo::kernel {
@@ -34,6 +35,10 @@ template <class M>
 auto allowed_of() -> decltype(Mask::allowed) {
   ATTZOO_ON_THIS_CPU(allowed_of<M>());
 }
+template <class T, class M>
+auto forbid_of() -> decltype(kernel::forbid_of<T>(Mask())) {
+  ATTZOO_ON_THIS_CPU(forbid_of<T, M>());
+}
 template <class T, class S>
 auto modify_of() -> decltype(Score<T>::modify) {
   ATTZOO_ON_THIS_CPU(modify_of<T, S>());
@@ -51,7 +56,10 @@ Mask make_mask(M form) {
           [](const void* self, const Rows& rows, Segments& out) {
             static_cast<const M*>(self)->reach(rows, out);
           },
-          detail::allowed_of<M>(), stride};
+          detail::allowed_of<M>(),
+          stride,
+          detail::forbid_of<float, M>(),
+          detail::forbid_of<double, M>()};
 }
 
 template <class T, class S>

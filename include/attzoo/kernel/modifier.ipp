@@ -63,6 +63,14 @@ struct Greater {
   }
 };
 
+/// Of masks that both have the step.
+template <class T>
+void forbid_both(const void* self, const TilePosition& t, T* s, T* slope) {
+  const auto& [a, b] = *static_cast<const MaskPair*>(self);
+  forbid_of<T>(a)(a.self.get(), t, s, slope);
+  forbid_of<T>(b)(b.self.get(), t, s, slope);
+}
+
 template <class Op>
 Mask combined(Mask a, Mask b, int stride) {
   return {std::make_shared<const MaskPair>(MaskPair{std::move(a), std::move(b)}),
@@ -105,7 +113,13 @@ ATTZOO_API Mask all_of(Mask a, Mask b) {
   if (!a.self) return b;
   if (!b.self) return a;
   const int stride = std::max(a.stride, b.stride);
-  return detail::combined<detail::Lesser>(std::move(a), std::move(b), stride);
+  const bool in_steps = a.forbid32 && b.forbid32;
+  auto both = detail::combined<detail::Lesser>(std::move(a), std::move(b), stride);
+  if (in_steps) {
+    both.forbid32 = detail::forbid_both<float>;
+    both.forbid64 = detail::forbid_both<double>;
+  }
+  return both;
 }
 
 ATTZOO_API Mask any_of(Mask a, Mask b) {
