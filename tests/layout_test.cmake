@@ -239,6 +239,7 @@ set(tested_elsewhere
   io/file=io/safetensors
   module/attend_by_sums=linear
   module/blend=longformer
+  module/callable_module=module/own_mechanism
   module/checks=bad_inputs_modules
   module/gate=gated
   module/holder=module/own_mechanism

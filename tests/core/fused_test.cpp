@@ -84,14 +84,11 @@ void check_case(Draw& draw, const std::string& what, const core::Shape& n, int64
   };
   const auto mine = leaves(dtype);
   ASSERT_EQ(mine[0].strides(), t.q.strides());
-  const auto got =
-      differentiate(core::dispatch({mine[0], mine[1], mine[2]}, rule), mine);
+  const auto got = differentiate(core::dispatch({mine[0], mine[1], mine[2]}, rule), mine);
   const auto wide = leaves(kDouble);
-  const auto gold =
-      differentiate(core::reference({wide[0], wide[1], wide[2]}, rule), wide);
+  const auto gold = differentiate(core::reference({wide[0], wide[1], wide[2]}, rule), wide);
   const auto same = leaves(dtype);
-  const auto plain =
-      differentiate(core::reference({same[0], same[1], same[2]}, rule), same);
+  const auto plain = differentiate(core::reference({same[0], same[1], same[2]}, rule), same);
   const char* names[] = {"output", "lse", "dq", "dk", "dv"};
   for (size_t i = 0; i < 5; ++i) {
     std::ostringstream label;

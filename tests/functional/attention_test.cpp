@@ -1,13 +1,13 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
-#include <attzoo/core/linear_attention.hpp>
 #include <attzoo/core/chunked.hpp>
 #include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/dispatch.hpp>
+#include <attzoo/core/linear_attention.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>
-#include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/sdpa.hpp>
 
 #include <c10/core/InferenceMode.h>
@@ -63,7 +63,8 @@ TEST(Attention, IsItsDefinitionForAllShapes) {
         const auto mask = torch::ones({L, S}, torch::kBool).tril(S - L);
         for (const bool is_causal : {false, true}) {
           const auto want = textbook(p, is_causal ? mask : torch::ones_like(mask));
-          const auto got = attention(p.q, p.k, p.v, is_causal ? core::AnyMask(causal()) : core::AnyMask());
+          const auto got =
+              attention(p.q, p.k, p.v, is_causal ? core::AnyMask(causal()) : core::AnyMask());
           EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-10, 1e-12)) << L << " " << S;
           EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-10, 1e-12)) << L << " " << S;
         }
