@@ -47,10 +47,12 @@ ATTZOO_API int64_t LSHSelfAttentionImpl::columns(int64_t round, int64_t n) const
 
 ATTZOO_API torch::Tensor LSHSelfAttentionImpl::projection(int64_t round, int64_t columns) const {
   if (!projections_.empty()) return projections_[static_cast<size_t>(round)];
+  const auto draw = [&](const std::optional<at::Generator>& generator) {
+    return torch::randn({options.num_heads, d_head(), columns}, generator, torch::kFloat32);
+  };
+  if (is_training()) return draw(generator_);
   const auto seed = options.seed + static_cast<uint64_t>(round);
-  const auto generator =
-      is_training() ? generator_ : std::optional(at::make_generator<at::CPUGeneratorImpl>(seed));
-  return torch::randn({options.num_heads, d_head(), columns}, generator, torch::kFloat32);
+  return draw(at::make_generator<at::CPUGeneratorImpl>(seed));
 }
 
 ATTZOO_API std::pair<torch::Tensor, torch::Tensor> LSHSelfAttentionImpl::hash(const Heads& heads,

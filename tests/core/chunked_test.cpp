@@ -52,7 +52,7 @@ void expect_the_reference(const core::AnyMask& mask, const core::AnyScore& score
   const auto g = torch::randn_like(want.output), gl = torch::randn_like(want.lse);
   const auto gradients = [&](const core::OutputAndLse& r) {
     return torch::autograd::grad({r.output, r.lse.masked_fill(r.lse.detach().isinf(), 0.0)}, inputs,
-                                 {g, gl});
+                                 {g, gl}, /*retain_graph=*/true);
   };
   const auto a = gradients(got), b = gradients(want);
   for (size_t i = 0; i < a.size(); ++i) {

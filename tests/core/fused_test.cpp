@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <attzoo/core/chunked.hpp>
 #include <attzoo/core/dispatch.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
@@ -213,31 +212,6 @@ TEST(Fused, DocumentsAndBlockMask) {
         return block_mask(mask_mod(f), n.L, n.S);
       },
       kNoScore);
-}
-
-/// What runs on other devices, here on the CPU; 16 rows a chunk.
-TEST(Chunked, IsTheReference) {
-  torch::manual_seed(8);
-  const auto leaf = [](std::vector<int64_t> sizes) {
-    return torch::randn(sizes, kDouble).requires_grad_();
-  };
-  const auto q = leaf({1, 4, 50, 6}), k = leaf({1, 2, 60, 6}), v = leaf({1, 2, 60, 5}),
-             slopes = leaf({4});
-  const auto mask = causal() && !window(3, 3);
-  const auto score = alibi(slopes) + softcap(2.0);
-  const core::Rule rule{mask, score, 0.4, {0.2, 3}};
-  const core::OutputAndLse want = core::reference({q, k, v}, rule);
-  const auto g = torch::randn_like(want.output), gl = torch::randn_like(want.lse);
-  const auto grads = [&](const core::OutputAndLse& r) {
-    return torch::autograd::grad({r.output, r.lse.masked_fill(r.lse.isinf(), 0)}, {q, k, v, slopes},
-                                 {g, gl}, true);
-  };
-  const core::ChunkedBackend chunked(1);
-  const auto got = core::run(chunked, {q, k, v}, rule);
-  EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-12, 1e-14));
-  EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-12, 1e-14));
-  const auto a = grads(got), b = grads(want);
-  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-10, 1e-12)) << i;
 }
 
 TEST(Fused, NotOfNotIsTheMask) {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/modifiers.hpp>
 
 #include "support/expect_error.hpp"
