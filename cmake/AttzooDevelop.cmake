@@ -24,36 +24,44 @@ endif()
 set_property(GLOBAL APPEND PROPERTY JOB_POOLS attzoo_compile=${jobs})
 set(CMAKE_JOB_POOL_COMPILE attzoo_compile)
 
-# A precompiled LibTorch, shared by the library and all programs. Position independent for the
-# library's sake, and so are all that use it, or else the compiler would not take it.
+# LibTorch precompiled, for optimised code and for such as is not: the library and the programs that
+# measure something are optimised, tests and examples compile in half the time without. (What they
+# link is optimised, and the kernels in any file.) Position independent for the library's sake, and so
+# are all that use them, or else the compiler would not take them.
 option(ATTZOO_PCH "Precompile LibTorch for attzoo's own library, tests and programs" ON)
-if(ATTZOO_PCH)
+set(unoptimised $<$<CXX_COMPILER_ID:GNU,Clang>:-O0>)
+
+function(attzoo_precompile name)
   file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp" CONTENT "")
-  add_library(attzoo_pch OBJECT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp")
-  set_target_properties(attzoo_pch PROPERTIES POSITION_INDEPENDENT_CODE ON)
-  target_compile_definitions(attzoo_pch PRIVATE ATTZOO_COMPILED)
-  target_link_libraries(attzoo_pch PRIVATE attzoo::attzoo)
-  target_precompile_headers(attzoo_pch PRIVATE "${PROJECT_SOURCE_DIR}/support/precompiled.hpp")
+  add_library(${name} OBJECT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp")
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
+  target_compile_options(${name} PRIVATE ${ARGN})
+  target_compile_definitions(${name} PRIVATE ATTZOO_COMPILED)
+  target_link_libraries(${name} PRIVATE attzoo::attzoo)
+  target_precompile_headers(${name} PRIVATE "${PROJECT_SOURCE_DIR}/support/precompiled.hpp")
+endfunction()
+if(ATTZOO_PCH)
+  attzoo_precompile(attzoo_pch)
+  attzoo_precompile(attzoo_pch_unoptimised ${unoptimised})
 endif()
 
-function(attzoo_use_pch target)
-  if(TARGET attzoo_pch)
+function(attzoo_use_pch target pch)
+  if(ATTZOO_PCH)
     target_compile_options(${target} PRIVATE ${CMAKE_CXX_COMPILE_OPTIONS_PIC})
-    target_precompile_headers(${target} REUSE_FROM attzoo_pch)
+    target_precompile_headers(${target} REUSE_FROM ${pch})
   endif()
 endfunction()
 
-# An executable on attzoo, compiled with the precompiled LibTorch.
+# An executable on attzoo: attzoo_add_executable(<name> [UNOPTIMISED] <source>...).
 function(attzoo_add_executable name)
-  add_executable(${name} ${ARGN})
+  cmake_parse_arguments(PARSE_ARGV 1 arg "UNOPTIMISED" "" "")
+  add_executable(${name} ${arg_UNPARSED_ARGUMENTS})
   target_link_libraries(${name} PRIVATE attzoo::compiled)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
-  attzoo_use_pch(${name})
-endfunction()
-
-# For programs in which correctness counts and speed does not: half the time to compile. The
-# library that they link, and the kernels in any file, are optimised all the same.
-function(attzoo_compile_quickly target)
-  target_compile_options(${target} PRIVATE
-    $<$<AND:$<CXX_COMPILER_ID:GNU,Clang>,$<NOT:$<CONFIG:Debug>>>:-O1>)
+  if(arg_UNOPTIMISED)
+    target_compile_options(${name} PRIVATE ${unoptimised})
+    attzoo_use_pch(${name} attzoo_pch_unoptimised)
+  else()
+    attzoo_use_pch(${name} attzoo_pch)
+  endif()
 endfunction()

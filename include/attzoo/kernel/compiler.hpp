@@ -2,7 +2,7 @@
 /// \file
 /// What the kernels ask of the compiler beyond standard C++.
 
-#if defined(__clang__) ? __clang_major__ < 14 : defined(__GNUC__) && __GNUC__ < 11
+#if !defined(__GNUC__) || (defined(__clang__) ? __clang_major__ < 14 : __GNUC__ < 11)
 #error attzoo needs g++ 11 or newer, or clang 14 or newer
 #endif
 
