@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What it costs to compile a file that uses attzoo: CPU seconds and peak memory of g++ -O2.
 
-    bench/compile_time.py [--compiler g++] [--repeat 1] [--torch FOLDER]
+    bench/compile_time.py [--compiler g++] [--repeat 1] [--torch FOLDER] [--only compiled]
 
 Every file is compiled in turn with a floor, a file that includes of LibTorch what any module needs,
 and its seconds are given beside those of that floor, for machines get busy. `one more combination`
@@ -57,6 +57,7 @@ void run(const torch::Tensor& x) {
 
 CALLS = """
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/modifiers.hpp>
 using namespace attzoo;
 void run(const torch::Tensor& q) {
   attention(q, q, q, causal()).output.sum().backward();
@@ -119,6 +120,7 @@ def main():
     parser.add_argument("--compiler", default="g++")
     parser.add_argument("--repeat", type=int, default=1, help="rounds, of which the least counts")
     parser.add_argument("--torch", type=Path, help="LibTorch's folder, with include/ and lib/")
+    parser.add_argument("--only", choices=("header-only", "compiled"), help="one way alone")
     arguments = parser.parse_args()
 
     ways = [("header-only", (), 14, 35, None), ("compiled", ("-DATTZOO_COMPILED",), 3, 8, 1.5e9)]
@@ -137,6 +139,8 @@ def main():
         bench = Bench(arguments.compiler, arguments.torch or find_torch(), folder)
         rounds = range(max(1, arguments.repeat))
         for way, flags, one, all_, most in ways:
+            if arguments.only not in (None, way):
+                continue
             for label, source, target in ("one mechanism", ONE, one), ("all twelve", ALL, all_):
                 what = f"{way}, {label}"
                 floor, seconds, memory = least(
