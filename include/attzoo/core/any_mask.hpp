@@ -80,23 +80,22 @@ class AnyMask {
   std::shared_ptr<const Interface> box_;
 };
 
-/// Pairs that both masks let attend.
-struct AndMask {
+/// Two masks.
+struct MaskPair {
   static constexpr bool is_mask = true;
   AnyMask a, b;
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const;
   bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
+};
+
+/// Pairs that both masks let attend.
+struct AndMask : MaskPair {
   torch::Tensor evaluate(const Grid& g) const;
 };
 
 /// Pairs that one of the masks lets attend.
-struct OrMask {
-  static constexpr bool is_mask = true;
-  AnyMask a, b;
-  void check(const Shape& n, const torch::Device& device) const;
-  void tensors(Captured& out) const;
-  bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
+struct OrMask : MaskPair {
   torch::Tensor evaluate(const Grid& g) const;
 };
 

@@ -10,18 +10,18 @@ namespace attzoo::core {
 ATTZOO_API AnyMask all_of(AnyMask a, AnyMask b) {
   if (a.is_full()) return b;
   if (b.is_full()) return a;
-  return AndMask{std::move(a), std::move(b)};
+  return AndMask{{std::move(a), std::move(b)}};
 }
 ATTZOO_API AnyMask any_of(AnyMask a, AnyMask b) {
   if (a.is_full() || b.is_full()) return {};
-  return OrMask{std::move(a), std::move(b)};
+  return OrMask{{std::move(a), std::move(b)}};
 }
 
-ATTZOO_API void AndMask::check(const Shape& n, const torch::Device& device) const {
+ATTZOO_API void MaskPair::check(const Shape& n, const torch::Device& device) const {
   a.check(n, device);
   b.check(n, device);
 }
-ATTZOO_API void AndMask::tensors(Captured& out) const {
+ATTZOO_API void MaskPair::tensors(Captured& out) const {
   a.tensors(out);
   b.tensors(out);
 }
@@ -32,14 +32,6 @@ ATTZOO_API kernel::Mask cpu_form(const AndMask& m, const Shape& n) {
   return kernel::all_of(m.a.on_cpu(n), m.b.on_cpu(n));
 }
 
-ATTZOO_API void OrMask::check(const Shape& n, const torch::Device& device) const {
-  a.check(n, device);
-  b.check(n, device);
-}
-ATTZOO_API void OrMask::tensors(Captured& out) const {
-  a.tensors(out);
-  b.tensors(out);
-}
 ATTZOO_API torch::Tensor OrMask::evaluate(const Grid& g) const {
   return torch::logical_or(a.evaluate(g), b.evaluate(g));
 }
