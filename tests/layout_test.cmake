@@ -239,14 +239,18 @@ set(tested_elsewhere
   io/file=io/safetensors
   module/attend_by_sums=linear
   module/blend=longformer
+  module/bucket_cache=module/cache
   module/callable_module=module/own_mechanism
   module/checks=bad_inputs_modules
   module/gate=gated
+  module/heads=module/cache
   module/holder=module/own_mechanism
   module/inputs=bad_inputs_modules
   module/overlapping_blocks=block
   module/parts=module/own_mechanism
+  module/row_buffer=module/cache
   module/self_attention=module/own_mechanism
+  module/token_cache=module/cache
   module/wrapper=combined)
 file(GLOB headers RELATIVE ${include}
   ${include}/functional/*.hpp ${include}/io/*.hpp ${include}/module/*.hpp)

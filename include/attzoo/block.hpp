@@ -17,6 +17,9 @@
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// In a packed batch blocks begin anew in every document.
+/// A cache keeps the tokens of a block or two. With `overlap` it does not know where the sequence
+/// will end and blends as in one that goes on: rows of a whole pass are the same up to its last
+/// block_size tokens, where the pass fades to its end.
 /// Cost: O(L b d_model) time, O(L d_model) memory.
 /// Departs from the Python library: its blend fades parts of the sequence towards zero and returns
 /// weights that do not match; `python_blend` reproduces both. Bad arguments are errors, not
@@ -72,11 +75,14 @@ class BlockSelfAttentionImpl
                       kName, ": python_blend is the Python library's, which knows no documents");
     const auto heads = project(x, inputs);
     if (options.overlap) return finish(attend_overlapping(heads, inputs));
-    if (!heads.packing.defined()) {
-      return finish(attend(heads, inputs, blocks(options.block_size)));
+    const auto& [q, k, v, packing, past] = heads;
+    core::AnyMask pattern = blocks(options.block_size);
+    if (packing.defined()) {
+      pattern = core::blocks_of_places(packing.position, packing.run, options.block_size);
+    } else if (past && past->padding.defined()) {
+      pattern = core::blocks_of_places(past->places(), {}, options.block_size);
     }
-    const auto in_documents = core::blocks_of_documents(heads.packing, options.block_size);
-    return finish(attend({heads.q, heads.k, heads.v}, inputs, in_documents));
+    return finish(attend({q, k, v, {}, past}, inputs, pattern));
   }
 
   /// Prints the options that not all mechanisms have.
@@ -85,19 +91,31 @@ class BlockSelfAttentionImpl
            << std::boolalpha << ", overlap=" << options.overlap;
   }
 
+ protected:
+  core::Keeps keeps() const override {
+    if (!options.overlap) return {.reach = options.block_size - 1, .unit = options.block_size};
+    const core::OverlappingBlocks blocks(0, options.block_size, core::Packing());
+    return {.reach = options.block_size - 1, .unit = blocks.period()};
+  }
+
  private:
   /// Attends within every family of blocks that do not touch each other, and blends.
   AttentionResult attend_overlapping(const Heads& heads, const AttentionInputs& inputs) {
-    const int64_t n = heads.q.size(2), size = std::min(options.block_size, std::max<int64_t>(n, 1));
-    TORCH_CHECK_VALUE(n == heads.k.size(2), kName, ": overlap needs a context as long as x, got ",
-                      heads.k.size(2), " and ", n);
-    const core::OverlappingBlocks blocks(n, size, heads.packing);
+    const int64_t L = heads.q.size(2), S = heads.k.size(2);
+    TORCH_CHECK_VALUE(L == S || heads.past, kName, ": overlap needs a context as long as x, got ",
+                      S, " and ", L);
+    const auto blocks =
+        heads.past && !heads.packing.defined()
+            ? core::OverlappingBlocks(L, options.block_size, *heads.past)
+            : core::OverlappingBlocks(L, std::min(options.block_size, std::max<int64_t>(L, 1)),
+                                      heads.packing);
     std::vector<AttentionResult> parts;
     for (int64_t f = 0; f < blocks.families(); ++f) {
-      parts.push_back(attend({heads.q, heads.k, heads.v}, inputs, blocks.family(f)));
+      parts.push_back(
+          attend({heads.q, heads.k, heads.v, {}, heads.past}, inputs, blocks.family(f)));
     }
     const auto shares = options.python_blend ? blocks.python_shares() : blocks.shares();
-    auto result = core::blend(parts, shares.to(heads.q.options()), core::joint_lse(parts));
+    auto result = core::blend(parts, shares.to(parts[0].output.options()), core::joint_lse(parts));
     if (options.python_blend) result.weights = blocks.last_block_wins(parts);
     return result;
   }

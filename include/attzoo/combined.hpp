@@ -63,13 +63,18 @@ class CombinedAttentionImpl
                       attn_a->takes().mask ? "attn_b" : "attn_a",
                       ", through which tokens would attend to what it hides; pass "
                       "key_padding_mask, causal or documents, which hold in both");
-    const auto inputs_for = [&](TakenInputs taken) {
+    auto* caches = this->caches_of(kName, inputs, x);
+    core::PairCache::Together together(caches, caches ? x.size(1) : 0);
+    const auto inputs_for = [&](TakenInputs taken, const Cache& cache) {
       auto its = inputs;
       if (!taken.global_attention) its.global_attention = torch::Tensor();
+      its.cache = cache;
       return its;
     };
-    auto result = attn_a->forward(x, inputs_for(attn_a->takes()));
-    const auto other = attn_b->forward(x, inputs_for(attn_b->takes()));
+    auto result = attn_a->forward(x, inputs_for(attn_a->takes(), caches ? caches->a : Cache()));
+    const auto other =
+        attn_b->forward(x, inputs_for(attn_b->takes(), caches ? caches->b : Cache()));
+    together.done();
     result.output = core::mix(gate, x, result.output, other.output);
     return result;
   }

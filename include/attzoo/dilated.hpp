@@ -68,6 +68,12 @@ class DilatedSelfAttentionImpl
     stream << ", dilation_rate=" << options.dilation_rate << ", num_heads=" << options.num_heads;
     if (options.window_size) stream << ", window_size=" << *options.window_size;
   }
+
+ protected:
+  core::Keeps keeps() const override {
+    if (!options.window_size) return {};
+    return {.reach = *options.window_size / 2};
+  }
 };
 
 /// Example: `DilatedSelfAttention attn({.d_model = 256, .dilation_rate = 4, .num_heads = 8});`

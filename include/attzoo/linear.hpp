@@ -98,8 +98,18 @@ class LinearSelfAttentionImpl
                                         .eps = options.eps,
                                         .python_weights = options.python_weights});
     result.output = torch::dropout(result.output, options.dropout, this->is_training()).to(dtype);
-    if (options.num_heads == 1) result.weights = result.weights.without_heads();
+    if (options.num_heads == 1 && result.weights.defined()) {
+      result.weights = result.weights.without_heads();
+    }
     return this->finish(std::move(result));
+  }
+
+  /// A cache of sums, in float32 at least; see MakesCache and Cache. Its calls return no weights.
+  Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
+                   const CacheOptions& how = {}) const override {
+    const auto head = this->new_cache_head(batch, capacity, how, /*unending=*/true);
+    return Cache(
+        std::make_shared<core::SumsCache>(head, options.num_heads, this->d_qk(), this->d_head()));
   }
 
   /// Prints the options that not all mechanisms have.

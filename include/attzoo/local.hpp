@@ -60,6 +60,9 @@ class LocalSelfAttentionImpl
   void extra_repr(std::ostream& stream) const override {
     stream << ", window_size=" << options.window_size << ", num_heads=" << options.num_heads;
   }
+
+ protected:
+  core::Keeps keeps() const override { return {.reach = options.window_size / 2}; }
 };
 
 /// Example: `LocalSelfAttention attn({.d_model = 256, .window_size = 64, .causal = true});`

@@ -68,21 +68,26 @@ class LongformerSelfAttentionImpl
   /// none. Throws what project() does; and for a global_attention c10::ValueError if its shape or
   /// device is wrong or there is a context, c10::TypeError if it is not dense.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    TORCH_CHECK_VALUE(!options.global_projections || !inputs.cache.defined() ||
+                          !inputs.global_attention.defined() || inputs.cache.length() == 0,
+                      kName,
+                      ": with global_projections, a cache takes global tokens in its first "
+                      "call alone");
     const int64_t half = options.window_size / 2;
     const auto heads = project(x, inputs);
-    if (!inputs.global_attention.defined()) {
-      return finish(attend(heads, inputs, window(half, half)));
-    }
-    auto global = global_tokens(check_global(x, inputs));
+    const auto& is_global = heads.past ? heads.past->global : inputs.global_attention;
+    if (!is_global.defined()) return finish(attend(heads, inputs, window(half, half)));
+    auto global = global_tokens(is_global);
     if (!options.global_projections) {
       return finish(attend(heads, inputs, window(half, half) || global));
     }
     global.queries = false;  // the local rows see the global columns ...
     auto result = attend(heads, inputs, window(half, half) || global);
+    if (heads.past && heads.past->offset > 0) return finish(result);
     global.queries = true;  // ... and the global rows are computed apart
     global.keys = false;
     const auto global_heads =
-        project_with(w_q_global, w_k_global, w_v_global, x, inputs, heads.packing);
+        project_with(w_q_global, w_k_global, w_v_global, x, inputs, heads.packing, heads.past);
     return finish(choose_rows(global.is_global, attend(global_heads, inputs, global), result));
   }
 
@@ -95,21 +100,10 @@ class LongformerSelfAttentionImpl
   /// Of global tokens; empty without `global_projections`.
   torch::nn::Linear w_q_global{nullptr}, w_k_global{nullptr}, w_v_global{nullptr};
 
- private:
-  torch::Tensor check_global(const torch::Tensor& x, const AttentionInputs& inputs) const {
-    const auto& g = inputs.global_attention;
-    core::check_dense(g, kName, "global_attention");
-    TORCH_CHECK_VALUE(!inputs.context.defined(), kName,
-                      ": global_attention marks tokens of x and has no meaning with a context");
-    TORCH_CHECK_VALUE(
-        (g.dim() == 1 || (g.dim() == 2 && g.size(0) == x.size(0))) && g.size(-1) == x.size(1),
-        kName, ": global_attention must have shape [L] or [B, L] with B=", x.size(0),
-        " L=", x.size(1), ", got ", g.sizes());
-    TORCH_CHECK_VALUE(g.device() == x.device(), kName, ": global_attention must be on ", x.device(),
-                      ", got ", g.device());
-    return g;
-  }
+ protected:
+  core::Keeps keeps() const override { return {.reach = options.window_size / 2}; }
 
+ private:
   /// `yes` in the rows of the tokens [1 or B, L] where `which` is true, `no` in the others.
   static AttentionResult choose_rows(const torch::Tensor& which, const AttentionResult& yes,
                                      const AttentionResult& no) {

@@ -10,9 +10,9 @@
 /// ```
 /// Tokens are sorted by bucket, and within one by position; "nearby" are the bucket_size neighbours
 /// on either side in this order, if causal the 2 bucket_size before. Rounds are weighted by the
-/// softmax of their lse. There are L / bucket_size buckets, in a packed batch as many for each
-/// document as for the document alone, with the projections of the document alone (while training,
-/// drawn for each number of buckets).
+/// softmax of their lse. There are L / bucket_size buckets or num_buckets, in a packed batch as
+/// many for each document as for the document alone, with the projections of the document alone
+/// (while training, drawn for each number of buckets).
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// Cost: O(L bucket_size num_hashes d_model + L log L) time, O(L num_hashes d_model) memory;
@@ -23,6 +23,7 @@
 /// rounds weighted, hashing fixed in eval mode; `exact_buckets` gives its form.
 
 #include <attzoo/core/buckets.hpp>
+#include <attzoo/module/bucket_cache.hpp>
 #include <attzoo/module/self_attention.hpp>
 
 #include <optional>
@@ -45,6 +46,9 @@ struct LSHSelfAttentionOptions {
   bool causal = false;                              ///< nobody attends to later tokens
   bool exact_buckets = false;                       ///< whole buckets, rounds averaged
   uint64_t seed = 0;                                ///< of the projections in eval mode
+  /// Buckets of a sequence of any length; > 0, default L / bucket_size. Needed where results must
+  /// not depend on how long the sequence is or will be, as with a cache.
+  std::optional<int64_t> num_buckets = std::nullopt;
 };
 
 /// The module; LSHSelfAttention holds it.
@@ -64,20 +68,31 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
     check_positive("num_hashes", options.num_hashes);
     TORCH_CHECK_VALUE(options.num_hashes <= 1 << 16, kName,
                       ": num_hashes must be at most 2^16, got ", options.num_hashes);
+    if (options.num_buckets) {
+      check_positive("num_buckets", *options.num_buckets);
+      TORCH_CHECK_VALUE(*options.num_buckets <= int64_t{1} << 24, kName,
+                        ": num_buckets must be at most 2^24, got ", *options.num_buckets);
+    }
     reset();
   }
 
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    TORCH_CHECK_VALUE(
+        !inputs.cache.defined() || !is_training() || !projections_.empty(), kName,
+        ": while training, each call draws projections of its own; with a cache, call eval()");
     const auto heads = project(x, inputs);
+    if (inputs.cache.defined()) return finish(attend_cached(heads, inputs));
     if (heads.q.numel() == 0 || heads.k.numel() == 0) return finish(attend(heads, inputs));
-    std::vector<AttentionResult> rounds;
-    for (int64_t r = 0; r < options.num_hashes; ++r) {
-      rounds.push_back(attend_round(heads, inputs, r));
-    }
-    return finish(join_rounds(rounds));
+    return finish(attend_rounds(heads, inputs));
   }
+
+  /// A cache of all tokens and their buckets; see MakesCache and Cache. Its steps are those of the
+  /// whole pass where num_buckets or projections are set; else there are the buckets of a sequence
+  /// of `capacity`.
+  Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
+                   const CacheOptions& how = {}) const override;
 
   /// Uses these from now on, one for each round: [num_heads, d_head, columns], where columns are
   /// the buckets with exact_buckets, else two digits of a bucket's number, half of the columns
@@ -104,6 +119,11 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   int64_t columns(int64_t round, int64_t n) const;
   /// A round's projection, [H, d_head, columns].
   torch::Tensor projection(int64_t round, int64_t columns) const;
+  /// Buckets of a round's projection with so many columns.
+  int64_t buckets(int64_t columns) const {
+    const int64_t base = columns / factors();
+    return factors() == 1 ? base : base * base;
+  }
   /// The buckets of queries and keys, [B, H, L] and [B, H, S].
   std::pair<torch::Tensor, torch::Tensor> hash(const Heads& heads, bool crosses,
                                                int64_t round) const;
@@ -113,6 +133,13 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   /// Attention within the buckets of one round.
   AttentionResult attend_round(const Heads& heads, const AttentionInputs& inputs,
                                int64_t round) const;
+  /// Attention of all rounds.
+  AttentionResult attend_rounds(const Heads& heads, const AttentionInputs& inputs) const;
+  /// The same for the next tokens of a cache.
+  AttentionResult attend_cached(const Heads& heads, const AttentionInputs& inputs) const;
+  /// One round for the queries of `heads`, which attend to `tokens` int64 [B, H, L, M]; -1: none.
+  AttentionResult attend_tokens(const Heads& heads, const torch::Tensor& mask,
+                                const torch::Tensor& tokens) const;
   /// The mean of the rounds: by the softmax of their lse, with exact_buckets a plain one.
   AttentionResult join_rounds(const std::vector<AttentionResult>& rounds) const;
 

@@ -40,9 +40,9 @@ ATTZOO_API void LSHSelfAttentionImpl::set_generator(const at::Generator& generat
 
 ATTZOO_API int64_t LSHSelfAttentionImpl::columns(int64_t round, int64_t n) const {
   if (!projections_.empty()) return projections_[static_cast<size_t>(round)].size(2);
-  const int64_t buckets = 1 + (n - 1) / options.bucket_size;
-  if (options.exact_buckets) return buckets;
-  return 2 * static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(buckets))));
+  const int64_t count = options.num_buckets.value_or(1 + (n - 1) / options.bucket_size);
+  if (options.exact_buckets) return count;
+  return 2 * static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
 }
 
 ATTZOO_API torch::Tensor LSHSelfAttentionImpl::projection(int64_t round, int64_t columns) const {
@@ -62,7 +62,8 @@ ATTZOO_API std::pair<torch::Tensor, torch::Tensor> LSHSelfAttentionImpl::hash(co
     const auto id = hash_documents(heads.q, heads.packing, round);
     return {id, id};
   }
-  const auto p = projection(round, columns(round, heads.k.size(2)));
+  const int64_t n = heads.past ? heads.past->capacity : heads.k.size(2);
+  const auto p = projection(round, columns(round, n));
   const auto id = core::bucket_ids(heads.q, p, factors());
   // Without a context, queries and keys are the same tokens.
   return {id, crosses ? core::bucket_ids(heads.k, p, factors()) : id};
@@ -72,12 +73,11 @@ ATTZOO_API torch::Tensor LSHSelfAttentionImpl::hash_documents(const torch::Tenso
                                                               const core::Packing& packing,
                                                               int64_t round) const {
   std::vector<int64_t> widths, first;  // of each document: columns, and its first bucket's number
-  int64_t buckets = 0;
+  int64_t numbered = 0;
   for (const auto length : packing.lengths) {
     widths.push_back(columns(round, length));
-    first.push_back(buckets);
-    const int64_t base = widths.back() / factors();
-    buckets += factors() == 1 ? base : base * base;
+    first.push_back(numbered);
+    numbered += buckets(widths.back());
   }
   const auto width = packing.spread(widths).unsqueeze(1);  // [R, 1, S]
   auto id = torch::zeros({1, 1, 1}, width.options());
@@ -138,7 +138,7 @@ inline LazyWeights bucket_weights(const torch::Tensor& q, const torch::Tensor& k
 ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads,
                                                               const AttentionInputs& inputs,
                                                               int64_t round) const {
-  const auto& [q, k, v, packing] = heads;
+  const auto &q = heads.q, &k = heads.k, &v = heads.v;
   auto [id_q, id_k] = hash(heads, inputs.context.defined(), round);
   if (inputs.key_padding_mask.defined()) {
     id_k = id_k.masked_fill(inputs.key_padding_mask.logical_not().unsqueeze(1), -1);
@@ -158,6 +158,87 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads
   return {core::permute_rows(sorted.output, buckets.rank_q),
           core::bucket_weights(q, k, inputs.mask, buckets, how),
           sorted.lse.gather(2, buckets.rank_q)};
+}
+
+ATTZOO_API AttentionResult
+LSHSelfAttentionImpl::attend_rounds(const Heads& heads, const AttentionInputs& inputs) const {
+  std::vector<AttentionResult> rounds;
+  for (int64_t r = 0; r < options.num_hashes; ++r) {
+    rounds.push_back(attend_round(heads, inputs, r));
+  }
+  return join_rounds(rounds);
+}
+
+ATTZOO_API Cache LSHSelfAttentionImpl::make_cache(int64_t batch, std::optional<int64_t> capacity,
+                                                  const CacheOptions& how) const {
+  const auto head = new_cache_head(batch, capacity, how, /*unending=*/false);
+  int64_t most = 0;
+  for (int64_t r = 0; r < options.num_hashes; ++r) {
+    most = std::max(most, buckets(columns(r, head.capacity)));
+  }
+  return Cache(std::make_shared<core::BucketCache>(head, options.num_heads, d_head(),
+                                                   options.num_hashes, most));
+}
+
+ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_tokens(const Heads& heads,
+                                                               const torch::Tensor& mask,
+                                                               const torch::Tensor& tokens) const {
+  const auto& q = heads.q;
+  const int64_t B = q.size(0), H = q.size(1), L = q.size(2), M = tokens.size(3);
+  const int64_t S = heads.k.size(2);
+  // Every query is a head of its own, with keys of its own.
+  const auto index = tokens.clamp_min(0);
+  const auto rows = [&](const torch::Tensor& t) {
+    return core::permute_rows(t, index.view({B, H, L * M})).view({B, H * L, M, t.size(3)});
+  };
+  core::MaskAndBias said;
+  if (mask.defined()) {
+    const auto all = core::mask_rank4(mask).expand({B, H, L, S});
+    said = core::mask_and_bias(all.gather(3, index).view({B, H * L, 1, M}));
+  }
+  const core::TensorMask found{(tokens >= 0).view({B, H * L, 1, M})};
+  const auto each = attention(q.reshape({B, H * L, 1, q.size(3)}), rows(heads.k), rows(heads.v),
+                              found && said.mask, said.bias, attention_options());
+  LazyWeights weights({B, H, L, S}, [=](int64_t begin, int64_t end) {
+    const auto of_tokens = each.weights.tensor().view({B, H, L, M}).slice(2, begin, end);
+    return torch::zeros({B, H, end - begin, S}, of_tokens.options())
+        .scatter_add(3, index.slice(2, begin, end), of_tokens);
+  });
+  return {each.output.view({B, H, L, each.output.size(3)}), std::move(weights),
+          each.lse.view({B, H, L})};
+}
+
+ATTZOO_API AttentionResult
+LSHSelfAttentionImpl::attend_cached(const Heads& heads, const AttentionInputs& inputs) const {
+  auto& cache = static_cast<core::BucketCache&>(inputs.cache.state());
+  const auto& past = *heads.past;
+  const int64_t L = heads.q.size(2);
+  std::vector<torch::Tensor> ids;
+  for (int64_t r = 0; r < options.num_hashes; ++r) {
+    const auto p = projection(r, columns(r, cache.head().capacity));
+    ids.push_back(core::bucket_ids(heads.q, p, factors()));
+  }
+  auto bucket = torch::stack(ids);  // [rounds, B, H, L]
+  if (past.padding.defined()) {
+    const auto token = torch::arange(past.offset, past.offset + L, past.padding.options());
+    const auto pads = token < past.padding.unsqueeze(1);
+    bucket = bucket.masked_fill(pads.unsqueeze(1), -1);
+  }
+  const int64_t reach = options.exact_buckets ? heads.k.size(2) : 2 * options.bucket_size;
+  AttentionResult result;
+  if (past.offset == 0) {  // nothing before: as a whole pass
+    cache.enter(0, bucket, 0);
+    result = attend_rounds({heads.q, heads.k, heads.v, heads.packing, past}, inputs);
+  } else {
+    const auto tokens = cache.enter(past.offset, bucket, reach);
+    std::vector<AttentionResult> rounds;
+    for (int64_t r = 0; r < options.num_hashes; ++r) {
+      rounds.push_back(attend_tokens(heads, inputs.mask, tokens[r]));
+    }
+    result = join_rounds(rounds);
+  }
+  result.output = result.output.to(*past.dtype);
+  return result;
 }
 
 ATTZOO_API AttentionResult

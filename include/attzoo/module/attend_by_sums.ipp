@@ -1,7 +1,6 @@
 #pragma once
 // Definitions of attend_by_sums.hpp.
 
-#include <attzoo/core/linear_attention.hpp>
 #include <attzoo/module/attend_by_sums.hpp>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -9,6 +8,72 @@
 #include <limits>
 
 namespace attzoo::core {
+
+inline torch::Tensor zero_sums(const CacheHead& head, int64_t heads, int64_t F, int64_t E) {
+  const auto dtype = head.module_dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+  return torch::zeros({head.batch, heads, F, E}, torch::dtype(dtype).device(head.device));
+}
+
+ATTZOO_API SumsCache::SumsCache(const CacheHead& head, int64_t heads, int64_t F, int64_t E)
+    : TokenCache(head),
+      sum_kv_(zero_sums(head, heads, F, E)),
+      sum_k_(zero_sums(head, heads, F, 1)),
+      latest_({zero_sums(head, heads, 0, F), zero_sums(head, heads, 0, E)}, 2 * kTakenBack, {}) {}
+
+ATTZOO_API int64_t SumsCache::bytes() const {
+  return static_cast<int64_t>(sum_kv_.nbytes() + sum_k_.nbytes()) + latest_.bytes();
+}
+
+ATTZOO_API LinearSums SumsCache::sums(const torch::Tensor& q, const torch::Tensor& k,
+                                      const torch::Tensor& v) const {
+  const auto near = linear_sums(q, torch::cat({latest_.rows(0), k}, 2),
+                                torch::cat({latest_.rows(1), v}, 2), /*causal=*/true);
+  return {near.values + torch::matmul(q, sum_kv_),
+          near.normalizer + torch::matmul(q, sum_k_).squeeze(-1)};
+}
+
+ATTZOO_API void SumsCache::take(const torch::Tensor& k, const torch::Tensor& v, const Past& past) {
+  padding_ = past.padding;
+  if (latest_.length() + k.size(2) <= 2 * kTakenBack) {
+    latest_.append({k, v});
+    return;
+  }
+  // The latest stay, the others go into the sums.
+  const auto all_k = torch::cat({latest_.rows(0), k}, 2),
+             all_v = torch::cat({latest_.rows(1), v}, 2);
+  const int64_t old = all_k.size(2) - kTakenBack;
+  const auto old_k = all_k.narrow(2, 0, old);
+  sum_kv_ += torch::matmul(old_k.transpose(-2, -1), all_v.narrow(2, 0, old));
+  sum_k_ += old_k.sum(2).unsqueeze(-1);
+  summed_ += old;
+  latest_.truncate(0);
+  latest_.append({all_k.narrow(2, old, kTakenBack), all_v.narrow(2, old, kTakenBack)});
+}
+
+ATTZOO_API void SumsCache::truncate(int64_t n) {
+  TokenCache::truncate(n);
+  if (n == 0) {
+    sum_kv_.zero_();
+    sum_k_.zero_();
+    summed_ = 0;
+  }
+  latest_.truncate(n - summed_);
+}
+
+ATTZOO_API void SumsCache::reorder(const torch::Tensor& order) {
+  TokenCache::reorder(order);
+  sum_kv_ = sum_kv_.index_select(0, order);
+  sum_k_ = sum_k_.index_select(0, order);
+  latest_.reorder(order);
+}
+
+ATTZOO_API std::shared_ptr<CacheState> SumsCache::clone() const {
+  auto copy = std::make_shared<SumsCache>(*this);
+  copy->sum_kv_ = sum_kv_.clone();
+  copy->sum_k_ = sum_k_.clone();
+  copy->latest_ = latest_.clone();
+  return copy;
+}
 
 /// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
 inline torch::Tensor divide(const torch::Tensor& t, const torch::Tensor& normalizer, double eps) {
@@ -67,19 +132,28 @@ ATTZOO_API AttentionResult attend_by_sums(
   const auto dtype = compute_dtype(heads.q);
   const auto q = features(heads.q.to(dtype));
   auto k = features(heads.k.to(dtype)), v = heads.v.to(dtype);
-  if (inputs.key_padding_mask.defined()) {
-    const auto real = inputs.key_padding_mask.unsqueeze(1).unsqueeze(-1);  // [B, 1, S, 1]
-    k = torch::where(real, k, torch::zeros({}, k.options()));
-    v = torch::where(real, v, torch::zeros({}, v.options()));
-  }
+  const auto leave_out = [&](const torch::Tensor& real) {  // [1 or B, S]
+    const auto rows = real.unsqueeze(1).unsqueeze(-1);
+    k = torch::where(rows, k, torch::zeros({}, k.options()));
+    v = torch::where(rows, v, torch::zeros({}, v.options()));
+  };
+  if (inputs.key_padding_mask.defined()) leave_out(inputs.key_padding_mask);
+  auto* cache =
+      heads.past ? &static_cast<SumsCache&>(inputs.cache.state()) : nullptr;  // NOLINT: linear's
   const bool packed = heads.packing.defined() && q.numel() > 0;
-  const auto sums = packed ? packed_linear_sums(q, k, v, options.causal, heads.packing)
-                           : linear_sums(q, k, v, options.causal);
+  const auto sums = packed  ? packed_linear_sums(q, k, v, options.causal, heads.packing)
+                    : cache ? cache->sums(q, k, v)
+                            : linear_sums(q, k, v, options.causal);
+  const auto output = divide(sums.values, sums.normalizer.unsqueeze(-1), options.eps);
+  if (cache) {  // the last document goes on; what was summed up has no weights
+    const auto& run = heads.packing.run;
+    if (packed) leave_out(run == run.slice(1, run.size(1) - 1));
+    cache->take(k, v, *heads.past);
+    return {output, {}, {}};
+  }
   const auto weights = options.python_weights ? estimated_weights(q, k, options.eps)
                                               : used_weights(q, k, options.causal);
-  return {divide(sums.values, sums.normalizer.unsqueeze(-1), options.eps),
-          in_documents(weights, heads, options.eps),
-          {}};
+  return {output, in_documents(weights, heads, options.eps), {}};
 }
 
 }  // namespace attzoo::core

@@ -19,7 +19,7 @@ ATTZOO_API std::vector<torch::nn::AnyValue> with_default_inputs(
 /// A module whose forward(x, inputs) is called with x alone as well: what LibTorch's macro
 /// FORWARD_HAS_DEFAULT_ARGS says, but compiled once.
 template <class Derived>
-class CallableModule : public torch::nn::Cloneable<Derived> {
+class CallableModule : public torch::nn::Cloneable<Derived>, public MakesCache {
  protected:
   template <class Module, class... Arguments>
   friend struct torch::nn::AnyModuleHolder;

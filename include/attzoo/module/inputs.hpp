@@ -3,6 +3,7 @@
 /// What a caller may hand to any mechanism beside x.
 
 #include <attzoo/core/documents.hpp>
+#include <attzoo/module/cache.hpp>
 
 #include <optional>
 
@@ -30,6 +31,9 @@ struct AttentionInputs {
   /// states begin anew. The tokens of a document lie together; no context. Padding is a document,
   /// too. `attn(x, {.documents = {.offsets = torch::tensor({0, 120, 512})}})`
   Documents documents = {};
+  /// The tokens before, from the module's make_cache: x holds the next ones, which it appends, and
+  /// the result is that of a causal pass over all of them in their rows. See Cache.
+  Cache cache = {};
 };
 
 /// Which of the inputs that have no meaning for every mechanism a module takes. The others it

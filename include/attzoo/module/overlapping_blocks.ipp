@@ -7,24 +7,49 @@
 
 namespace attzoo::core {
 
-/// Numbers for the parts of all documents; `part` numbers those of each from 0 up to the row's
-/// length.
-inline torch::Tensor parts_of_documents(const Packing& packing, const torch::Tensor& part) {
-  return packing.run * (packing.run.size(1) + 1) + part;
+/// Numbers for the parts of all sequences; `part` numbers those of each from 0.
+inline torch::Tensor number_parts(const torch::Tensor& part, const torch::Tensor& run) {
+  return run.defined() ? run * (run.size(1) + 1) + part : part;
 }
 
-ATTZOO_API DocumentsMask blocks_of_documents(const Packing& packing, int64_t block_size) {
-  const auto block = torch::div(packing.position, block_size, "floor");
-  return {{.ids = parts_of_documents(packing, block)}};
+ATTZOO_API DocumentsMask blocks_of_places(const torch::Tensor& place, const torch::Tensor& run,
+                                          int64_t block_size) {
+  return {{.ids = number_parts(torch::div(place, block_size, "floor"), run)}};
 }
+
+ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t L, int64_t block_size)
+    : L_(L),
+      size_(block_size),
+      step_(std::max<int64_t>(1, block_size / 2)),
+      families_((size_ + step_ - 1) / step_) {}
 
 ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t length, int64_t block_size,
                                                 const Packing& packing)
-    : n_(length),
-      size_(block_size),
-      step_(std::max<int64_t>(1, block_size / 2)),
-      families_((size_ + step_ - 1) / step_),
-      packing_(length > 0 ? packing : Packing{}) {}
+    : OverlappingBlocks(length, block_size) {
+  if (packing.defined() && length > 0) {
+    std::vector<int64_t> counts;
+    for (const auto n : packing.lengths) counts.push_back(count(n));
+    place_ = packing.position;
+    count_ = packing.spread(counts);
+    end_ = packing.spread(packing.lengths);
+    run_ = packing.run;
+    plain_ = false;
+    return;
+  }
+  place_ = torch::arange(length, torch::kInt64).unsqueeze(0);
+  count_ = torch::full_like(place_, count(length));
+  end_ = torch::full_like(place_, length);
+  plain_ = true;
+}
+
+// Keys are forgotten in whole periods, and blocks that begin before the first key hold no query.
+ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t L, int64_t block_size, const Past& past)
+    : OverlappingBlocks(L, block_size) {
+  place_ = past.places();
+  count_ = torch::full_like(place_, kUnbounded);
+  end_ = torch::full_like(place_, kUnbounded);
+  plain_ = !past.padding.defined();
+}
 
 /// The last block ends at the last token or after it.
 ATTZOO_API int64_t OverlappingBlocks::count(int64_t length) const {
@@ -32,59 +57,60 @@ ATTZOO_API int64_t OverlappingBlocks::count(int64_t length) const {
 }
 
 ATTZOO_API AnyMask OverlappingBlocks::family(int64_t f) const {
-  const int64_t period = families_ * step_;
-  if (!packing_.defined()) return SameBlockMask{size_, period, f * step_, count(n_) * step_};
-  std::vector<int64_t> counts;
-  for (const auto length : packing_.lengths) counts.push_back(count(length));
-  const auto offset = packing_.position - f * step_;
-  const auto j = torch::div(offset, period, "floor").clamp_min(-1);  // of the family's blocks
-  const auto inside =
-      (j >= 0) & (offset - j * period < size_) & (j * families_ + f < packing_.spread(counts));
+  if (plain_) {
+    const int64_t blocks = count_.numel() > 0 ? count_[0][0].item<int64_t>() : 1;
+    return SameBlockMask{size_, period(), f * step_,
+                         blocks == kUnbounded ? kUnbounded : blocks * step_};
+  }
+  const auto offset = place_ - f * step_;
+  const auto j = torch::div(offset, period(), "floor").clamp_min(-1);  // of the family's blocks
+  const auto inside = (j >= 0) & (offset - j * period() < size_) & (j * families_ + f < count_);
   // What lies between two blocks is a document whose keys nobody attends to.
-  const DocumentsMask blocks{{.ids = parts_of_documents(packing_, j + 1) * 2 + inside}};
+  const DocumentsMask blocks{{.ids = number_parts(j + 1, run_) * 2 + inside}};
   return blocks && TensorMask{inside.unsqueeze(1).unsqueeze(1)};
 }
 
-ATTZOO_API torch::Tensor OverlappingBlocks::shares() const {
-  if (!packing_.defined()) return shares_of(n_);
-  std::vector<torch::Tensor> of_each;
-  for (const auto length : packing_.lengths) of_each.push_back(shares_of(length));
-  return torch::cat(of_each, 1).view({families_, -1, 1, n_});
+template <class F>
+void OverlappingBlocks::around(F f) const {
+  const auto place = query_rows(place_), count = query_rows(count_), end = query_rows(end_);
+  const auto latest = torch::minimum(torch::div(place, step_, "floor"), count - 1);
+  for (int64_t i = 0; i < families_; ++i) {
+    const auto block = latest - i, begin = block * step_;
+    f(block, begin, torch::minimum(begin + size_, end),
+      (block >= 0).logical_and(place - begin < size_));
+  }
 }
 
-ATTZOO_API torch::Tensor OverlappingBlocks::shares_of(int64_t length) const {
-  auto shares = torch::zeros({families_, length}, torch::kFloat64);
-  auto at = shares.accessor<double, 2>();
-  for (int64_t k = 0; k < count(length); ++k) {
-    const int64_t begin = k * step_, end = std::min(begin + size_, length);
-    for (int64_t i = begin; i < end; ++i) {
-      at[k % families_][i] = static_cast<double>(std::min(i - begin + 1, end - i));
-    }
-  }
-  return shares / shares.sum(0);
+ATTZOO_API torch::Tensor OverlappingBlocks::shares() const {
+  const auto place = query_rows(place_);
+  auto shares = place.new_zeros({families_, place.size(0), L_}, torch::kFloat64);
+  around([&](const auto& block, const auto& begin, const auto& end, const auto& inside) {
+    const auto near = torch::minimum(place - begin + 1, end - place).to(torch::kFloat64);
+    shares.scatter_add_(0, block.remainder(families_).unsqueeze(0), (near * inside).unsqueeze(0));
+  });
+  return (shares / shares.sum(0).clamp_min(1)).unsqueeze(2);  // padding has none
 }
 
 ATTZOO_API torch::Tensor OverlappingBlocks::python_shares() const {
-  auto shares = torch::zeros({families_, n_}, torch::kFloat64);
-  for (int64_t k = 0; k < count(n_); ++k) {
-    const int64_t begin = k * step_, length = std::min(size_, n_ - begin);
-    const auto place = torch::arange(length, torch::kFloat64);
-    const auto taken = k == 0 ? torch::ones_like(place)
-                              : place / static_cast<double>(std::max<int64_t>(1, length - 1));
-    auto here = shares.slice(1, begin, begin + length);
-    here.mul_(1 - taken);
-    here[k % families_].copy_(taken);
-  }
-  return shares;
+  const auto place = query_rows(place_);
+  auto shares = place.new_zeros({families_, place.size(0), L_}, torch::kFloat64);
+  auto left = torch::ones_like(place, torch::kFloat64);  // by the later blocks
+  around([&](const auto& block, const auto& begin, const auto& end, const auto& inside) {
+    const auto fade = (place - begin).to(torch::kFloat64) / (end - begin - 1).clamp_min(1);
+    const auto taken = torch::where(block == 0, torch::ones_like(fade), fade) * inside;
+    shares.scatter_add_(0, block.remainder(families_).unsqueeze(0), (taken * left).unsqueeze(0));
+    left = left * (1 - taken);
+  });
+  return shares.unsqueeze(2);
 }
 
 /// Of every pair in the rows [begin, end), the last block of family f that holds both tokens, -1
-/// where none does: [1, 1, rows, n].
+/// where none does: [1 or B, 1, rows, S].
 ATTZOO_API torch::Tensor OverlappingBlocks::block_of(int64_t f, int64_t begin, int64_t end) const {
-  const auto mask = family(f).evaluate(Grid({1, 1, n_, n_}, begin, end, torch::kCPU));
-  const auto i = torch::arange(begin, end, torch::kInt64).view({1, 1, -1, 1});
-  const auto k = torch::div(i - f * step_, families_ * step_, "floor") * families_ + f;
-  return torch::where(mask, k, torch::full({}, -1, torch::kInt64));
+  const Grid grid({place_.size(0), 1, L_, place_.size(1)}, begin, end, place_.device());
+  const auto rows = query_rows(place_).slice(1, begin, end).unsqueeze(1).unsqueeze(-1);
+  const auto block = torch::div(rows - f * step_, period(), "floor") * families_ + f;
+  return torch::where(family(f).evaluate(grid), block, torch::full_like(block, -1));
 }
 
 ATTZOO_API LazyWeights

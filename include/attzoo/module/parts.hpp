@@ -3,10 +3,11 @@
 /// What all mechanisms have in common and no template parameter changes: the four projections, the
 /// checks of options and inputs, RoPE, and the way through the attention core.
 
-#include <attzoo/core/documents.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/kernel/compiler.hpp>
+#include <attzoo/module/heads.hpp>
 #include <attzoo/module/inputs.hpp>
+#include <attzoo/module/row_buffer.hpp>
 
 #include <torch/nn/modules/linear.h>
 
@@ -15,13 +16,6 @@
 #include <string>
 
 namespace attzoo {
-
-/// Queries, keys and values split into heads: [B, H, L, dh], [B, Hkv, S, dh], [B, Hkv, S, dh], and
-/// the documents that they belong to.
-struct Heads {
-  torch::Tensor q, k, v;
-  core::Packing packing = {};
-};
 
 /// How many query heads an option named `name` asks for.
 struct HeadOption {
@@ -47,6 +41,12 @@ struct CommonOptions {
   std::optional<int64_t> input_dim;
   double dropout;
   bool bias, causal;
+};
+
+/// What a module says of one call.
+struct CallMode {
+  bool causal;
+  bool drops;  // weights are dropped at random
 };
 
 /// The base of SelfAttention that is the same for all mechanisms; it is compiled once.
@@ -85,13 +85,23 @@ class SelfAttentionParts {
   void make_projections(torch::nn::Module& module, bool bias);
 
   /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
-  /// and k. Throws c10::ValueError for a wrong shape, size or device and for inputs that have no
-  /// meaning here, c10::TypeError for a wrong dtype or layout, before anything is computed.
-  Heads project(const torch::Tensor& x, const AttentionInputs& inputs);
-  /// The same with projections of the mechanism's own, on inputs that are checked already.
+  /// and k. With a cache, the keys and values are those that it keeps, the new ones last. Throws
+  /// c10::ValueError for a wrong shape, size or device and for inputs that have no meaning here,
+  /// c10::TypeError for a wrong dtype or layout, before anything is computed.
+  Heads project(const torch::Tensor& x, const AttentionInputs& inputs, const CallMode& mode);
+  /// The same with projections of the mechanism's own, on inputs that project() has checked and for
+  /// tokens that stand where it has found them; without a cache's keys and values.
   Heads project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k, torch::nn::Linear& to_v,
-                     const torch::Tensor& x, const AttentionInputs& inputs,
-                     const Packing& packing) const;
+                     const torch::Tensor& x, const AttentionInputs& inputs, const Packing& packing,
+                     const std::optional<Past>& past) const;
+
+  /// What a new cache of this module begins with; see MakesCache. `unending`: whether it may do
+  /// without a capacity.
+  CacheHead new_cache_head(int64_t batch, std::optional<int64_t> capacity,
+                           const CacheOptions& options, bool unending) const;
+  /// A cache of keys and values.
+  Cache new_kv_cache(int64_t batch, std::optional<int64_t> capacity, const CacheOptions& options,
+                     const Keeps& keeps) const;
   /// Joins the heads of an output and applies w_o: [B, H, L, dh] -> [B, L, d_model].
   AttentionResult finish(AttentionResult result);
 
@@ -107,13 +117,17 @@ class SelfAttentionParts {
   void check_options(const CommonOptions& options) const;
   void check_layer(const char* layer, int64_t from, int64_t to) const;
   void check_inputs(const torch::Tensor& x, const AttentionInputs& inputs) const;
+  void check_global(const torch::Tensor& x, const AttentionInputs& inputs) const;
   void check_documents(const AttentionInputs& inputs, const Shape& n,
                        const torch::Device& device) const;
+  void check_cached_call(const torch::Tensor& x, const AttentionInputs& inputs,
+                         const CallMode& mode) const;
 
   const char* name_;
   SelfAttentionSettings settings_;
   TakenInputs takes_;
   int64_t d_model_, input_dim_;
+  Identity identity_;  // of which caches are
 };
 
 /// Attention under a mechanism's pattern and score, and all that a call asks for: output [B, H, L,

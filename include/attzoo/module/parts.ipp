@@ -4,6 +4,7 @@
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/parts.hpp>
+#include <attzoo/module/token_cache.hpp>
 
 #include <torch/nn/init.h>
 
@@ -80,33 +81,85 @@ ATTZOO_API void SelfAttentionParts::make_projections(torch::nn::Module& module, 
   w_o = new_projection(module, "w_o", d_model_, d_model_, bias);
 }
 
-ATTZOO_API Heads SelfAttentionParts::project(const torch::Tensor& x,
-                                             const AttentionInputs& inputs) {
+ATTZOO_API Heads SelfAttentionParts::project(const torch::Tensor& x, const AttentionInputs& inputs,
+                                             const CallMode& mode) {
   check_inputs(x, inputs);
+  if (inputs.cache.defined()) check_cached_call(x, inputs, mode);
   const auto packing =
       inputs.documents.defined() ? pack(inputs.documents, who("documents")) : Packing{};
-  return project_with(w_q, w_k, w_v, x, inputs, packing);
+  if (!inputs.cache.defined()) return project_with(w_q, w_k, w_v, x, inputs, packing, {});
+  auto& cache = static_cast<TokenCache&>(inputs.cache.state());
+  const auto past = cache.next(name_, x.size(1), inputs, packing);
+  auto heads = project_with(w_q, w_k, w_v, x, inputs, packing, past);
+  cache.append(heads);
+  return heads;
 }
 
 ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k,
                                                   torch::nn::Linear& to_v, const torch::Tensor& x,
                                                   const AttentionInputs& inputs,
-                                                  const Packing& packing) const {
+                                                  const Packing& packing,
+                                                  const std::optional<Past>& past) const {
   const bool crosses = inputs.context.defined();
   const auto& context = crosses ? inputs.context : x;
   const auto split = [](const torch::Tensor& t, int64_t size) {  // -> [B, heads, N, size], a view
     return t.view({t.size(0), t.size(1), t.size(2) / size, size}).transpose(1, 2);
   };
   Heads heads{split(to_q(x), d_qk()), split(to_k(context), d_qk()), split(to_v(context), d_head()),
-              packing};
+              packing, past};
   if (!settings_.rope.value_or(false)) return heads;
-  const auto positions = packing.defined() ? packing.position.unsqueeze(1) : torch::Tensor();
-  const auto rotate = [&](const torch::Tensor& t, int64_t offset) {
-    return apply_rope(t, {.position_offset = offset, .positions = positions});
+  auto positions = packing.position;
+  int64_t offset = inputs.position_offset;
+  if (past) {
+    positions = past->positions;
+    if (!positions.defined()) offset = past->offset;
+  }
+  if (positions.defined()) positions = positions.unsqueeze(1);
+  const auto rotate = [&](const torch::Tensor& t, int64_t from) {
+    return apply_rope(t, {.position_offset = from, .positions = positions});
   };
-  heads.q = rotate(heads.q, inputs.position_offset);
-  heads.k = rotate(heads.k, crosses ? 0 : inputs.position_offset);
+  heads.q = rotate(heads.q, offset);
+  heads.k = rotate(heads.k, crosses ? 0 : offset);
   return heads;
+}
+
+ATTZOO_API CacheHead SelfAttentionParts::new_cache_head(int64_t batch,
+                                                        std::optional<int64_t> capacity,
+                                                        const CacheOptions& options,
+                                                        bool unending) const {
+  return cache_head(name_, identity_, w_k->weight, batch, capacity, options, unending);
+}
+
+ATTZOO_API Cache SelfAttentionParts::new_kv_cache(int64_t batch, std::optional<int64_t> capacity,
+                                                  const CacheOptions& options,
+                                                  const Keeps& keeps) const {
+  const auto head = new_cache_head(batch, capacity, options, keeps.reach != Keeps::kAll);
+  const int64_t kv_heads = settings_.kv_heads.value_or(settings_.heads.count);
+  return Cache(
+      std::make_shared<KvCache>(head, kv_heads, d_qk(), d_head(), keeps, takes_.global_attention));
+}
+
+ATTZOO_API void SelfAttentionParts::check_cached_call(const torch::Tensor& x,
+                                                      const AttentionInputs& inputs,
+                                                      const CallMode& mode) const {
+  check_cache(name_, identity_, inputs.cache, x);
+  const auto dtype = inputs.cache.state().head().module_dtype;
+  TORCH_CHECK_VALUE(w_k->weight.scalar_type() == dtype, name_,
+                    ": the cache was made when the module's dtype was ", dtype, ", now it is ",
+                    w_k->weight.scalar_type());
+  TORCH_CHECK_VALUE(mode.causal, name_, ": a cache is for causal attention; set causal");
+  TORCH_CHECK_VALUE(!mode.drops, name_,
+                    ": with a cache nothing is dropped at random; call eval(), or set dropout 0");
+  TORCH_CHECK_VALUE(!inputs.context.defined(), name_, ": a cache has no meaning with a context");
+  TORCH_CHECK_VALUE(inputs.position_offset == 0, name_,
+                    ": a cache counts positions itself; position_offset must be 0, got ",
+                    inputs.position_offset);
+  if (!torch::GradMode::is_enabled()) return;
+  bool learns = x.requires_grad();
+  for (const auto* layer : {&w_q, &w_k, &w_v, &w_o}) learns |= (*layer)->weight.requires_grad();
+  TORCH_CHECK_VALUE(!learns, name_,
+                    ": gradients do not flow through a cache; hold a torch::NoGradGuard while it "
+                    "is used");
 }
 
 ATTZOO_API AttentionResult SelfAttentionParts::finish(AttentionResult result) {
@@ -142,6 +195,7 @@ ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
   check(x, "x");
   TORCH_CHECK_VALUE(takes_.global_attention || !inputs.global_attention.defined(), name_,
                     ": global_attention has no meaning here; LongformerSelfAttention takes it");
+  if (inputs.global_attention.defined()) check_global(x, inputs);
   if (inputs.context.defined()) {
     check(inputs.context, "context");
     TORCH_CHECK_VALUE(inputs.context.size(0) == x.size(0), name_,
@@ -150,11 +204,29 @@ ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
   }
   const Shape n{x.size(0), settings_.heads.count, x.size(1),
                 inputs.context.defined() ? inputs.context.size(1) : x.size(1)};
-  if (inputs.mask.defined()) check_mask(inputs.mask, n, x.device(), name_);
+  if (inputs.mask.defined()) {
+    auto all = n;
+    if (inputs.cache.defined()) all.S += inputs.cache.length();
+    check_mask(inputs.mask, all, x.device(), name_);
+  }
   if (inputs.key_padding_mask.defined()) {
     check_key_padding(inputs.key_padding_mask, n, x.device(), name_);
   }
   if (inputs.documents.defined()) check_documents(inputs, n, x.device());
+}
+
+ATTZOO_API void SelfAttentionParts::check_global(const torch::Tensor& x,
+                                                 const AttentionInputs& inputs) const {
+  const auto& g = inputs.global_attention;
+  check_dense(g, name_, "global_attention");
+  TORCH_CHECK_VALUE(!inputs.context.defined(), name_,
+                    ": global_attention marks tokens of x and has no meaning with a context");
+  TORCH_CHECK_VALUE(
+      (g.dim() == 1 || (g.dim() == 2 && g.size(0) == x.size(0))) && g.size(-1) == x.size(1), name_,
+      ": global_attention must have shape [L] or [B, L] with B=", x.size(0), " L=", x.size(1),
+      ", got ", g.sizes());
+  TORCH_CHECK_VALUE(g.device() == x.device(), name_, ": global_attention must be on ", x.device(),
+                    ", got ", g.device());
 }
 
 ATTZOO_API void SelfAttentionParts::check_documents(const AttentionInputs& inputs, const Shape& n,
@@ -170,14 +242,16 @@ ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inp
   if (is_causal) pattern = pattern && CausalMask();
   if (heads.packing.defined()) pattern = pattern && DocumentsMask{{.ids = heads.packing.run}};
   if (inputs.mask.defined()) {
-    const auto said = mask_and_bias(mask_rank4(inputs.mask));
+    const auto mask = heads.past ? heads.past->columns(inputs.mask) : inputs.mask;
+    const auto said = mask_and_bias(mask_rank4(mask));
     pattern = pattern && said.mask;
     score = score + said.bias;
   }
-  if (inputs.key_padding_mask.defined()) {
-    pattern = pattern && TensorMask{inputs.key_padding_mask.unsqueeze(1).unsqueeze(1)};
-  }
-  return attention(heads.q, heads.k, heads.v, pattern, score, how);
+  const auto& real = heads.past ? heads.past->real : inputs.key_padding_mask;
+  if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
+  auto result = attention(heads.q, heads.k, heads.v, pattern, score, how);
+  if (heads.past && heads.past->dtype) result.output = result.output.to(*heads.past->dtype);
+  return result;
 }
 
 }  // namespace attzoo::core

@@ -80,6 +80,12 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   /// Options that build this module again, every default filled in.
   Config get_config() const { return options; }
 
+  /// What the next tokens need of those before; see MakesCache and Cache.
+  Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
+                   const CacheOptions& how = {}) const override {
+    return new_kv_cache(batch, capacity, how, keeps());
+  }
+
   /// As they were given, every default filled in. Each call reads `dropout` and `causal`, and what
   /// the mechanism reads; sizes, temperature and rope are settled when the module is made.
   Options options;
@@ -88,6 +94,16 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   /// A projection [to, from] of the mechanism's own, registered under `name`.
   torch::nn::Linear make_projection(const char* name, int64_t from, int64_t to) {
     return new_projection(*this, name, from, to, options.bias);
+  }
+
+  /// Which tokens a cache must keep, where the pattern does not reach all of them.
+  virtual core::Keeps keeps() const { return {}; }
+
+  /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
+  /// and k: SelfAttentionParts::project.
+  Heads project(const torch::Tensor& x, const AttentionInputs& in) {
+    return SelfAttentionParts::project(x, in,
+                                       {is_causal(in), this->is_training() && options.dropout > 0});
   }
 
   /// Attention under the mechanism's own pattern and score, and all that the caller asked for:

@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <memory>
+#include <optional>
 #include <utility>
 
 namespace attzoo {
@@ -22,6 +23,7 @@ concept AttentionModule = std::derived_from<M, torch::nn::Module> &&
   { m.input_dim() } -> std::convertible_to<int64_t>;
   { m.takes() } -> std::convertible_to<TakenInputs>;
   { m.get_config() } -> std::convertible_to<typename M::Config>;
+  { m.make_cache(int64_t{}, std::optional<int64_t>(), CacheOptions()) } -> std::same_as<Cache>;
   { m.clone() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
 };
 
@@ -52,6 +54,11 @@ struct WrapsOne {
       : options(o), attn(std::move(inner)) {}
 
  protected:
+  /// The wrapped module's cache: a wrapper needs nothing of its own.
+  Cache new_cache(const char*, int64_t batch, std::optional<int64_t> capacity,
+                  const CacheOptions& how) const {
+    return attn->make_cache(batch, capacity, how);
+  }
   /// f(name, holder) for what is wrapped.
   template <class F>
   void for_each_inner(F&& f) {
@@ -89,12 +96,28 @@ struct WrapsTwo {
       : options(o), attn_a(std::move(a)), attn_b(std::move(b)) {}
 
  protected:
+  /// Both modules' caches as one.
+  Cache new_cache(const char* who, int64_t batch, std::optional<int64_t> capacity,
+                  const CacheOptions& how) const {
+    auto a = attn_a->make_cache(batch, capacity, how);
+    auto b = attn_b->make_cache(batch, capacity, how);
+    return make_pair_cache(who, identity_, std::move(a), std::move(b));
+  }
+  /// The caches of the call's cache, null without one. Throws c10::ValueError as check_cache().
+  PairCache* caches_of(const char* who, const AttentionInputs& inputs,
+                       const torch::Tensor& x) const {
+    if (!inputs.cache.defined()) return nullptr;
+    check_cache(who, identity_, inputs.cache, x);
+    return static_cast<PairCache*>(&inputs.cache.state());
+  }
   /// f(name, holder) for what is wrapped.
   template <class F>
   void for_each_inner(F&& f) {
     f("attn_a", attn_a);
     f("attn_b", attn_b);
   }
+
+  Identity identity_;  // of which caches are
 };
 
 /// A new module with this configuration.
@@ -115,6 +138,12 @@ class Wrapper : public CallableModule<Derived>, public Held {
       module = torch::nn::ModuleHolder<M>(std::dynamic_pointer_cast<M>(module->clone()));
     });
     register_layers();
+  }
+
+  /// What the wrapped modules need of the tokens before; see MakesCache and Cache.
+  Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
+                   const CacheOptions& how = {}) const override {
+    return this->new_cache(Derived::kName, batch, capacity, how);
   }
 
  protected:

@@ -1,0 +1,188 @@
+#pragma once
+/// \file
+/// The state of generation, token by token: what a mechanism must keep of the tokens before.
+
+#include <attzoo/kernel/compiler.hpp>
+
+#include <torch/types.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+
+namespace attzoo {
+
+namespace core {
+class CacheState;
+}
+
+/// How a cache stores what it keeps.
+struct CacheOptions {
+  /// Of keys and values; default the module's. A half type for a float32 module halves the memory,
+  /// and the time of a step; attention then computes with queries of that type, too.
+  std::optional<torch::ScalarType> dtype = std::nullopt;
+  /// Default the module's.
+  std::optional<torch::Device> device = std::nullopt;
+};
+
+/// The tokens that a module has seen, as its mechanism needs them; made by the module's make_cache.
+/// `attn(x, {.cache = cache})` takes the next L >= 1 tokens x [batch, L, input_dim], appends them,
+/// and returns the rows that a causal pass over all tokens has there:
+/// ```
+/// torch::NoGradGuard no_grad;
+/// auto cache = attn->make_cache(/*batch=*/1, /*capacity=*/1024);
+/// auto y = attn(prompt, {.cache = cache}).output;
+/// while (more) y = attn(next, {.cache = cache}).output;  // one token or several
+/// ```
+/// Positions are counted by the cache: position_offset and context have no meaning beside it.
+/// key_padding_mask [batch, L] is that of the new tokens and is remembered; padding stands before
+/// the first real token of a sequence, and positions count real tokens. `mask` has the columns of
+/// all tokens, [.., L, length + L]. `documents` are taken while the cache is empty; it continues
+/// the last of them. Weights of a call have the columns of the tokens that are still kept, and are
+/// read before the next call. Several threads may share a module, each with a cache of its own.
+///
+/// A handle: copies share the state; clone() copies it. A default constructed one is undefined: all
+/// but defined() throws c10::ValueError.
+class Cache {
+ public:
+  Cache() = default;
+  explicit Cache(std::shared_ptr<core::CacheState> state) : state_(std::move(state)) {}
+
+  bool defined() const { return static_cast<bool>(state_); }
+  /// Sequences that advance together.
+  ATTZOO_API int64_t batch() const;
+  /// Tokens seen so far, padding included.
+  ATTZOO_API int64_t length() const;
+  /// The most tokens that it takes; the largest int64 for one without end.
+  ATTZOO_API int64_t capacity() const;
+  /// Memory of its tensors.
+  ATTZOO_API int64_t bytes() const;
+
+  /// Goes back to the first n tokens, as after rejected drafts. Throws c10::ValueError unless
+  /// 0 <= n <= length(), and where the mechanism has already forgotten what it would need: the
+  /// latest 32 tokens can always be taken back.
+  ATTZOO_API void truncate(int64_t n);
+  /// Sequence i continues what sequence indices[i] was, as in beam search; integers [batch].
+  /// Throws c10::Error for another shape, dtype or range.
+  ATTZOO_API void reorder(const torch::Tensor& indices);
+  /// A copy that goes its own way from here.
+  ATTZOO_API Cache clone() const;
+  /// Forgets all tokens; the memory stays.
+  ATTZOO_API void reset();
+
+  /// For modules: the state behind the handle.
+  ATTZOO_API core::CacheState& state() const;
+
+ private:
+  std::shared_ptr<core::CacheState> state_;
+};
+
+/// Who makes caches: every mechanism and every wrapper. For modules held by any type, as in
+/// `dynamic_cast<attzoo::MakesCache&>(*any_module.ptr()).make_cache(1, 512)`.
+class MakesCache {
+ public:
+  virtual ~MakesCache() = default;
+  /// An empty cache for `batch` sequences of up to `capacity` tokens. Without a capacity it has no
+  /// end, which mechanisms can offer that forget: with a window, blocks, or sums. Throws
+  /// c10::ValueError for sizes < 1, a capacity that is missing, and an unsupported dtype.
+  virtual Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
+                           const CacheOptions& options = {}) const = 0;
+};
+
+namespace core {
+
+/// Tells modules apart; a copy is another one.
+class Identity {
+ public:
+  ATTZOO_API Identity();
+  Identity(const Identity&) : Identity() {}
+  Identity& operator=(const Identity&) { return *this; }
+  int64_t value() const { return value_; }
+
+ private:
+  int64_t value_;
+};
+
+/// Whose a cache is and for what.
+struct CacheHead {
+  int64_t owner;  // Identity of the module
+  int64_t batch, capacity;
+  torch::ScalarType module_dtype, dtype;
+  torch::Device device;
+};
+
+/// What every cache is to its handle. Arguments are checked already.
+class CacheState {
+ public:
+  explicit CacheState(const CacheHead& head) : head_(head) {}
+  virtual ~CacheState() = default;
+
+  const CacheHead& head() const { return head_; }
+  virtual int64_t length() const = 0;
+  virtual int64_t bytes() const = 0;
+  /// The least n > 0 that truncate() can go back to: before it, too much is forgotten.
+  virtual int64_t earliest() const = 0;
+  virtual void truncate(int64_t n) = 0;
+  virtual void reorder(const torch::Tensor& order) = 0;  // int64, on the cache's device
+  virtual std::shared_ptr<CacheState> clone() const = 0;
+
+ protected:
+  CacheState(const CacheState&) = default;
+
+ private:
+  CacheHead head_;
+};
+
+/// Tokens that any cache can take back.
+inline constexpr int64_t kTakenBack = 32;
+
+/// The head of a new cache. `unending`: whether it may do without a capacity. Throws as make_cache.
+ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const torch::Tensor& weight,
+                                int64_t batch, std::optional<int64_t> capacity,
+                                const CacheOptions& options, bool unending);
+
+/// Throws c10::ValueError for a cache that is not this module's or not on x's device, for another
+/// batch than its own, and where the next x [batch, L, ..] does not fit.
+ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache& cache,
+                            const torch::Tensor& x);
+
+/// Of a module that consists of two.
+class PairCache final : public CacheState {
+ public:
+  PairCache(const CacheHead& head, Cache first, Cache second)
+      : CacheState(head), a(std::move(first)), b(std::move(second)) {}
+  int64_t length() const override { return a.length(); }
+  int64_t bytes() const override { return a.bytes() + b.bytes(); }
+  int64_t earliest() const override { return std::max(a.state().earliest(), b.state().earliest()); }
+  ATTZOO_API void truncate(int64_t n) override;
+  ATTZOO_API void reorder(const torch::Tensor& order) override;
+  ATTZOO_API std::shared_ptr<CacheState> clone() const override;
+
+  Cache a, b;
+
+  /// Takes what was appended to `a` back, unless the other module has done its part, too.
+  class Together {
+   public:
+    /// Before L tokens; `pair` may be null.
+    ATTZOO_API Together(PairCache* pair, int64_t L);
+    ATTZOO_API ~Together();
+    void done() { pair_ = nullptr; }
+
+   private:
+    PairCache* pair_;
+    int64_t length_ = 0;
+    Cache copy_;  // where truncate() could not go back
+  };
+};
+
+/// Of a module that consists of two, from theirs.
+ATTZOO_API Cache make_pair_cache(const char* who, const Identity& owner, Cache a, Cache b);
+
+}  // namespace core
+}  // namespace attzoo
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/module/cache.ipp>
+#endif

@@ -1,0 +1,49 @@
+#pragma once
+/// \file
+/// What a mechanism attends with: queries, keys and values by heads, and where they stand.
+
+#include <attzoo/core/documents.hpp>
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <optional>
+
+namespace attzoo {
+
+namespace core {
+
+/// Where the tokens of a call with a cache stand, and which keys it still has.
+struct Past {
+  int64_t offset = 0;    ///< tokens in the cache before this call
+  int64_t capacity = 0;  ///< of the cache
+  /// int64 [B, L] of the new tokens; undefined: offset, offset + 1 ...
+  torch::Tensor positions = {};
+  torch::Tensor padding = {};  ///< int64 [B], tokens before the first real one; undefined: none
+  torch::Tensor keys = {};     ///< int64 [S], which tokens the keys are
+  torch::Tensor real = {};     ///< bool [B, S], keys that may be attended to; undefined: all
+  torch::Tensor global = {};   ///< bool [1 or B, S], keys that are global tokens; undefined: none
+  std::optional<torch::ScalarType> dtype = std::nullopt;  ///< of the output
+
+  /// The places of the keys in their sequences, negative ones of padding: int64 [1 or B, S].
+  torch::Tensor places() const {
+    const auto token = keys.unsqueeze(0);
+    return padding.defined() ? token - padding.unsqueeze(1) : token;
+  }
+  /// The columns of the keys, of a mask [.., 1] or over all tokens.
+  torch::Tensor columns(const torch::Tensor& mask) const {
+    return mask.size(-1) == keys.size(0) || mask.size(-1) == 1 ? mask : mask.index_select(-1, keys);
+  }
+};
+
+}  // namespace core
+
+/// Queries, keys and values split into heads: [B, H, L, dh], [B, Hkv, S, dh], [B, Hkv, S, dh], the
+/// documents that they belong to, and with a cache what it says.
+struct Heads {
+  torch::Tensor q, k, v;
+  core::Packing packing = {};
+  std::optional<core::Past> past = std::nullopt;
+};
+
+}  // namespace attzoo

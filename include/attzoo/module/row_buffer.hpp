@@ -1,0 +1,68 @@
+#pragma once
+/// \file
+/// Rows that are appended in memory taken once, the oldest of which may be forgotten.
+
+#include <attzoo/kernel/compiler.hpp>
+
+#include <torch/types.h>
+
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+namespace attzoo::core {
+
+/// Which rows a RowBuffer keeps.
+struct Keeps {
+  static constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  int64_t reach = kAll;  ///< rows before a row that it is read together with
+  int64_t unit = 1;      ///< rows are forgotten in multiples of this
+  int pinned = -1;       ///< the kind, bool, that says of rows that they are never forgotten
+};
+
+/// Several tensors [B, heads, rows, features] that grow together. The rows that are kept lie in
+/// order, so that they are plain slices: the pinned ones, and all from a first one on. Where the
+/// memory ends, those that are still needed move to its begin, which costs one copy of a row for
+/// each that is appended.
+class RowBuffer {
+ public:
+  /// `like`: one tensor [B, heads, 0, features] of each kind.
+  RowBuffer(std::vector<torch::Tensor> like, int64_t capacity, const Keeps& keeps);
+
+  /// What the appended rows are read together with.
+  struct View {
+    std::vector<torch::Tensor> rows;  ///< of each kind, the appended ones last
+    torch::Tensor number;             ///< int64 [rows]
+  };
+  /// Appends rows of each kind [B, heads, L, features], converted to the kind's dtype. With `whole`
+  /// they are read together with all that was kept before.
+  View append(const std::vector<torch::Tensor>& rows, bool whole = false);
+
+  int64_t length() const { return first_ + held_; }  ///< rows ever appended, but for truncated ones
+  bool whole() const { return first_ == 0; }         ///< whether nothing was forgotten
+  int64_t earliest() const;                          ///< the least n > 0 for truncate()
+  int64_t bytes() const;
+  void truncate(int64_t n);
+  void reorder(const torch::Tensor& order);
+  RowBuffer clone() const;
+  /// All kept rows of one kind.
+  torch::Tensor rows(size_t kind) const { return memory_[kind].narrow(2, 0, pinned() + held_); }
+
+ private:
+  int64_t pinned() const { return pinned_.size(0); }
+  /// Of `rows`, laid out as the memory is, keeps what the rows after them will need.
+  void keep(const std::vector<torch::Tensor>& rows);
+  void take_memory(int64_t rows);
+
+  std::vector<torch::Tensor> memory_;
+  Keeps keeps_;
+  int64_t size_ = 0;              // rows of the memory
+  torch::Tensor pinned_;          // int64, the numbers of the rows at the begin of the memory
+  int64_t first_ = 0, held_ = 0;  // behind them: rows first_ ... first_ + held_ - 1
+};
+
+}  // namespace attzoo::core
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/module/row_buffer.ipp>
+#endif

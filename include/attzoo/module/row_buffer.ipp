@@ -1,0 +1,106 @@
+#pragma once
+// Definitions of row_buffer.hpp.
+
+#include <attzoo/module/cache.hpp>
+#include <attzoo/module/row_buffer.hpp>
+
+#include <algorithm>
+#include <utility>
+
+namespace attzoo::core {
+
+// Twice the rows that are needed, so that they move once for as many appended ones.
+ATTZOO_API RowBuffer::RowBuffer(std::vector<torch::Tensor> like, int64_t capacity,
+                                const Keeps& keeps)
+    : memory_(std::move(like)),
+      keeps_(keeps),
+      pinned_(torch::empty({0}, memory_[0].options().dtype(torch::kInt64))) {
+  take_memory(keeps.reach >= capacity
+                  ? capacity
+                  : std::min(capacity, 2 * (keeps.reach + kTakenBack + keeps.unit)));
+}
+
+ATTZOO_API void RowBuffer::take_memory(int64_t rows) {
+  size_ = rows;
+  for (auto& t : memory_) t = t.new_empty({t.size(0), t.size(1), rows, t.size(3)});
+}
+
+ATTZOO_API void RowBuffer::keep(const std::vector<torch::Tensor>& rows) {
+  const int64_t length = first_ + rows[0].size(2) - pinned();
+  const int64_t needed = std::max<int64_t>(0, length - keeps_.reach - kTakenBack);
+  const int64_t first = std::max(first_, needed / keeps_.unit * keeps_.unit);
+  const auto behind = torch::arange(first, length, pinned_.options());
+  auto kept = behind - first_ + pinned();  // as rows of `rows`
+  if (keeps_.pinned >= 0) {
+    const auto flags =
+        rows[static_cast<size_t>(keeps_.pinned)].slice(2, pinned(), pinned() + first - first_);
+    const auto more = flags.any(3).any(1).any(0).nonzero().squeeze(1);
+    kept = torch::cat({torch::arange(pinned(), pinned_.options()), more + pinned(), kept});
+    pinned_ = torch::cat({pinned_, more + first_});
+  }
+  std::vector<torch::Tensor> moved;
+  for (const auto& t : rows) moved.push_back(t.index_select(2, kept));
+  if (const int64_t size = 2 * (length - first) + pinned(); keeps_.pinned >= 0 && size > size_) {
+    take_memory(size);
+  }
+  first_ = first;
+  held_ = length - first;
+  for (size_t i = 0; i < rows.size(); ++i) this->rows(i).copy_(moved[i]);
+}
+
+ATTZOO_API RowBuffer::View RowBuffer::append(const std::vector<torch::Tensor>& rows, bool whole) {
+  const auto all = [&] {
+    std::vector<torch::Tensor> all;
+    for (size_t i = 0; i < memory_.size(); ++i) all.push_back(this->rows(i));
+    return all;
+  };
+  const int64_t count = rows[0].size(2);
+  if (!whole && pinned() + held_ + count > size_) keep(all());
+  View view{{}, torch::cat({pinned_, torch::arange(first_, length() + count, pinned_.options())})};
+  if (pinned() + held_ + count <= size_) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      memory_[i].narrow(2, pinned() + held_, count).copy_(rows[i]);
+    }
+    held_ += count;
+    view.rows = all();
+  } else {  // more at once than the memory has: they are read from a copy
+    for (size_t i = 0; i < rows.size(); ++i) {
+      view.rows.push_back(torch::cat({this->rows(i), rows[i].to(memory_[i].scalar_type())}, 2));
+    }
+    keep(view.rows);
+  }
+  return view;
+}
+
+ATTZOO_API int64_t RowBuffer::earliest() const {
+  return first_ == 0 ? 1 : std::min(first_ + keeps_.reach, length());
+}
+
+ATTZOO_API int64_t RowBuffer::bytes() const {
+  int64_t bytes = 0;
+  for (const auto& t : memory_) bytes += static_cast<int64_t>(t.nbytes());
+  return bytes;
+}
+
+ATTZOO_API void RowBuffer::truncate(int64_t n) {
+  if (n == 0) {
+    first_ = 0;
+    pinned_ = pinned_.slice(0, 0, 0);
+  }
+  held_ = n - first_;
+}
+
+ATTZOO_API void RowBuffer::reorder(const torch::Tensor& order) {
+  for (size_t i = 0; i < memory_.size(); ++i) rows(i).copy_(rows(i).index_select(0, order));
+}
+
+ATTZOO_API RowBuffer RowBuffer::clone() const {
+  auto copy = *this;
+  for (size_t i = 0; i < memory_.size(); ++i) {
+    copy.memory_[i] = torch::empty_like(memory_[i]);
+    copy.rows(i).copy_(rows(i));
+  }
+  return copy;
+}
+
+}  // namespace attzoo::core
