@@ -40,7 +40,49 @@ struct StridedTraits : attzoo::testing::PlainTraits {
   }
 };
 
+/// Every third key before a query, by a callable that counts raw or among the keys.
+struct ThirdOptions : StridedOptions {
+  bool raw = false;
+};
+class ThirdImpl : public attzoo::SelfAttention<ThirdImpl, ThirdOptions> {
+ public:
+  static constexpr const char* kName = "Third";
+  explicit ThirdImpl(const ThirdOptions& o) : SelfAttention(o, {.heads = {"num_heads", 1}}) {
+    reset();
+  }
+  attzoo::AttentionResult forward(const torch::Tensor& x, const attzoo::AttentionInputs& in = {}) {
+    const auto third = [](auto, auto, auto q, auto kv) { return (q - kv) % 3 == 0; };
+    const attzoo::core::AnyMask pattern = options.raw
+                                              ? attzoo::core::AnyMask(attzoo::mask_mod(third))
+                                              : attzoo::mask_mod(third, attzoo::aligned);
+    return finish(attend(project(x, in), in, pattern));
+  }
+};
+
 }  // namespace
+
+TEST(OwnMechanism, CountsAmongTheKeysWithACache) {
+  const torch::NoGradGuard no_grad;
+  const auto x = torch::randn({1, 20, 8}, torch::kFloat64);
+  for (const bool raw : {false, true}) {
+    ThirdOptions options;
+    options.d_model = 8;
+    options.causal = true;
+    options.raw = raw;
+    ThirdImpl m(options);
+    m.to(torch::kFloat64);
+    m.eval();
+    const auto cache = m.make_cache(1, 20);
+    const auto want = m.forward(x).output;
+    m.forward(x.slice(1, 0, 11), {.cache = cache});
+    const auto step = [&] { return m.forward(x.slice(1, 11, 13), {.cache = cache}).output; };
+    if (raw) {
+      attzoo::testing::expect_error(step, {"aligned"});
+    } else {
+      EXPECT_TRUE(torch::allclose(step(), want.slice(1, 11, 13), 1e-10, 1e-12));
+    }
+  }
+}
 
 namespace attzoo::testing {
 INSTANTIATE_TYPED_TEST_SUITE_P(Own, MechanismContract, StridedTraits);

@@ -3,6 +3,7 @@
 /// Packed batches: what a module makes of documents in one row is what it makes of each alone.
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <attzoo/functional/result.hpp>
 #include <attzoo/module/inputs.hpp>
 

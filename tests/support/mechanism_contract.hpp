@@ -117,6 +117,19 @@ TYPED_TEST_P(MechanismContract, CausalOptionAndItsOverride) {
   this->expect_same(m(x, {.causal = false}), this->dense(m, x, x, this->pattern(9, 9)));
 }
 
+TYPED_TEST_P(MechanismContract, GoesOnFromACacheAsTheWholePass) {
+  const torch::NoGradGuard no_grad;
+  auto m = this->make();
+  const auto x = this->tokens(2, 150);
+  const auto want = m(x, {.causal = true}).output;
+  const auto cache = m->make_cache(2, 150);
+  for (int64_t at = 0, end = 70; at < 150;
+       at = end, end = std::min<int64_t>(150, at + at % 4 + 1)) {
+    const auto got = m(x.slice(1, at, end), {.causal = true, .cache = cache}).output;
+    EXPECT_TRUE(torch::allclose(got, want.slice(1, at, end), 1e-10, 1e-12)) << at;
+  }
+}
+
 TYPED_TEST_P(MechanismContract, TakesMasksOfAllKinds) {
   auto m = this->make();
   const int64_t B = 2, n = 11, H = m(this->tokens(1, 1)).lse.size(1);
@@ -513,13 +526,14 @@ TYPED_TEST_P(MechanismContract, WorksOnCuda) {
   EXPECT_TRUE(torch::allclose(torch::Tensor(got.weights).cpu(), want.weights, 1e-4, 1e-4));
 }
 
-REGISTER_TYPED_TEST_SUITE_P(MechanismContract, IsItsDefinition, CausalOptionAndItsOverride,
-                            TakesMasksOfAllKinds, CombinesMaskPaddingAndCausal, AttendsToAContext,
-                            WeightsOnDemand, Gradients, FullyMaskedRowsAreZero,
-                            PaddingChangesNothing, DocumentsAreAlone, CausalNeverLooksAhead,
-                            DropoutDropsTheSameEverywhere, RotaryPositions,
-                            HalfTypesFollowTheErrorRule, EmptyAndStridedInputs, LivesAsAModule,
-                            ConstructorErrors, ForwardErrors, Autocast, WorksOnCuda);
+REGISTER_TYPED_TEST_SUITE_P(MechanismContract, GoesOnFromACacheAsTheWholePass, IsItsDefinition,
+                            CausalOptionAndItsOverride, TakesMasksOfAllKinds,
+                            CombinesMaskPaddingAndCausal, AttendsToAContext, WeightsOnDemand,
+                            Gradients, FullyMaskedRowsAreZero, PaddingChangesNothing,
+                            DocumentsAreAlone, CausalNeverLooksAhead, DropoutDropsTheSameEverywhere,
+                            RotaryPositions, HalfTypesFollowTheErrorRule, EmptyAndStridedInputs,
+                            LivesAsAModule, ConstructorErrors, ForwardErrors, Autocast,
+                            WorksOnCuda);
 
 /// Defaults of a traits struct: everybody is allowed, no score bias, weights with a head axis.
 struct PlainTraits {

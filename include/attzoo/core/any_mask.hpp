@@ -41,6 +41,8 @@ class AnyMask {
   void tensors(Captured& out) const {
     if (box_) box_->tensors(out);
   }
+  /// Whether a part of it counts queries from the first one, wherever that stands among the keys.
+  bool is_raw() const { return box_ && box_->is_raw(); }
   /// Whether the CPU's kernels know all its parts.
   bool has_cpu_form() const { return !box_ || box_->has_cpu_form(); }
   /// The form for those kernels, if there is one.
@@ -52,6 +54,7 @@ class AnyMask {
     virtual torch::Tensor evaluate(const Grid& g) const = 0;
     virtual void check(const Shape& n, const torch::Device& device) const = 0;
     virtual void tensors(Captured& out) const = 0;
+    virtual bool is_raw() const = 0;
     virtual bool has_cpu_form() const = 0;
     virtual kernel::Mask on_cpu(const Shape& n) const = 0;
   };
@@ -66,6 +69,10 @@ class AnyMask {
     }
     void tensors([[maybe_unused]] Captured& out) const override {
       if constexpr (requires { mask.tensors(out); }) mask.tensors(out);
+    }
+    bool is_raw() const override {
+      if constexpr (requires { mask.is_raw(); }) return mask.is_raw();
+      return false;
     }
     bool has_cpu_form() const override {
       if constexpr (requires { mask.has_cpu_form(); }) return mask.has_cpu_form();
@@ -86,6 +93,7 @@ struct MaskPair {
   AnyMask a, b;
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const;
+  bool is_raw() const { return a.is_raw() || b.is_raw(); }
   bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
 };
 
@@ -105,6 +113,7 @@ struct NotMask {
   AnyMask a;
   void check(const Shape& n, const torch::Device& device) const { a.check(n, device); }
   void tensors(Captured& out) const { a.tensors(out); }
+  bool is_raw() const { return a.is_raw(); }
   bool has_cpu_form() const { return a.has_cpu_form(); }
   torch::Tensor evaluate(const Grid& g) const;
 };

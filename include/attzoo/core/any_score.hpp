@@ -51,6 +51,8 @@ class AnyScore {
   AnyScore resolve(const Shape& n) const { return box_ ? box_->resolve(n) : AnyScore(); }
   /// Logits [H] in the softmax's denominator; undefined: none.
   torch::Tensor sink() const { return box_ ? box_->sink() : torch::Tensor(); }
+  /// Whether a part of it counts queries from the first one, wherever that stands among the keys.
+  bool is_raw() const { return box_ && box_->is_raw(); }
   /// Whether the CPU's kernels know all its parts.
   bool has_cpu_form() const { return !box_ || box_->has_cpu_form(); }
   /// The form for those kernels in T = float or double, if there is one.
@@ -68,6 +70,7 @@ class AnyScore {
     virtual void learnable(std::vector<Learnable>& out) const = 0;
     virtual AnyScore resolve(const Shape& n) const = 0;
     virtual torch::Tensor sink() const = 0;
+    virtual bool is_raw() const = 0;
     virtual bool has_cpu_form() const = 0;
     virtual kernel::Score<float> on_cpu(const Shape& n, float) const = 0;
     virtual kernel::Score<double> on_cpu(const Shape& n, double) const = 0;
@@ -97,6 +100,10 @@ class AnyScore {
       if constexpr (requires { score.sink(); }) return score.sink();
       return {};
     }
+    bool is_raw() const override {
+      if constexpr (requires { score.is_raw(); }) return score.is_raw();
+      return false;
+    }
     bool has_cpu_form() const override {
       if constexpr (requires { score.has_cpu_form(); }) return score.has_cpu_form();
       return requires { cpu_form(score, Shape(), float()); };
@@ -122,6 +129,7 @@ struct ChainScore {
   void learnable(std::vector<Learnable>& out) const;
   AnyScore resolve(const Shape& n) const;
   torch::Tensor sink() const;
+  bool is_raw() const { return a.is_raw() || b.is_raw(); }
   bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
     return b.evaluate(a.evaluate(s, g), g);

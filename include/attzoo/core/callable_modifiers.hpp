@@ -22,6 +22,7 @@ struct MaskFunction : MaskCallable<F> {
   void check(const Shape& n, const torch::Device& device) const {
     check_callable(f, n, device, aligned, [&](const Grid& g) { evaluate(g); });
   }
+  bool is_raw() const { return !aligned; }
   void tensors(Captured& out) const { tensors_of_tables(f, out); }
   torch::Tensor evaluate(const Grid& g) const {
     return TensorLane(f(TensorLane(g.b), TensorLane(g.h), TensorLane(aligned ? g.aligned_q() : g.q),
@@ -55,6 +56,7 @@ struct ScoreFunction : ScoreCallable<F> {
       call(torch::zeros({1, 1, 1, 1}, torch::dtype(torch::kFloat32).device(device)), g);
     });
   }
+  bool is_raw() const { return !aligned; }
   void tensors(Captured& out) const { tensors_of_tables(f, out); }
   void learnable(std::vector<Learnable>& out) const {
     if constexpr (kHoldsTables) out.push_back({learning, {-1, -1, -1, -1}});

@@ -37,6 +37,7 @@ struct CausalMask {
   static constexpr bool is_mask = true;
   bool top_left = false;
   int64_t offset(const Shape& n) const { return top_left ? 0 : n.S - n.L; }
+  bool is_raw() const { return top_left; }
   torch::Tensor evaluate(const Grid& g) const;
 };
 

@@ -239,6 +239,10 @@ ATTZOO_API void SelfAttentionParts::check_documents(const AttentionInputs& input
 
 ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, bool is_causal,
                                   AnyMask pattern, AnyScore score, const AttentionOptions& how) {
+  TORCH_CHECK_VALUE(
+      !heads.past || heads.past->offset == 0 || (!pattern.is_raw() && !score.is_raw()),
+      "with a cache, a mechanism's callables count queries among the keys: "
+      "mask_mod(f, aligned) and score_mod(f, aligned)");
   if (is_causal) pattern = pattern && CausalMask();
   if (heads.packing.defined()) pattern = pattern && DocumentsMask{{.ids = heads.packing.run}};
   if (inputs.mask.defined()) {

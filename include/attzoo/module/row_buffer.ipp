@@ -17,7 +17,7 @@ ATTZOO_API RowBuffer::RowBuffer(std::vector<torch::Tensor> like, int64_t capacit
       pinned_(torch::empty({0}, memory_[0].options().dtype(torch::kInt64))) {
   take_memory(keeps.reach >= capacity
                   ? capacity
-                  : std::min(capacity, 2 * (keeps.reach + kTakenBack + keeps.unit)));
+                  : std::min(capacity, 2 * (keeps.reach + kTakenBack) + keeps.unit));
 }
 
 ATTZOO_API void RowBuffer::take_memory(int64_t rows) {
