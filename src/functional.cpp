@@ -1,6 +1,7 @@
 // attzoo::compiled: what functions ask of their tensors, mask tensors, rotary positions and linear
 // attention.
 
+#include <attzoo/core/autograd.ipp>
 #include <attzoo/core/checks.ipp>
 #include <attzoo/core/cpu/runtime.ipp>
 #include <attzoo/core/cpu/scan.ipp>

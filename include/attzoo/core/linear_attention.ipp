@@ -1,12 +1,11 @@
 #pragma once
 
+#include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/choose.hpp>
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/eager.hpp>
 #include <attzoo/core/linear_attention.hpp>
-
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <array>
@@ -52,27 +51,26 @@ ATTZOO_API torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::T
 /// ```
 /// dq = scan(dO, v, k)    dk = reversed scan(v, dO, q)    dv = reversed scan(k, q, dO)
 /// ```
-struct CausalScan : torch::autograd::Function<CausalScan> {
-  static torch::Tensor forward(torch::autograd::AutogradContext* ctx, const torch::Tensor& q,
-                               const torch::Tensor& k, const torch::Tensor& v, bool reverse) {
-    ctx->save_for_backward({q, k, v});
-    ctx->saved_data["reverse"] = reverse;
-    return scan_forward(q, k, v, reverse);
+class CausalScan final : public Differentiable {
+ public:
+  explicit CausalScan(bool reverse) : reverse_(reverse) {}
+
+  Tensors forward(const Tensors& x) override { return {scan_forward(x[0], x[1], x[2], reverse_)}; }
+
+  Tensors backward(const Tensors& x, const Tensors& grads) override {
+    const auto &q = x[0], &k = x[1], &v = x[2], &grad = grads[0];
+    if (!grad.defined()) return Tensors(3);
+    return {causal_scan(grad, v, k, reverse_), causal_scan(v, grad, q, !reverse_),
+            causal_scan(k, q, grad, !reverse_)};
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 const torch::autograd::variable_list& grads) {
-    const auto saved = ctx->get_saved_variables();
-    const auto &q = saved[0], &k = saved[1], &v = saved[2], &grad = grads[0];
-    const bool reverse = ctx->saved_data["reverse"].toBool();
-    return {apply(grad, v, k, reverse), apply(v, grad, q, !reverse), apply(k, q, grad, !reverse),
-            torch::Tensor()};
-  }
+ private:
+  bool reverse_;
 };
 
 ATTZOO_API torch::Tensor causal_scan(const torch::Tensor& q, const torch::Tensor& k,
                                      const torch::Tensor& v, bool reverse) {
-  return CausalScan::apply(q, k, v, reverse);
+  return differentiable(c10::make_intrusive<CausalScan>(reverse), {q, k, v})[0];
 }
 
 ATTZOO_API torch::Tensor linear_scores(const torch::Tensor& q, const torch::Tensor& k, bool causal,

@@ -1,8 +1,9 @@
 #pragma once
 // Definitions of checks.hpp.
 
-#include <ATen/autocast_mode.h>
 #include <attzoo/module/checks.hpp>
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace attzoo::core {
 
@@ -27,9 +28,10 @@ ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
                     tokens.sizes());
   TORCH_CHECK_VALUE(tokens.device() == weight.device(), who, ": ", argument,
                     " must be on the module's device ", weight.device(), ", got ", tokens.device());
-  // Autocast casts all but float64.
-  const auto is_cast = [&](const torch::Tensor& t) {
-    return at::autocast::is_autocast_enabled(tokens.device().type()) &&
+  // Autocast is on where the key of the tensor's device is not excluded, and casts all but float64.
+  const auto is_cast = [](const torch::Tensor& t) {
+    const auto autocast = t.key_set() & c10::autocast_dispatch_keyset;
+    return !(autocast - c10::impl::tls_local_dispatch_key_set().excluded_).empty() &&
            t.scalar_type() != torch::kFloat64;
   };
   TORCH_CHECK_TYPE(

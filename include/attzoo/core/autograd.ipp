@@ -1,0 +1,60 @@
+#pragma once
+// Definitions of autograd.hpp.
+
+#include <attzoo/core/autograd.hpp>
+
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/version.h>
+
+namespace attzoo::core {
+struct AutogradFunction;
+}  // namespace attzoo::core
+
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 15
+/// What CppNode<> has for compiled autograd takes seconds to compile, and these functions cannot be
+/// traced.
+namespace torch::autograd {
+
+template <>
+ATTZOO_API void CppNode<attzoo::core::AutogradFunction>::compiled_args(CompiledNodeArgs&) const {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "attzoo: compiled autograd is not supported");
+}
+template <>
+ATTZOO_API variable_list CppNode<attzoo::core::AutogradFunction>::apply_with_saved(
+    const variable_list&, SwapSavedVariables&) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "attzoo: compiled autograd is not supported");
+}
+
+}  // namespace torch::autograd
+#endif
+
+namespace attzoo::core {
+
+struct AutogradFunction : torch::autograd::Function<AutogradFunction> {
+  using Context = torch::autograd::AutogradContext;
+
+  static Tensors forward(Context* context, const c10::intrusive_ptr<Differentiable>& f,
+                         at::TensorList inputs) {
+    Tensors saved = inputs.vec();
+    auto outputs = f->forward(saved);
+    if (f->saves_outputs()) saved.insert(saved.end(), outputs.begin(), outputs.end());
+    context->save_for_backward(std::move(saved));
+    context->set_materialize_grads(false);
+    context->saved_data["f"] = torch::IValue::make_capsule(f);
+    return outputs;
+  }
+
+  static Tensors backward(Context* context, const Tensors& grads) {
+    const auto f =
+        c10::static_intrusive_pointer_cast<Differentiable>(context->saved_data["f"].toCapsule());
+    auto result = f->backward(context->get_saved_variables(), grads);
+    result.insert(result.begin(), torch::Tensor());  // f has no gradient
+    return result;
+  }
+};
+
+ATTZOO_API Tensors differentiable(c10::intrusive_ptr<Differentiable> f, const Tensors& inputs) {
+  return AutogradFunction::apply(f, at::TensorList(inputs));
+}
+
+}  // namespace attzoo::core
