@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <attzoo/core/eager.hpp>
 #include <attzoo/core/linear_attention.hpp>
 #include <attzoo/functional/linear_attention.hpp>
@@ -186,6 +187,33 @@ TEST(LinearAttention, WeightsNoticeChangesInPlace) {
   expect_error([&] { weights.tensor(); }, {"LazyWeights", "inplace"});
 }
 
+TEST(LinearAttention, AStateGoesOnFromCallToCall) {
+  const auto q = features({2, 3, 40, 5}), k = features({2, 3, 40, 5}).requires_grad_(),
+             v = torch::randn({2, 3, 40, 4}, kDouble);
+  const auto real = torch::rand({2, 40}) < 0.8;
+  const auto whole = linear_attention(q, k, v, {.causal = true, .key_padding_mask = real}).output;
+  either_way([&] {
+    LinearState state;
+    std::vector<torch::Tensor> outputs;
+    for (int64_t at = 0, L = 1; at < 40; at += L, L = L * 2 % 11) {
+      const auto part = [&](const torch::Tensor& t) {
+        return t.slice(2, at, std::min<int64_t>(40, at + L));
+      };
+      outputs.push_back(
+          linear_attention(
+              part(q), part(k), part(v),
+              {.causal = true, .key_padding_mask = real.slice(1, at, at + L), .state = &state})
+              .output);
+    }
+    const auto got = torch::cat(outputs, 2);
+    EXPECT_TRUE(torch::allclose(got, whole, 1e-10, 1e-12));
+    const auto gradient = [&](const torch::Tensor& of) {
+      return torch::autograd::grad({of.square().sum()}, {k}, {}, /*retain_graph=*/true)[0];
+    };
+    EXPECT_TRUE(torch::allclose(gradient(got), gradient(whole), 1e-9, 1e-11));
+  });
+}
+
 TEST(LinearAttention, Errors) {
   const auto t = torch::ones({2, 2, 4, 3});
   using Options = LinearAttentionOptions;
@@ -212,6 +240,15 @@ TEST(LinearAttention, Errors) {
   refused(t, t, t, {.documents = {.ids = torch::tensor({0, 1, 0, 1})}}, {"documents", "together"});
   refused(t.slice(2, 0, 2), t, t, {.documents = {.ids = torch::zeros({4}, torch::kInt64)}},
           {"documents", "L=2", "S=4"});
+  LinearState state{torch::ones({2, 2, 3, 3}), torch::ones({2, 2, 3})};
+  refused(t, t, t, {.state = &state}, {"causal"});
+  refused(t.slice(2, 0, 2), t, t, {.causal = true, .state = &state}, {"L = S"});
+  state.k = torch::ones({2, 2, 4});
+  refused(t, t, t, {.causal = true, .state = &state}, {"state", "[2, 2, 4]"});
+  state.k = torch::ones({2, 2, 3}, kDouble);
+  refused(t, t, t, {.causal = true, .state = &state}, {"state", "Double"});
+  state.k = torch::Tensor();
+  refused(t, t, t, {.causal = true, .state = &state}, {"state", "both"});
   const auto huge = torch::ones({1, 1, 1, 1}).expand({1 << 20, 1 << 20, 1 << 20, 1});
   refused(huge, huge, huge, {}, {"too many elements"});
 }

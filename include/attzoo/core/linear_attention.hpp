@@ -10,6 +10,17 @@
 
 #include <cstdint>
 
+namespace attzoo {
+
+/// All that causal linear attention needs of the tokens before: sums over their features k_j and
+/// values v_j, float32 or float64. Default: no tokens yet.
+struct LinearState {
+  torch::Tensor kv = {};  ///< sum of k_j v_j^T, [B, H, F, E]
+  torch::Tensor k = {};   ///< sum of k_j, [B, H, F]
+};
+
+}  // namespace attzoo
+
 namespace attzoo::core {
 
 /// out_i = sum over j <= i of (q_i . k_j) v_j; reverse: over j >= i. q, k [B, H, n, F],
@@ -37,6 +48,14 @@ struct LinearSums {
 /// By definition, n x n, while eager_reference() holds.
 ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k,
                                   const torch::Tensor& v, bool causal);
+
+/// The same causal sums behind the tokens of `before`, over these too.
+ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
+                                        const torch::Tensor& k, const torch::Tensor& v);
+
+/// The state behind tokens k [B, H, n, F] and v [B, H, n, E] that come after `before`.
+ATTZOO_API LinearState state_after(const LinearState& before, const torch::Tensor& k,
+                                   const torch::Tensor& v);
 
 /// The same within every document of a packed batch, one after another; L = S.
 ATTZOO_API LinearSums packed_linear_sums(const torch::Tensor& q, const torch::Tensor& k,

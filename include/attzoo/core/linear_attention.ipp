@@ -113,6 +113,21 @@ ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k
   return {own.values + head.values, own.normalizer + head.normalizer};
 }
 
+ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
+                                        const torch::Tensor& k, const torch::Tensor& v) {
+  const auto near = linear_sums(q, k, v, /*causal=*/true);
+  if (!before.kv.defined()) return near;
+  return {near.values + torch::matmul(q, before.kv),
+          near.normalizer + torch::matmul(q, before.k.unsqueeze(-1)).squeeze(-1)};
+}
+
+ATTZOO_API LinearState state_after(const LinearState& before, const torch::Tensor& k,
+                                   const torch::Tensor& v) {
+  const LinearState more{torch::matmul(k.transpose(-2, -1), v), k.sum(2)};
+  if (!before.kv.defined()) return more;
+  return {before.kv + more.kv, before.k + more.k};
+}
+
 ATTZOO_API LinearSums packed_linear_sums(const torch::Tensor& q, const torch::Tensor& k,
                                          const torch::Tensor& v, bool causal,
                                          const Packing& packing) {

@@ -3,6 +3,7 @@
 /// Linear attention on features of one's own making.
 
 #include <attzoo/core/documents.hpp>
+#include <attzoo/core/linear_attention.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <torch/types.h>
@@ -19,6 +20,10 @@ struct LinearAttentionOptions {
   torch::Tensor key_padding_mask = {};
   /// A packed batch, L = S: nobody attends beyond the own document, whose tokens lie together.
   Documents documents = {};
+  /// To go on from call to call: in, the tokens before these (none if default constructed); out,
+  /// the same with these, L = S. Needs `causal`; no documents. Differentiable; such a call has no
+  /// weights.
+  LinearState* state = nullptr;
   /// A promise that nobody changes q and k in place while weights may still be read, which spares
   /// inference tensors the copy that guards them.
   bool private_qk = false;

@@ -40,6 +40,27 @@ ATTZOO_API void check_features(const torch::Tensor& q, const torch::Tensor& k,
                     q.sizes(), ", v ", v.sizes());
 }
 
+/// Throws unless the state is one of such tensors.
+ATTZOO_API void check_state(const LinearState& state, const torch::Tensor& q,
+                            const torch::Tensor& v) {
+  constexpr const char* kName = "linear_attention";
+  TORCH_CHECK_VALUE(state.kv.defined() == state.k.defined(), kName,
+                    ": a state has both its sums or none");
+  if (!state.kv.defined()) return;
+  const std::vector<int64_t> sizes{q.size(0), q.size(1), q.size(3), v.size(3)};
+  TORCH_CHECK_VALUE(state.kv.sizes() == torch::IntArrayRef(sizes) &&
+                        state.k.sizes() == torch::IntArrayRef(sizes).slice(0, 3),
+                    kName, ": the state must have sums [B, H, F, E]=", sizes,
+                    " and [B, H, F], got ", state.kv.sizes(), " and ", state.k.sizes());
+  for (const auto& t : {state.kv, state.k}) {
+    check_floating(t, kName, "state");
+    TORCH_CHECK_TYPE(t.scalar_type() == compute_dtype(q), kName, ": the state must be ",
+                     compute_dtype(q), ", got ", t.scalar_type());
+    TORCH_CHECK_VALUE(t.device() == q.device(), kName, ": the state must be on q's device ",
+                      q.device(), ", got ", t.device());
+  }
+}
+
 /// Checks the options against tensors that are checked; the runs of the documents.
 ATTZOO_API Packing check_linear_options(const torch::Tensor& q, const torch::Tensor& k,
                                         const LinearAttentionOptions& options) {
@@ -49,6 +70,10 @@ ATTZOO_API Packing check_linear_options(const torch::Tensor& q, const torch::Ten
                     ": eps must be finite and >= 0, got ", options.eps);
   const auto& padding = options.key_padding_mask;
   if (padding.defined()) check_key_padding(padding, n, q.device(), kName);
+  TORCH_CHECK_VALUE(
+      !options.state || (options.causal && n.L == n.S && !options.documents.defined()), kName,
+      ": a state goes on from call to call, which needs causal, L = S and no "
+      "documents");
   if (!options.documents.defined()) return {};
   check_documents(options.documents, kDocuments);
   check_documents_fit(options.documents, n, q.device(), kDocuments);
@@ -65,6 +90,7 @@ ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch:
                                             const torch::Tensor& v,
                                             const LinearAttentionOptions& options) {
   core::check_features(q, k, v);
+  if (options.state) core::check_state(*options.state, q, v);
   const auto packing = core::check_linear_options(q, k, options);
   // Autocast would round the sums to the half type again.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
@@ -77,6 +103,14 @@ ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch:
   };
   const auto wide_q = q.to(wide), wide_k = real_keys(k.to(wide)), wide_v = real_keys(v.to(wide));
   const bool causal = options.causal;
+  if (options.state) {
+    const auto sums = core::linear_sums_after(*options.state, wide_q, wide_k, wide_v);
+    *options.state = core::state_after(*options.state, wide_k, wide_v);
+    return {
+        core::over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps).to(dtype),
+        {},
+        {}};
+  }
   const auto sums = packing.defined()
                         ? core::packed_linear_sums(wide_q, wide_k, wide_v, causal, packing)
                         : core::linear_sums(wide_q, wide_k, wide_v, causal);

@@ -40,9 +40,9 @@ class SumsCache final : public TokenCache {
   std::shared_ptr<CacheState> clone() const override;
 
  private:
-  int64_t summed_ = 0;            // tokens that are in the sums alone
-  torch::Tensor sum_kv_, sum_k_;  // [B, H, F, E], [B, H, F, 1]
-  RowBuffer latest_;              // features of keys, and values
+  int64_t summed_ = 0;  // tokens that are in the state alone
+  LinearState state_;
+  RowBuffer latest_;  // features of keys, and values
 };
 
 /// Output [B, H, L, dh], in float32 at least, and weights [B, H, L, S]; no lse. `phi` maps q and k,

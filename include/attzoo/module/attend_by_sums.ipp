@@ -9,27 +9,28 @@
 
 namespace attzoo::core {
 
-inline torch::Tensor zero_sums(const CacheHead& head, int64_t heads, int64_t F, int64_t E) {
-  const auto dtype = head.module_dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  return torch::zeros({head.batch, heads, F, E}, torch::dtype(dtype).device(head.device));
-}
-
 ATTZOO_API SumsCache::SumsCache(const CacheHead& head, int64_t heads, int64_t F, int64_t E)
     : TokenCache(head),
-      sum_kv_(zero_sums(head, heads, F, E)),
-      sum_k_(zero_sums(head, heads, F, 1)),
-      latest_({zero_sums(head, heads, 0, F), zero_sums(head, heads, 0, E)}, 2 * kTakenBack, {}) {}
+      latest_(
+          [&] {
+            const auto dtype =
+                head.module_dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+            const auto options = torch::dtype(dtype).device(head.device);
+            return std::vector<torch::Tensor>{torch::empty({head.batch, heads, 0, F}, options),
+                                              torch::empty({head.batch, heads, 0, E}, options)};
+          }(),
+          2 * kTakenBack, {}) {
+  state_ = state_after({}, latest_.rows(0), latest_.rows(1));
+}
 
 ATTZOO_API int64_t SumsCache::bytes() const {
-  return static_cast<int64_t>(sum_kv_.nbytes() + sum_k_.nbytes()) + latest_.bytes();
+  return static_cast<int64_t>(state_.kv.nbytes() + state_.k.nbytes()) + latest_.bytes();
 }
 
 ATTZOO_API LinearSums SumsCache::sums(const torch::Tensor& q, const torch::Tensor& k,
                                       const torch::Tensor& v) const {
-  const auto near = linear_sums(q, torch::cat({latest_.rows(0), k}, 2),
-                                torch::cat({latest_.rows(1), v}, 2), /*causal=*/true);
-  return {near.values + torch::matmul(q, sum_kv_),
-          near.normalizer + torch::matmul(q, sum_k_).squeeze(-1)};
+  return linear_sums_after(state_, q, torch::cat({latest_.rows(0), k}, 2),
+                           torch::cat({latest_.rows(1), v}, 2));
 }
 
 ATTZOO_API void SumsCache::take(const torch::Tensor& k, const torch::Tensor& v, const Past& past) {
@@ -42,9 +43,7 @@ ATTZOO_API void SumsCache::take(const torch::Tensor& k, const torch::Tensor& v, 
   const auto all_k = torch::cat({latest_.rows(0), k}, 2),
              all_v = torch::cat({latest_.rows(1), v}, 2);
   const int64_t old = all_k.size(2) - kTakenBack;
-  const auto old_k = all_k.narrow(2, 0, old);
-  sum_kv_ += torch::matmul(old_k.transpose(-2, -1), all_v.narrow(2, 0, old));
-  sum_k_ += old_k.sum(2).unsqueeze(-1);
+  state_ = state_after(state_, all_k.narrow(2, 0, old), all_v.narrow(2, 0, old));
   summed_ += old;
   latest_.truncate(0);
   latest_.append({all_k.narrow(2, old, kTakenBack), all_v.narrow(2, old, kTakenBack)});
@@ -53,51 +52,33 @@ ATTZOO_API void SumsCache::take(const torch::Tensor& k, const torch::Tensor& v, 
 ATTZOO_API void SumsCache::truncate(int64_t n) {
   TokenCache::truncate(n);
   if (n == 0) {
-    sum_kv_.zero_();
-    sum_k_.zero_();
     summed_ = 0;
+    state_ = {torch::zeros_like(state_.kv), torch::zeros_like(state_.k)};
   }
   latest_.truncate(n - summed_);
 }
 
 ATTZOO_API void SumsCache::reorder(const torch::Tensor& order) {
   TokenCache::reorder(order);
-  sum_kv_ = sum_kv_.index_select(0, order);
-  sum_k_ = sum_k_.index_select(0, order);
+  state_ = {state_.kv.index_select(0, order), state_.k.index_select(0, order)};
   latest_.reorder(order);
 }
 
 ATTZOO_API std::shared_ptr<CacheState> SumsCache::clone() const {
-  auto copy = std::make_shared<SumsCache>(*this);
-  copy->sum_kv_ = sum_kv_.clone();
-  copy->sum_k_ = sum_k_.clone();
+  auto copy = std::make_shared<SumsCache>(*this);  // a state is never changed in place
   copy->latest_ = latest_.clone();
   return copy;
-}
-
-/// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
-inline torch::Tensor divide(const torch::Tensor& t, const torch::Tensor& normalizer, double eps) {
-  const auto divisor = normalizer + eps;
-  return t / divisor.masked_fill(divisor == 0, std::numeric_limits<double>::infinity());
 }
 
 /// The numerators of the weights of some rows, before anything is left out.
 using Numerators = std::function<torch::Tensor(int64_t begin, int64_t end)>;
 
-/// S = phi(q) phi(k)^T over the allowed keys.
-inline Numerators used_weights(const torch::Tensor& q, const torch::Tensor& k, bool causal) {
-  return [q, k, causal](int64_t begin, int64_t end) {
-    const auto s = torch::matmul(q.slice(2, begin, end), k.transpose(-2, -1));
-    return causal ? s.tril(begin + k.size(2) - q.size(2)) : s;
-  };
-}
-
 /// What the Python library returns: features normalised first, causality ignored.
 inline Numerators estimated_weights(const torch::Tensor& q, const torch::Tensor& k, double eps) {
   return [q = q.detach(), k = k.detach(), eps](int64_t begin, int64_t end) {
     const auto rows = q.slice(2, begin, end);
-    return torch::matmul(divide(rows, rows.sum(-1, true), eps),
-                         divide(k, k.sum(-1, true), eps).transpose(-2, -1));
+    return torch::matmul(over_normalizer(rows, rows.sum(-1, true), eps),
+                         over_normalizer(k, k.sum(-1, true), eps).transpose(-2, -1));
   };
 }
 
@@ -113,7 +94,7 @@ inline LazyWeights in_documents(const Numerators& numerators, const Heads& heads
               const auto other = run.slice(1, begin, end).unsqueeze(2) != run.unsqueeze(1);
               s = s.masked_fill(other.unsqueeze(1), 0.0);
             }
-            return divide(s, s.sum(-1, true), eps).to(dtype);
+            return over_normalizer(s, s.sum(-1, true), eps).to(dtype);
           }};
 }
 
@@ -144,15 +125,17 @@ ATTZOO_API AttentionResult attend_by_sums(
   const auto sums = packed  ? packed_linear_sums(q, k, v, options.causal, heads.packing)
                     : cache ? cache->sums(q, k, v)
                             : linear_sums(q, k, v, options.causal);
-  const auto output = divide(sums.values, sums.normalizer.unsqueeze(-1), options.eps);
+  const auto output = over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps);
   if (cache) {  // the last document goes on; what was summed up has no weights
     const auto& run = heads.packing.run;
     if (packed) leave_out(run == run.slice(1, run.size(1) - 1));
     cache->take(k, v, *heads.past);
     return {output, {}, {}};
   }
-  const auto weights = options.python_weights ? estimated_weights(q, k, options.eps)
-                                              : used_weights(q, k, options.causal);
+  const Numerators used = [q, k, causal = options.causal](int64_t begin, int64_t end) {
+    return linear_scores(q, k, causal, {}, begin, end);
+  };
+  const auto weights = options.python_weights ? estimated_weights(q, k, options.eps) : used;
   return {output, in_documents(weights, heads, options.eps), {}};
 }
 
