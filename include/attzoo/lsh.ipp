@@ -238,6 +238,7 @@ LSHSelfAttentionImpl::attend_cached(const Heads& heads, const AttentionInputs& i
     result = join_rounds(rounds);
   }
   result.output = result.output.to(*past.dtype);
+  result.weights = past.guard(result.weights);
   return result;
 }
 

@@ -499,6 +499,25 @@ TEST_F(Caches, WeightsAreThoseOfTheKeptTokens) {
   }
 }
 
+TEST_F(Caches, WeightsAreReadBeforeTheNextCall) {
+  for (const bool inference : {false, true}) {  // whose tensors count no versions
+    const c10::InferenceMode guard(inference);
+    const torch::NoGradGuard no_grad;
+    for (auto m : {module(local()), module(lsh(false)), module(block(6, true))}) {
+      auto cache = m.make_cache(1, 64);
+      const auto first = m(torch::randn({1, 9, kWidth}), {.cache = cache}).weights;
+      EXPECT_EQ(first.tensor().size(2), 9);
+      const auto second = m(torch::randn({1, 1, kWidth}), {.cache = cache}).weights;
+      expect_error([&] { first.tensor(); }, {"LazyWeights"});
+      auto copy = cache.clone();
+      copy.truncate(3);
+      EXPECT_EQ(second.tensor().size(2), 1);
+      cache.truncate(3);
+      expect_error([&] { second.tensor(); }, {"LazyWeights"});
+    }
+  }
+}
+
 TEST_F(Caches, GlobalTokensAreNeverForgotten) {
   const int64_t n = 260, prompt = 24;
   const auto x = torch::randn({2, n, kWidth}, torch::kFloat64);

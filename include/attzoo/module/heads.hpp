@@ -3,10 +3,12 @@
 /// What a mechanism attends with: queries, keys and values by heads, and where they stand.
 
 #include <attzoo/core/documents.hpp>
+#include <attzoo/functional/result.hpp>
 
 #include <torch/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 namespace attzoo {
@@ -24,6 +26,8 @@ struct Past {
   torch::Tensor real = {};     ///< bool [B, S], keys that may be attended to; undefined: all
   torch::Tensor global = {};   ///< bool [1 or B, S], keys that are global tokens; undefined: none
   std::optional<torch::ScalarType> dtype = std::nullopt;  ///< of the output
+  std::shared_ptr<const int64_t> changes = nullptr;       ///< of the cache, counted
+  int64_t seen = 0;                                       ///< the number of them at this call
 
   /// The places of the keys in their sequences, negative ones of padding: int64 [1 or B, S].
   torch::Tensor places() const {
@@ -33,6 +37,16 @@ struct Past {
   /// The columns of the keys, of a mask [.., 1] or over all tokens.
   torch::Tensor columns(const torch::Tensor& mask) const {
     return mask.size(-1) == keys.size(0) || mask.size(-1) == 1 ? mask : mask.index_select(-1, keys);
+  }
+  /// Weights that are read before the cache changes: its keys do not stay.
+  LazyWeights guard(const LazyWeights& weights) const {
+    return weights.map([changes = changes, seen = seen](const torch::Tensor& rows, int64_t,
+                                                        int64_t) {
+      TORCH_CHECK_VALUE(*changes == seen,
+                        "LazyWeights: the cache has gone on since; weights of a call with a cache "
+                        "are read before the next one");
+      return rows;
+    });
   }
 };
 

@@ -254,7 +254,10 @@ ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inp
   const auto& real = heads.past ? heads.past->real : inputs.key_padding_mask;
   if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
   auto result = attention(heads.q, heads.k, heads.v, pattern, score, how);
-  if (heads.past && heads.past->dtype) result.output = result.output.to(*heads.past->dtype);
+  if (heads.past) {
+    result.output = result.output.to(*heads.past->dtype);
+    result.weights = heads.past->guard(result.weights);
+  }
   return result;
 }
 

@@ -14,7 +14,7 @@ namespace attzoo::core {
 /// What the caches of all mechanisms know: the padding before each sequence's first token.
 class TokenCache : public CacheState {
  public:
-  using CacheState::CacheState;
+  explicit TokenCache(const CacheHead& head) : CacheState(head) {}
 
   /// Where the next L tokens stand. Throws c10::ValueError for padding behind a real token, for
   /// documents behind any token, and for global tokens behind forgotten ones.
@@ -31,7 +31,13 @@ class TokenCache : public CacheState {
   ATTZOO_API void reorder(const torch::Tensor& order) override;
 
  protected:
+  TokenCache(const TokenCache& other) : CacheState(other), padding_(other.padding_) {}
+  void count_change() { ++*changes_; }
+
   torch::Tensor padding_;  // int64 [B], tokens before the first real one; undefined: none
+
+ private:
+  std::shared_ptr<int64_t> changes_ = std::make_shared<int64_t>(0);
 };
 
 /// Keys and values, all or those that are still in reach; with `globals`, of global tokens too.

@@ -21,7 +21,11 @@ inline torch::Tensor count_padding(const char* who, const torch::Tensor& before,
 
 ATTZOO_API Past TokenCache::next(const char* who, int64_t L, const AttentionInputs& inputs,
                                  const Packing& packing) const {
-  Past past{.offset = length(), .capacity = head().capacity, .padding = padding_};
+  Past past{.offset = length(),
+            .capacity = head().capacity,
+            .padding = padding_,
+            .changes = changes_,
+            .seen = *changes_ + 1};
   const auto& real = inputs.key_padding_mask;
   if (inputs.global_attention.defined()) {
     past.global = inputs.global_attention.to(torch::kBool);
@@ -51,11 +55,13 @@ ATTZOO_API Past TokenCache::next(const char* who, int64_t L, const AttentionInpu
 }
 
 ATTZOO_API void TokenCache::truncate(int64_t n) {
+  count_change();
   if (!padding_.defined()) return;
   padding_ = n == 0 ? torch::Tensor() : padding_.clamp_max(n);
 }
 
 ATTZOO_API void TokenCache::reorder(const torch::Tensor& order) {
+  count_change();
   if (padding_.defined()) padding_ = padding_.index_select(0, order);
 }
 
@@ -85,6 +91,7 @@ ATTZOO_API void KvCache::append(Heads& heads) {
         more_global ? past.global : torch::zeros({1, 1}, heads.k.options().dtype(torch::kBool));
     rows.push_back(flags.expand({head().batch, heads.k.size(2)}).unsqueeze(1).unsqueeze(-1));
   }
+  count_change();
   auto view = rows_.append(rows, more_global);
   any_global_ |= more_global;
   padding_ = past.padding;
