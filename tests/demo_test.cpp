@@ -7,7 +7,7 @@
 namespace demo {
 namespace {
 
-const Options kOptions{.seq_len = 100, .width = 32, .heads = 4, .layers = 2};
+const Options kOptions{.seq_len = 72, .width = 32, .heads = 4, .layers = 2};
 
 /// In float64, so that rounding changes no byte that is drawn.
 LanguageModel make_model(const Mechanism& mechanism) {
@@ -40,15 +40,15 @@ TEST(Demo, StepsAreTheWholePass) {
 
 TEST(Demo, SamplesBeyondItsPositions) {
   const torch::NoGradGuard no_grad;
-  const auto start = torch::randint(256, {64});
+  const auto start = torch::randint(256, {40});
   for (const auto& mechanism : all_mechanisms()) {
     if (mechanism.name == "block") continue;
     auto model = make_model(mechanism);
-    const auto got = sample(model, start, 150, kOptions, torch::kCPU);
+    const auto got = sample(model, start, 80, kOptions, torch::kCPU);
     torch::manual_seed(static_cast<uint64_t>(kOptions.seed));
     auto window = start.unsqueeze(0);
     std::string want;
-    for (int64_t i = 0; i < 150; ++i) {
+    for (int64_t i = 0; i < 80; ++i) {
       const auto next = draw(model.forward(window));
       want += static_cast<char>(next.item<int64_t>());
       if (window.size(1) == kOptions.seq_len) window = window.slice(1, 1 - kOptions.seq_len / 2);

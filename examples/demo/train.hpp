@@ -116,13 +116,17 @@ inline torch::Tensor draw(const torch::Tensor& logits) {
   return torch::multinomial(torch::softmax(logits.select(1, -1).cpu() / 0.7, -1), 1);
 }
 
-/// Calls of f in a second, the first not counted.
+/// Calls of f in a second, the first not counted: of so many calls, or of those of half a second.
 template <class F>
-double rate(int64_t calls, F f) {
+double rate(int64_t most, F f) {
   f();
   const auto start = std::chrono::steady_clock::now();
-  for (int64_t i = 0; i < calls; ++i) f();
-  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  std::chrono::duration<double> spent{};
+  int64_t calls = 0;
+  do {
+    f();
+    spent = std::chrono::steady_clock::now() - start;
+  } while (++calls < most && spent.count() < 0.5);
   return static_cast<double>(calls) / spent.count();
 }
 
