@@ -6,6 +6,8 @@
 
 #include <attzoo/attzoo.hpp>
 
+#include <optional>
+
 namespace attzoo::testing {
 
 /// Whether the time of a mechanism grows with n^2, however small the constant, or with less.
@@ -20,6 +22,7 @@ struct Size {
   int64_t hashes = 1;    ///< rounds of LSH
   bool overlap = false;  ///< of blocks
   bool causal = false;
+  std::optional<int64_t> buckets = std::nullopt;  ///< of LSH; default by the sequence's length
 };
 
 inline MultiHeadSelfAttention make_multi_head(const Size& s) {
@@ -86,7 +89,8 @@ void for_each_mechanism(Visit&& visit) {
                              .bucket_size = s.span / 2,
                              .num_hashes = s.hashes,
                              .dropout = 0,
-                             .causal = s.causal});
+                             .causal = s.causal,
+                             .num_buckets = s.buckets});
   });
   visit("multi_head", Cost::kQuadratic, make_multi_head);
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {

@@ -71,6 +71,7 @@ void run(Options options) {
 
   const auto [unigram, bigram] = count_baselines(text);
   print_table(results, unigram, bigram);
+  print_generation(results, options);
   const auto& best = *std::min_element(results.begin(), results.end(), [](auto& a, auto& b) {
     return a.bits_per_byte < b.bits_per_byte;
   });

@@ -23,15 +23,18 @@ struct Mechanism {
 };
 
 /// What the options ask of a mechanism. Another rate of dilation in every layer, so that residues
-/// mix.
+/// mix; buckets that do not depend on how much of a sequence is there, so that a cache's steps are
+/// the whole pass.
 inline attzoo::testing::Size size_of(const Options& o, int64_t layer) {
+  constexpr int64_t kSpan = 32;
   return {.width = o.width,
           .heads = o.heads,
-          .span = 32,
+          .span = kSpan,
           .dilation = 2 + layer,
           .hashes = 2,
           .overlap = true,
-          .causal = true};
+          .causal = true,
+          .buckets = 1 + (o.seq_len - 1) / (kSpan / 2)};
 }
 
 inline std::vector<Mechanism> all_mechanisms() {
@@ -51,12 +54,25 @@ inline std::vector<Mechanism> all_mechanisms() {
   return all;
 }
 
+/// What the model keeps of the bytes before, at most seq_len of them.
+struct State {
+  std::vector<attzoo::Cache> caches;  // of the blocks
+  torch::Tensor latest;               // the last byte, [B, 1]
+
+  int64_t length() const { return caches.front().length(); }
+  int64_t bytes() const {
+    int64_t sum = 0;
+    for (const auto& c : caches) sum += c.bytes();
+    return sum;
+  }
+};
+
 /// Bytes in, logits of the next byte out. A token's embedding is that of its byte, of the byte
 /// before it, and of its position, so that a mechanism that never looks at its direct neighbour
 /// (dilated) still reads pairs.
 class LanguageModel : public torch::nn::Module {
  public:
-  LanguageModel(const Mechanism& mechanism, const Options& o) {
+  LanguageModel(const Mechanism& mechanism, const Options& o) : seq_len_(o.seq_len) {
     using namespace torch::nn;
     const auto embedding = [&](const char* name, int64_t count) {
       auto e = register_module(name, Embedding(count, o.width));
@@ -77,15 +93,19 @@ class LanguageModel : public torch::nn::Module {
   /// tokens [B, L] -> logits [B, L, 256]. If `patterns` is given, it receives the attention weights
   /// of the last block.
   torch::Tensor forward(const torch::Tensor& tokens, attzoo::LazyWeights* patterns = nullptr) {
-    const auto shifted = torch::constant_pad_nd(tokens.slice(1, 0, -1), {1, 0}, 0);
-    const auto positions = torch::arange(tokens.size(1), tokens.options());
-    auto x = byte_(tokens) + previous_(shifted) + position_(positions);
-    for (auto& block : blocks_) {
-      auto result = block.forward<attzoo::AttentionResult>(x);
-      x = result.output;
-      if (patterns) *patterns = result.weights;
+    return run(tokens, nullptr, patterns);
+  }
+  /// The same for the next tokens [B, L >= 1] after those that `state` has seen; it takes them up.
+  torch::Tensor forward(const torch::Tensor& tokens, State& state) {
+    return run(tokens, &state, nullptr);
+  }
+  State make_state(int64_t batch) const {
+    State state{{}, torch::zeros({batch, 1}, head_->weight.options().dtype(torch::kInt64))};
+    for (const auto& block : blocks_) {
+      const auto& attention = dynamic_cast<const attzoo::MakesCache&>(*block.ptr());
+      state.caches.push_back(attention.make_cache(batch, seq_len_));
     }
-    return head_(norm_(x));
+    return state;
   }
 
   int64_t parameter_count() const {
@@ -95,6 +115,24 @@ class LanguageModel : public torch::nn::Module {
   }
 
  private:
+  torch::Tensor run(const torch::Tensor& tokens, State* state, attzoo::LazyWeights* patterns) {
+    const int64_t seen = state ? state->length() : 0;
+    const auto before = state ? state->latest : torch::zeros_like(tokens.slice(1, 0, 1));
+    const auto shifted = torch::cat({before, tokens.slice(1, 0, -1)}, 1);
+    const auto positions = torch::arange(seen, seen + tokens.size(1), tokens.options());
+    auto x = byte_(tokens) + previous_(shifted) + position_(positions);
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      attzoo::AttentionInputs inputs;
+      if (state) inputs.cache = state->caches[i];
+      const auto result = blocks_[i].forward<attzoo::AttentionResult>(x, inputs);
+      x = result.output;
+      if (patterns) *patterns = result.weights;
+    }
+    if (state) state->latest = tokens.slice(1, -1);
+    return head_(norm_(x));
+  }
+
+  int64_t seq_len_;
   torch::nn::Embedding byte_{nullptr}, previous_{nullptr}, position_{nullptr};
   std::vector<torch::nn::AnyModule> blocks_;
   torch::nn::LayerNorm norm_{nullptr};

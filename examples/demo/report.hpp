@@ -32,6 +32,30 @@ inline void print_table(const std::vector<Result>& results, double unigram, doub
       "forward and\nbackward of one attention module.\n");
 }
 
+inline void print_generation(const std::vector<Result>& results, const Options& o) {
+  std::printf("\ngeneration after %ld bytes, one sequence\n\n%-12s %10s %14s %12s %12s %12s\n",
+              static_cast<long>(o.seq_len), "mechanism", "tokens/s", "without cache", "state",
+              "at 1k", "at 64k");
+  for (const auto& r : results) {
+    const auto& g = r.generation;
+    const auto kib = [](int64_t bytes) { return static_cast<double>(bytes) / 1024; };
+    std::printf("%-12s %10.0f %14.0f %8.0f KiB %8.0f KiB %8.0f KiB\n", r.name.c_str(),
+                g.tokens_per_second, g.without_cache, kib(g.state_bytes), kib(g.bytes_1k),
+                kib(g.bytes_64k));
+  }
+  std::printf(
+      "\nwithout cache: tokens/s with the whole context anew for each byte. state: caches of all "
+      "blocks.\nat 1k, at 64k: the cache of one block for so many tokens.\n");
+}
+
+inline attzoo::core::Json generation_json(const Generation& g) {
+  return attzoo::core::Json::Object{{"tokens_per_second", g.tokens_per_second},
+                                    {"tokens_per_second_without_cache", g.without_cache},
+                                    {"state_bytes", g.state_bytes},
+                                    {"block_state_bytes_1k", g.bytes_1k},
+                                    {"block_state_bytes_64k", g.bytes_64k}};
+}
+
 inline void write_json(const std::filesystem::path& file, const Options& o,
                        const std::vector<Result>& results, double unigram, double bigram) {
   using attzoo::core::Json;
@@ -43,6 +67,7 @@ inline void write_json(const std::filesystem::path& file, const Options& o,
                      {"valid_bits_per_byte", r.bits_per_byte},
                      {"tokens_per_second", r.tokens_per_second},
                      {"attention_peak_bytes", r.attention_bytes},
+                     {"generation", generation_json(r.generation)},
                      {"train_loss_nats", Json::Array(r.losses.begin(), r.losses.end())}});
   }
   const Json json = Json::Object{

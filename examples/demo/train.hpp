@@ -19,13 +19,23 @@
 
 namespace demo {
 
+/// Generation with a context of seq_len bytes, one sequence.
+struct Generation {
+  double tokens_per_second = 0;  // through caches
+  double without_cache = 0;      // tokens/s with the whole context anew for each byte
+  int64_t state_bytes = 0;       // of all blocks
+  int64_t bytes_1k = 0;          // of one block's cache for 1024 tokens
+  int64_t bytes_64k = 0;         // and for 65536
+};
+
 struct Result {
   std::string name;
   int64_t parameters = 0;
   double bits_per_byte = 0;      // on the validation text
   double tokens_per_second = 0;  // of training
   int64_t attention_bytes = 0;   // peak of one forward and backward of the attention module
-  std::vector<double> losses;    // nats, one a step
+  Generation generation;
+  std::vector<double> losses;  // nats, one a step
   std::shared_ptr<LanguageModel> model;
 };
 
@@ -100,6 +110,45 @@ inline int64_t attention_memory(const Mechanism& mechanism, const Options& o,
   return memory.peak();
 }
 
+/// A byte [1, 1] on the CPU after those whose logits [1, L, 256] are given, drawn at a temperature
+/// of 0.7.
+inline torch::Tensor draw(const torch::Tensor& logits) {
+  return torch::multinomial(torch::softmax(logits.select(1, -1).cpu() / 0.7, -1), 1);
+}
+
+/// Calls of f in a second, the first not counted: of so many calls, or of those of half a second.
+template <class F>
+double rate(int64_t most, F f) {
+  f();
+  const auto start = std::chrono::steady_clock::now();
+  std::chrono::duration<double> spent{};
+  int64_t calls = 0;
+  do {
+    f();
+    spent = std::chrono::steady_clock::now() - start;
+  } while (++calls < most && spent.count() < 0.5);
+  return static_cast<double>(calls) / spent.count();
+}
+
+inline Generation measure_generation(const Mechanism& mechanism, LanguageModel& model,
+                                     const Text& text, const Options& o, torch::Device device) {
+  torch::NoGradGuard no_grad;
+  model.eval();
+  const auto context = text.valid.slice(0, 0, o.seq_len).unsqueeze(0).to(device);
+  const int64_t count = std::min<int64_t>(64, o.seq_len / 2);
+  auto state = model.make_state(1);
+  auto next = draw(model.forward(context.slice(1, 0, o.seq_len - count - 1), state));
+  const auto bytes = [attention = mechanism.attention(o, 0)](int64_t capacity) {
+    return dynamic_cast<attzoo::MakesCache&>(*attention.ptr()).make_cache(1, capacity).bytes();
+  };
+  return {
+      .tokens_per_second = rate(count, [&] { next = draw(model.forward(next.to(device), state)); }),
+      .without_cache = rate(4, [&] { draw(model.forward(context)); }),
+      .state_bytes = state.bytes(),
+      .bytes_1k = bytes(1024),
+      .bytes_64k = bytes(65536)};
+}
+
 inline Result train(const Mechanism& mechanism, const Text& text, const Options& o,
                     torch::Device device) {
   torch::manual_seed(static_cast<uint64_t>(o.seed));
@@ -128,6 +177,7 @@ inline Result train(const Mechanism& mechanism, const Text& text, const Options&
     progress.show(step + 1, result.losses.back(), result.tokens_per_second);
   }
   result.bits_per_byte = validate(model, text, o, device);
+  result.generation = measure_generation(mechanism, model, text, o, device);
   return result;
 }
 
@@ -153,22 +203,26 @@ inline LongStep long_step(const Mechanism& mechanism, const Text& text, const Op
   return {spent.count(), memory.peak()};
 }
 
-/// Continues `start` [n] by `count` bytes drawn at a temperature of 0.7.
+/// Continues `start` [n], at most seq_len bytes, by `count` bytes. The model knows seq_len
+/// positions: where they are used up, it starts again with the later half of them.
 inline std::string sample(LanguageModel& model, const torch::Tensor& start, int64_t count,
                           const Options& o, torch::Device device) {
   torch::NoGradGuard no_grad;
   torch::manual_seed(static_cast<uint64_t>(o.seed));
   model.eval();
-  auto tokens = start;
+  auto state = model.make_state(1);
+  auto tokens = start.unsqueeze(0), next = tokens;
   for (int64_t i = 0; i < count; ++i) {
-    const auto window = tokens.slice(0, std::max<int64_t>(0, tokens.size(0) - o.seq_len));
-    const auto logits = model.forward(window.unsqueeze(0).to(device)).select(1, -1).cpu();
-    const auto next = torch::multinomial(torch::softmax(logits / 0.7, -1), 1).view({1});
-    tokens = torch::cat({tokens, next});
+    if (state.length() == o.seq_len) {
+      state = model.make_state(1);
+      next = tokens.slice(1, -o.seq_len / 2);
+    }
+    next = draw(model.forward(next.to(device), state));
+    tokens = torch::cat({tokens, next}, 1);
   }
   std::string out;
-  for (int64_t i = start.size(0); i < tokens.size(0); ++i) {
-    out += static_cast<char>(tokens[i].item<int64_t>());
+  for (int64_t i = start.size(0); i < tokens.size(1); ++i) {
+    out += static_cast<char>(tokens[0][i].item<int64_t>());
   }
   return out;
 }
