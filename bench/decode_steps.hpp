@@ -1,0 +1,68 @@
+#pragma once
+// One token through a module with a cache, at growing contexts: how long it takes and what the
+// cache weighs.
+
+#include <ATen/Parallel.h>
+#include <benchmark/benchmark.h>
+#include <attzoo/attzoo.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "measure.hpp"
+#include "support/mechanisms.hpp"
+
+namespace bench {
+
+/// Time of a step behind `context` tokens, in turn with that of the same module behind 1024, which
+/// the counter `to_1k` divides it by.
+template <class Make>
+void measure_steps(benchmark::State& state, const Make& make, int64_t context) {
+  constexpr int64_t kWidth = 512, kShort = 1024, kChunk = 1024;
+  const torch::NoGradGuard no_grad;
+  auto module = make({.width = kWidth, .heads = 8, .span = 128, .causal = true});
+  module->eval();
+  const auto filled = [&](int64_t tokens) {
+    auto cache = module->make_cache(1, context + 1);
+    const auto x = torch::randn({1, kChunk, kWidth});
+    for (int64_t i = 0; i < tokens; i += kChunk) module(x, {.cache = cache});
+    return cache;
+  };
+  attzoo::Cache caches[] = {filled(context), filled(kShort)};
+  const int64_t lengths[] = {context, kShort};
+  const auto token = torch::randn({1, 1, kWidth});
+  double least[] = {1e300, 1e300};
+  for (auto _ : state) {
+    for (size_t i = 0; i < 2; ++i) {
+      const double t = seconds(torch::kCPU, [&] { module(token, {.cache = caches[i]}); });
+      caches[i].truncate(lengths[i]);
+      least[i] = std::min(least[i], t);
+      if (i == 0) state.SetIterationTime(t);
+    }
+  }
+  state.counters["step_us"] = least[0] * 1e6;
+  state.counters["to_1k"] = least[0] / least[1];
+  state.counters["state_bytes"] = static_cast<double>(caches[0].bytes());
+}
+
+/// `step/<mechanism>/context:N`; those that keep all tokens up to 16,384, for filling the cache of
+/// 65,536 takes minutes.
+inline void add_steps() {
+  attzoo::testing::for_each_mechanism([](const char* mechanism, auto cost, auto make) {
+    for (int64_t context = 1024; context <= 65536; context *= 4) {
+      if (cost == attzoo::testing::Cost::kQuadratic && context > 16384) continue;
+      const auto name = std::string("step/") + mechanism + "/context:" + std::to_string(context);
+      benchmark::RegisterBenchmark(name.c_str(),
+                                   [=](benchmark::State& state) {
+                                     at::set_num_threads(2);
+                                     measure_steps(state, make, context);
+                                   })
+          ->UseManualTime()
+          ->Iterations(60)
+          ->Unit(benchmark::kMicrosecond);
+    }
+  });
+}
+
+}  // namespace bench
