@@ -32,9 +32,9 @@ struct RowBlock {
 /// alone, so that results do not depend on the number of threads.
 template <class T>
 struct FewQueriesPlan {
-  static constexpr int kTile = 64;       // keys
-  static constexpr int kGroup = 8;       // keys that are read together
-  static constexpr int kMostRows = 64;   // of a block, but for a head's own
+  static constexpr int kTile = 64;        // keys
+  static constexpr int kGroup = 8;        // keys that are read together
+  static constexpr int kMostRows = 64;    // of a block, but for a head's own
   static constexpr int kMostTasks = 256;  // that chunks are made for
 
   const Problem<T>& p;
@@ -61,7 +61,9 @@ struct FewQueriesPlan {
     const int begin = static_cast<int>(i % residues), part = static_cast<int>(i / residues % parts);
     const int64_t head = i / residues / parts;
     const int first = part * heads, hkv = static_cast<int>(head % p.Hkv), step = stride();
-    return {static_cast<int>(head / p.Hkv), hkv, hkv * p.group() + first,
+    return {static_cast<int>(head / p.Hkv),
+            hkv,
+            hkv * p.group() + first,
             std::min(heads, p.group() - first),
             {((begin + p.S - p.L) % step + step) % step, begin, (p.L - 1 - begin) / step + 1}};
   }
@@ -77,8 +79,8 @@ class RowSchedule {
     if (index == index_) return tiles_;
     index_ = index;
     const int stride = plan.stride(), S = plan.p.S;
-    Rows rows{at.b, at.h, at.block.begin, at.block.begin + (at.block.count - 1) * stride + 1, S,
-              stride};
+    Rows rows{at.b, at.h,  at.block.begin, at.block.begin + (at.block.count - 1) * stride + 1,
+              S,    stride};
     segments_.clear();
     reach(plan.m.mask, rows, segments_);
     for (int i = 1; i < at.heads && plan.m.mask.self; ++i) {
