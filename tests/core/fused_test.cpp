@@ -113,9 +113,12 @@ void check_many(const char* what, int cases, MakeMask make_mask, MakeScore make_
   SCOPED_TRACE(std::string(what) + ", seed " + std::to_string(seed));
   Draw draw(seed);
   for (int i = 0; i < cases && !::testing::Test::HasFailure(); ++i) {
-    const int64_t group = draw.integer(1, 3);
-    core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, 80), 0};
+    const bool few = draw.chance(0.3);  // queries against a cache, which the kernel cuts in chunks
+    const int64_t group = draw.integer(1, few ? 6 : 3);
+    core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, few ? 16 : 80),
+                  0};
     n.S = draw.chance(0.5) ? n.L : draw.integer(fewer_keys ? 1 : n.L, fewer_keys ? 90 : n.L + 40);
+    if (few && draw.chance(0.5)) n.S = draw.integer(n.L, 600);
     check_case(draw, what, n, group, make_mask(draw, n), make_score(draw, n));
   }
 }

@@ -3,6 +3,7 @@
 /// The kernels' bodies, compiled once for each instruction set. Heavy: for definitions alone.
 
 #include <attzoo/kernel/dropout.hpp>
+#include <attzoo/kernel/few_queries.hpp>
 #include <attzoo/kernel/half.hpp>
 #include <attzoo/kernel/isa.hpp>
 #include <attzoo/kernel/math.hpp>

@@ -14,6 +14,11 @@ namespace attzoo::kernel {
 
 enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16 };
 
+/// In bytes.
+constexpr int size_of(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
 /// A tensor [B, H, N, features] with any strides, in elements.
 struct View {
   void* data = nullptr;
