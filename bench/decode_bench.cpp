@@ -9,6 +9,9 @@
 //   decode_bench --benchmark_filter='decode/f32/mha/.*/threads:2'
 //
 // mha has 8 heads, gqa 32 of queries and 8 of keys, mqa 8 and 1.
+//
+// `step/<mechanism>/context:N` is one token through a module, d_model 512, with a cache of N
+// tokens.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -21,6 +24,7 @@
 #include <string>
 #include <vector>
 
+#include "decode_steps.hpp"
 #include "measure.hpp"
 
 namespace {
@@ -144,5 +148,6 @@ int main(int argc, char** argv) {
       }
     }
   }
+  bench::add_steps();
   benchmark::RunSpecifiedBenchmarks();
 }
