@@ -41,21 +41,18 @@ TEST(Demo, StepsAreTheWholePass) {
 TEST(Demo, SamplesBeyondItsPositions) {
   const torch::NoGradGuard no_grad;
   const auto start = torch::randint(256, {40});
-  for (const auto& mechanism : all_mechanisms()) {
-    if (mechanism.name == "block") continue;
-    auto model = make_model(mechanism);
-    const auto got = sample(model, start, 80, kOptions, torch::kCPU);
-    torch::manual_seed(static_cast<uint64_t>(kOptions.seed));
-    auto window = start.unsqueeze(0);
-    std::string want;
-    for (int64_t i = 0; i < 80; ++i) {
-      const auto next = draw(model.forward(window));
-      want += static_cast<char>(next.item<int64_t>());
-      if (window.size(1) == kOptions.seq_len) window = window.slice(1, 1 - kOptions.seq_len / 2);
-      window = torch::cat({window, next}, 1);
-    }
-    EXPECT_EQ(got, want) << mechanism.name;
+  auto model = make_model(all_mechanisms().front());
+  const auto got = sample(model, start, 80, kOptions, torch::kCPU);
+  torch::manual_seed(static_cast<uint64_t>(kOptions.seed));
+  auto window = start.unsqueeze(0);
+  std::string want;
+  for (int64_t i = 0; i < 80; ++i) {
+    const auto next = draw(model.forward(window));
+    want += static_cast<char>(next.item<int64_t>());
+    if (window.size(1) == kOptions.seq_len) window = window.slice(1, 1 - kOptions.seq_len / 2);
+    window = torch::cat({window, next}, 1);
   }
+  EXPECT_EQ(got, want);
 }
 
 }  // namespace
