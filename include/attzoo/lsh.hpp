@@ -117,8 +117,11 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   int64_t factors() const { return options.exact_buckets ? 1 : 2; }
   /// Columns of a round's projection for a sequence of n keys.
   int64_t columns(int64_t round, int64_t n) const;
-  /// A round's projection, [H, d_head, columns].
-  torch::Tensor projection(int64_t round, int64_t columns) const;
+  /// A round's projection, [H, d_head, columns]; `drawn` anew where none is set.
+  torch::Tensor projection(int64_t round, int64_t columns, bool drawn) const;
+  torch::Tensor projection(int64_t round, int64_t columns) const {
+    return projection(round, columns, is_training());
+  }
   /// Buckets of a round's projection with so many columns.
   int64_t buckets(int64_t columns) const {
     const int64_t base = columns / factors();

@@ -45,12 +45,13 @@ ATTZOO_API int64_t LSHSelfAttentionImpl::columns(int64_t round, int64_t n) const
   return 2 * static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
 }
 
-ATTZOO_API torch::Tensor LSHSelfAttentionImpl::projection(int64_t round, int64_t columns) const {
+ATTZOO_API torch::Tensor LSHSelfAttentionImpl::projection(int64_t round, int64_t columns,
+                                                          bool drawn) const {
   if (!projections_.empty()) return projections_[static_cast<size_t>(round)];
   const auto draw = [&](const std::optional<at::Generator>& generator) {
     return torch::randn({options.num_heads, d_head(), columns}, generator, torch::kFloat32);
   };
-  if (is_training()) return draw(generator_);
+  if (drawn) return draw(generator_);
   const auto seed = options.seed + static_cast<uint64_t>(round);
   return draw(at::make_generator<at::CPUGeneratorImpl>(seed));
 }
@@ -172,12 +173,15 @@ LSHSelfAttentionImpl::attend_rounds(const Heads& heads, const AttentionInputs& i
 ATTZOO_API Cache LSHSelfAttentionImpl::make_cache(int64_t batch, std::optional<int64_t> capacity,
                                                   const CacheOptions& how) const {
   const auto head = new_cache_head(batch, capacity, how, /*unending=*/false);
+  std::vector<torch::Tensor> projections;
   int64_t most = 0;
   for (int64_t r = 0; r < options.num_hashes; ++r) {
-    most = std::max(most, buckets(columns(r, head.capacity)));
+    const auto p = projection(r, columns(r, head.capacity), /*drawn=*/false);
+    projections.push_back(p.to(torch::dtype(head.dtype).device(head.device)));
+    most = std::max(most, buckets(p.size(2)));
   }
   return Cache(std::make_shared<core::BucketCache>(head, options.num_heads, d_head(),
-                                                   options.num_hashes, most));
+                                                   std::move(projections), most));
 }
 
 ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_tokens(const Heads& heads,
@@ -214,10 +218,7 @@ LSHSelfAttentionImpl::attend_cached(const Heads& heads, const AttentionInputs& i
   const auto& past = *heads.past;
   const int64_t L = heads.q.size(2);
   std::vector<torch::Tensor> ids;
-  for (int64_t r = 0; r < options.num_hashes; ++r) {
-    const auto p = projection(r, columns(r, cache.head().capacity));
-    ids.push_back(core::bucket_ids(heads.q, p, factors()));
-  }
+  for (const auto& p : cache.projections()) ids.push_back(core::bucket_ids(heads.q, p, factors()));
   auto bucket = torch::stack(ids);  // [rounds, B, H, L]
   if (past.padding.defined()) {
     const auto token = torch::arange(past.offset, past.offset + L, past.padding.options());

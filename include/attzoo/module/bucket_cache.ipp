@@ -8,8 +8,10 @@
 namespace attzoo::core {
 
 ATTZOO_API BucketCache::BucketCache(const CacheHead& head, int64_t heads, int64_t d_head,
-                                    int64_t rounds, int64_t buckets)
-    : KvCache(head, heads, d_head, d_head, {}, /*globals=*/false) {
+                                    std::vector<torch::Tensor> projections, int64_t buckets)
+    : KvCache(head, heads, d_head, d_head, {}, /*globals=*/false),
+      projections_(std::move(projections)) {
+  const auto rounds = static_cast<int64_t>(projections_.size());
   const auto none = [&](int64_t n) {
     return torch::full({rounds, head.batch, heads, n}, -1, torch::kInt32);
   };
@@ -56,8 +58,10 @@ ATTZOO_API torch::Tensor BucketCache::enter(int64_t begin, const torch::Tensor& 
 }
 
 ATTZOO_API int64_t BucketCache::bytes() const {
-  return KvCache::bytes() +
-         static_cast<int64_t>(newest_.nbytes() + before_.nbytes() + bucket_.nbytes());
+  int64_t bytes = KvCache::bytes();
+  for (const auto* t : {&newest_, &before_, &bucket_}) bytes += static_cast<int64_t>(t->nbytes());
+  for (const auto& p : projections_) bytes += static_cast<int64_t>(p.nbytes());
+  return bytes;
 }
 
 ATTZOO_API void BucketCache::truncate(int64_t n) {
