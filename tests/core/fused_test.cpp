@@ -113,12 +113,9 @@ void check_many(const char* what, int cases, MakeMask make_mask, MakeScore make_
   SCOPED_TRACE(std::string(what) + ", seed " + std::to_string(seed));
   Draw draw(seed);
   for (int i = 0; i < cases && !::testing::Test::HasFailure(); ++i) {
-    const bool few = draw.chance(0.3);  // queries against a cache, which the kernel cuts in chunks
-    const int64_t group = draw.integer(1, few ? 6 : 3);
-    core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, few ? 16 : 80),
-                  0};
+    const int64_t group = draw.integer(1, 3);
+    core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, 80), 0};
     n.S = draw.chance(0.5) ? n.L : draw.integer(fewer_keys ? 1 : n.L, fewer_keys ? 90 : n.L + 40);
-    if (few && draw.chance(0.5)) n.S = draw.integer(n.L, 600);
     check_case(draw, what, n, group, make_mask(draw, n), make_score(draw, n));
   }
 }
@@ -215,6 +212,26 @@ TEST(Fused, DocumentsAndBlockMask) {
         return block_mask(mask_mod(f), n.L, n.S);
       },
       kNoScore);
+}
+
+/// At most 8 queries against a cache of keys, in a way of their own.
+TEST(Fused, FewQueries) {
+  Draw draw(11);
+  SCOPED_TRACE("few queries, seed 11");
+  for (int i = 0; i < 200 && !::testing::Test::HasFailure(); ++i) {
+    const int64_t group = draw.integer(1, 6);
+    const core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, 8),
+                        draw.integer(40, 600)};
+    const auto near = window(draw.integer(20, 400), draw.integer(0, 9)) && causal();
+    const auto padding = mask_tensor(torch::rand({n.B, 1, 1, n.S}) < 0.7);
+    const core::AnyMask masks[] = {full(),  causal(),          near, dilated(draw.integer(1, 5)),
+                                   padding, near || prefix(7), !near};
+    const core::AnyScore scores[] = {
+        core::IdentityScore{}, softcap(1.5) + alibi(0.02 * torch::rand({n.H})),
+        bias_tensor(torch::randn({1, n.H, n.L, n.S})), relative_bias(torch::randn({32, n.H}))};
+    check_case(draw, "few queries", n, group, masks[draw.integer(0, 6)],
+               scores[draw.integer(0, 3)]);
+  }
 }
 
 TEST(Fused, NotOfNotIsTheMask) {
