@@ -6,6 +6,7 @@
 #include <attzoo/kernel/few_queries.hpp>
 #include <attzoo/kernel/half.hpp>
 #include <attzoo/kernel/isa.hpp>
+#include <attzoo/kernel/key_gradients.hpp>
 #include <attzoo/kernel/math.hpp>
 #include <attzoo/kernel/products.hpp>
 #include <attzoo/kernel/tiling.hpp>

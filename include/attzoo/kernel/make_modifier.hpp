@@ -15,14 +15,6 @@
 namespace attzoo::kernel {
 /// Lanes in a loop of fixed length.
 inline constexpr int kLaneBlock = 16;
-
-/// Of sixteen bytes made from four whole numbers, byte k of number l is at 4 l + k; in the order
-/// 4 k + l, the lane that belongs there.
-constexpr int lane_of_byte(int i) {
-  const int k = i / 4 % 4, l = i % 4;
-  const bool little = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
-  return i / kLaneBlock * kLaneBlock + 4 * l + (little ? k : 3 - k);
-}
 }  // namespace attzoo::kernel
 
 #define ATTZOO_BODY <attzoo/kernel/modify.inc>
@@ -32,12 +24,8 @@ namespace attzoo::kernel {
 
 namespace detail {
 template <class M>
-auto allowed_of() -> decltype(Mask::allowed) {
-  ATTZOO_ON_THIS_CPU(allowed_of<M>());
-}
-template <class T, class M>
-auto forbid_of() -> decltype(kernel::forbid_of<T>(Mask())) {
-  ATTZOO_ON_THIS_CPU(forbid_of<T, M>());
+auto forbid_of() -> decltype(Mask::forbid) {
+  ATTZOO_ON_THIS_CPU(forbid_of<M>());
 }
 template <class T, class S>
 auto modify_of() -> decltype(Score<T>::modify) {
@@ -52,14 +40,11 @@ auto collect_of() -> decltype(Score<T>::collect) {
 template <class M>
 Mask make_mask(M form) {
   const int stride = std::max(1, stride_of(form));
-  return {std::make_shared<const M>(std::move(form)),
-          [](const void* self, const Rows& rows, Segments& out) {
-            static_cast<const M*>(self)->reach(rows, out);
-          },
-          detail::allowed_of<M>(),
-          stride,
-          detail::forbid_of<float, M>(),
-          detail::forbid_of<double, M>()};
+  return {.self = std::make_shared<const M>(std::move(form)),
+          .reach = [](const void* self, const Rows& rows,
+                      Segments& out) { static_cast<const M*>(self)->reach(rows, out); },
+          .forbid = detail::forbid_of<M>(),
+          .stride = stride};
 }
 
 template <class T, class S>

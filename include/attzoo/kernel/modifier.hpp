@@ -38,26 +38,16 @@ struct Mask {
   std::shared_ptr<const void> self = nullptr;
   /// Fills `out`, empty before, with the keys that these queries reach (schedule.hpp).
   void (*reach)(const void* self, const Rows&, Segments&) = nullptr;
-  /// out[j * lanes + i] = 1 where lane i may attend to key j of the tile, else 0.
+  /// Sets scores s to -inf where lane i may not attend to key j of the tile, and their slopes,
+  /// unless null, to 0. Null where parts are joined by bytes.
+  void (*forbid)(const void* self, const TilePosition&, float* s, float* slope) = nullptr;
+  /// Where there is no forbid(): out[j * lanes + i] = 1 where lane i may attend to key j, else 0.
   void (*allowed)(const void* self, const TilePosition&, uint8_t* out) = nullptr;
   int stride = 1;  // the step at which all allowed keys of a query lie: a dilation's rate
-  /// Sets scores s where it forbids to -inf, and their slopes, unless null, to 0: what allowed()
-  /// says, in one step. Null where a part has no such step.
-  void (*forbid32)(const void* self, const TilePosition&, float* s, float* slope) = nullptr;
-  void (*forbid64)(const void* self, const TilePosition&, double* s, double* slope) = nullptr;
 };
 
-/// The step for scores of type T.
-template <class T>
-ATTZOO_ALWAYS_INLINE auto forbid_of(const Mask& mask) {
-  if constexpr (sizeof(T) == 4) {
-    return mask.forbid32;
-  } else {
-    return mask.forbid64;
-  }
-}
-
 ATTZOO_API void reach(const Mask& mask, const Rows& rows, Segments& out);
+/// What Mask::allowed says, of any mask.
 ATTZOO_API void allowed(const Mask& mask, const TilePosition& t, uint8_t* out);
 
 ATTZOO_API Mask all_of(Mask a, Mask b);

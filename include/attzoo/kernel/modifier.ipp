@@ -14,11 +14,6 @@ ATTZOO_API void reach(const Mask& mask, const Rows& rows, Segments& out) {
   append(out, 0, rows.S, Cover::kFull, rows.S);
 }
 
-ATTZOO_API void allowed(const Mask& mask, const TilePosition& t, uint8_t* out) {
-  if (mask.allowed) return mask.allowed(mask.self.get(), t, out);
-  std::memset(out, 1, static_cast<size_t>(t.size()));
-}
-
 namespace detail {
 
 /// f(i) for n bytes, a multiple of 16: a fixed length is vectorised.
@@ -29,6 +24,22 @@ ATTZOO_ALWAYS_INLINE void each_byte(int n, F f) {
     for (int i = at; i < at + 16; ++i) f(i);
   }
 }
+
+}  // namespace detail
+
+ATTZOO_API void allowed(const Mask& mask, const TilePosition& t, uint8_t* out) {
+  if (mask.allowed) return mask.allowed(mask.self.get(), t, out);
+  if (!mask.forbid) {
+    std::memset(out, 1, static_cast<size_t>(t.size()));
+    return;
+  }
+  float s[TilePosition::kMostLanes * TilePosition::kMostKeys];
+  std::memset(s, 0, static_cast<size_t>(t.size()) * sizeof(float));
+  mask.forbid(mask.self.get(), t, s, nullptr);
+  detail::each_byte(t.size(), [&](int i) ATTZOO_INLINE_LAMBDA { out[i] = s[i] == 0; });
+}
+
+namespace detail {
 
 struct MaskPair {
   Mask a, b;
@@ -63,24 +74,15 @@ struct Greater {
   }
 };
 
-/// Of masks that both have the step.
-template <class T>
-void forbid_both(const void* self, const TilePosition& t, T* s, T* slope) {
-  const auto& [a, b] = *static_cast<const MaskPair*>(self);
-  forbid_of<T>(a)(a.self.get(), t, s, slope);
-  forbid_of<T>(b)(b.self.get(), t, s, slope);
-}
-
 template <class Op>
 Mask combined(Mask a, Mask b, int stride) {
-  return {std::make_shared<const MaskPair>(MaskPair{std::move(a), std::move(b)}),
-          [](const void* self, const Rows& rows, Segments& out) {
-            static_cast<const MaskPair*>(self)->reach(rows, out, Op());
-          },
-          [](const void* self, const TilePosition& t, uint8_t* out) {
-            static_cast<const MaskPair*>(self)->allowed(t, out, Op());
-          },
-          stride};
+  return {
+      .self = std::make_shared<const MaskPair>(MaskPair{std::move(a), std::move(b)}),
+      .reach = [](const void* self, const Rows& rows,
+                  Segments& out) { static_cast<const MaskPair*>(self)->reach(rows, out, Op()); },
+      .allowed = [](const void* self, const TilePosition& t,
+                    uint8_t* out) { static_cast<const MaskPair*>(self)->allowed(t, out, Op()); },
+      .stride = stride};
 }
 
 struct TiledMask {
@@ -113,11 +115,15 @@ ATTZOO_API Mask all_of(Mask a, Mask b) {
   if (!a.self) return b;
   if (!b.self) return a;
   const int stride = std::max(a.stride, b.stride);
-  const bool in_steps = a.forbid32 && b.forbid32;
+  const bool in_place = a.forbid && b.forbid;
   auto both = detail::combined<detail::Lesser>(std::move(a), std::move(b), stride);
-  if (in_steps) {
-    both.forbid32 = detail::forbid_both<float>;
-    both.forbid64 = detail::forbid_both<double>;
+  if (in_place) {
+    both.allowed = nullptr;
+    both.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
+      const auto& pair = *static_cast<const detail::MaskPair*>(self);
+      pair.a.forbid(pair.a.self.get(), t, s, slope);
+      pair.b.forbid(pair.b.self.get(), t, s, slope);
+    };
   }
   return both;
 }
@@ -128,29 +134,39 @@ ATTZOO_API Mask any_of(Mask a, Mask b) {
 }
 
 ATTZOO_API Mask none_of(Mask a) {
-  return {std::make_shared<const Mask>(std::move(a)),
-          [](const void* self, const Rows& rows, Segments& out) {
-            Segments reached;
-            reach(*static_cast<const Mask*>(self), rows, reached);
-            out = complement(reached, rows.S);
-          },
-          [](const void* self, const TilePosition& t, uint8_t* out) {
-            allowed(*static_cast<const Mask*>(self), t, out);
-            detail::each_byte(t.size(), [out](int i) ATTZOO_INLINE_LAMBDA { out[i] ^= 1; });
-          },
-          1};
+  return {.self = std::make_shared<const Mask>(std::move(a)),
+          .reach =
+              [](const void* self, const Rows& rows, Segments& out) {
+                Segments reached;
+                reach(*static_cast<const Mask*>(self), rows, reached);
+                out = complement(reached, rows.S);
+              },
+          .allowed =
+              [](const void* self, const TilePosition& t, uint8_t* out) {
+                allowed(*static_cast<const Mask*>(self), t, out);
+                detail::each_byte(t.size(), [out](int i) ATTZOO_INLINE_LAMBDA { out[i] ^= 1; });
+              }};
 }
 
 ATTZOO_API Mask tiled(Mask mask, std::shared_ptr<const TileCover> tiles) {
   using detail::TiledMask;
-  return {std::make_shared<const TiledMask>(TiledMask{std::move(mask), std::move(tiles)}),
-          [](const void* self, const Rows& rows, Segments& out) {
-            static_cast<const TiledMask*>(self)->reach(rows, out);
-          },
-          [](const void* self, const TilePosition& t, uint8_t* out) {
-            allowed(static_cast<const TiledMask*>(self)->mask, t, out);
-          },
-          1};
+  const bool in_place = mask.forbid;
+  Mask result{
+      .self = std::make_shared<const TiledMask>(TiledMask{std::move(mask), std::move(tiles)}),
+      .reach = [](const void* self, const Rows& rows, Segments& out) {
+        static_cast<const TiledMask*>(self)->reach(rows, out);
+      }};
+  if (in_place) {
+    result.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
+      const auto& of = static_cast<const TiledMask*>(self)->mask;
+      of.forbid(of.self.get(), t, s, slope);
+    };
+  } else {
+    result.allowed = [](const void* self, const TilePosition& t, uint8_t* out) {
+      allowed(static_cast<const TiledMask*>(self)->mask, t, out);
+    };
+  }
+  return result;
 }
 
 namespace detail {
