@@ -35,12 +35,13 @@ template <class T>
 struct FewQueriesPlan {
   static constexpr int kTile = 64;        // keys
   static constexpr int kGroup = 8;        // keys that are read together
+  static constexpr int kRows = 4;         // rows that meet them together
   static constexpr int kMostRows = 64;    // of a block, but for a head's own
   static constexpr int kMostTasks = 256;  // that chunks are made for
 
   const Problem<T>& p;
   const Modifiers<T>& m;
-  int residues, heads, parts, rows, chunks;  // heads and rows: of the largest block
+  int residues, heads, parts, rows, chunks;  // heads and rows: of the largest block; whole kRows
 
   FewQueriesPlan(const Problem<T>& problem, const Modifiers<T>& modifiers)
       : p(problem), m(modifiers) {
@@ -48,9 +49,10 @@ struct FewQueriesPlan {
     residues = std::min(p.L, stride());
     heads = std::clamp(kMostRows / queries, 1, p.group());
     parts = (p.group() - 1) / heads + 1;
-    rows = heads * queries;
+    rows = (heads * queries + kRows - 1) / kRows * kRows;
     const int64_t keys = (p.S - 1) / stride() + 1;
-    const int64_t by_keys = keys / std::max(2 * kTile, 8 * rows), by_tasks = kMostTasks / blocks();
+    const int64_t by_keys = keys / std::max(2 * kTile, 8 * heads * queries),
+                  by_tasks = kMostTasks / blocks();
     chunks = static_cast<int>(std::max<int64_t>(1, std::min(by_keys, by_tasks)));
   }
 
