@@ -94,7 +94,7 @@ class BlockSelfAttentionImpl
  protected:
   core::Keeps keeps() const override {
     if (!options.overlap) return {.reach = options.block_size - 1, .unit = options.block_size};
-    const core::OverlappingBlocks blocks(0, options.block_size, core::Packing());
+    const core::OverlappingBlocks blocks(0, options.block_size, {});
     return {.reach = options.block_size - 1, .unit = blocks.period()};
   }
 
@@ -106,7 +106,7 @@ class BlockSelfAttentionImpl
                       S, " and ", L);
     const auto blocks =
         heads.past && !heads.packing.defined()
-            ? core::OverlappingBlocks(L, options.block_size, *heads.past)
+            ? core::OverlappingBlocks(*heads.past, L, options.block_size)
             : core::OverlappingBlocks(L, std::min(options.block_size, std::max<int64_t>(L, 1)),
                                       heads.packing);
     std::vector<AttentionResult> parts;

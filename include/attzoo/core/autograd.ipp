@@ -10,7 +10,7 @@ namespace attzoo::core {
 struct AutogradFunction;
 }  // namespace attzoo::core
 
-#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 15
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 15
 /// What CppNode<> has for compiled autograd takes seconds to compile, and these functions cannot be
 /// traced.
 namespace torch::autograd {

@@ -24,7 +24,7 @@ class OverlappingBlocks {
   OverlappingBlocks(int64_t length, int64_t block_size, const Packing& packing);
   /// The keys of a cache, of which the last L are the queries. Where a sequence will end is not
   /// known: its blocks are those of one that goes on.
-  OverlappingBlocks(int64_t L, int64_t block_size, const Past& past);
+  OverlappingBlocks(const Past& past, int64_t L, int64_t block_size);
 
   int64_t families() const { return families_; }
   /// Blocks of one family begin so many tokens after each other.

@@ -43,7 +43,7 @@ ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t length, int64_t block_si
 }
 
 // Keys are forgotten in whole periods, and blocks that begin before the first key hold no query.
-ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t L, int64_t block_size, const Past& past)
+ATTZOO_API OverlappingBlocks::OverlappingBlocks(const Past& past, int64_t L, int64_t block_size)
     : OverlappingBlocks(L, block_size) {
   place_ = past.places();
   count_ = torch::full_like(place_, kUnbounded);

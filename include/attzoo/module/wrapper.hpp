@@ -13,7 +13,8 @@
 namespace attzoo {
 
 /// What a wrapper needs of the module that it wraps; every mechanism of the zoo and every wrapper
-/// has it. `takes()` says which inputs the wrapper may pass on.
+/// has it. `takes()` says which inputs the wrapper may pass on. One that also has make_cache, as
+/// MakesCache says, is wrapped with its caches.
 template <class M>
 concept AttentionModule = std::derived_from<M, torch::nn::Module> &&
     std::constructible_from<M, const typename M::Config&> &&
@@ -23,11 +24,21 @@ concept AttentionModule = std::derived_from<M, torch::nn::Module> &&
   { m.input_dim() } -> std::convertible_to<int64_t>;
   { m.takes() } -> std::convertible_to<TakenInputs>;
   { m.get_config() } -> std::convertible_to<typename M::Config>;
-  { m.make_cache(int64_t{}, std::optional<int64_t>(), CacheOptions()) } -> std::same_as<Cache>;
   { m.clone() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
 };
 
 namespace core {
+
+/// A wrapped module's cache. Throws c10::NotImplementedError if it makes none.
+template <AttentionModule M>
+Cache inner_cache(const char* who, const M& inner, int64_t batch, std::optional<int64_t> capacity,
+                  const CacheOptions& how) {
+  if constexpr (requires { inner.make_cache(batch, capacity, how); }) {
+    return inner.make_cache(batch, capacity, how);
+  } else {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, who, ": the wrapped module has no make_cache");
+  }
+}
 
 /// What a wrapper around one module holds. The module is shared with whoever gave it.
 template <class OptionsType, AttentionModule Inner>
@@ -55,9 +66,9 @@ struct WrapsOne {
 
  protected:
   /// The wrapped module's cache: a wrapper needs nothing of its own.
-  Cache new_cache(const char*, int64_t batch, std::optional<int64_t> capacity,
+  Cache new_cache(const char* who, int64_t batch, std::optional<int64_t> capacity,
                   const CacheOptions& how) const {
-    return attn->make_cache(batch, capacity, how);
+    return inner_cache(who, *attn, batch, capacity, how);
   }
   /// f(name, holder) for what is wrapped.
   template <class F>
@@ -99,8 +110,8 @@ struct WrapsTwo {
   /// Both modules' caches as one.
   Cache new_cache(const char* who, int64_t batch, std::optional<int64_t> capacity,
                   const CacheOptions& how) const {
-    auto a = attn_a->make_cache(batch, capacity, how);
-    auto b = attn_b->make_cache(batch, capacity, how);
+    auto a = inner_cache(who, *attn_a, batch, capacity, how);
+    auto b = inner_cache(who, *attn_b, batch, capacity, how);
     return make_pair_cache(who, identity_, std::move(a), std::move(b));
   }
   /// The caches of the call's cache, null without one. Throws c10::ValueError as check_cache().
