@@ -50,9 +50,9 @@ ATTZOO_API void RowBuffer::keep(const std::vector<torch::Tensor>& rows) {
 
 ATTZOO_API RowBuffer::View RowBuffer::append(const std::vector<torch::Tensor>& rows, bool whole) {
   const auto all = [&] {
-    std::vector<torch::Tensor> all;
-    for (size_t i = 0; i < memory_.size(); ++i) all.push_back(this->rows(i));
-    return all;
+    std::vector<torch::Tensor> kinds;
+    for (size_t i = 0; i < memory_.size(); ++i) kinds.push_back(this->rows(i));
+    return kinds;
   };
   const int64_t count = rows[0].size(2);
   if (!whole && pinned() + held_ + count > size_) keep(all());
