@@ -7,6 +7,7 @@
 #include <torch/types.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -96,12 +97,13 @@ namespace core {
 /// Tells modules apart; a copy is another one.
 class Identity {
  public:
-  ATTZOO_API Identity();
+  Identity() : value_(next_++) {}
   Identity(const Identity&) : Identity() {}
   Identity& operator=(const Identity&) { return *this; }
   int64_t value() const { return value_; }
 
  private:
+  static inline std::atomic<int64_t> next_{0};  // one for a program, whatever its files are
   int64_t value_;
 };
 

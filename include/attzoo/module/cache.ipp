@@ -5,7 +5,6 @@
 #include <attzoo/module/cache.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 
 namespace attzoo {
@@ -49,11 +48,6 @@ ATTZOO_API Cache Cache::clone() const {
 ATTZOO_API void Cache::reset() { truncate(0); }
 
 namespace core {
-
-ATTZOO_API Identity::Identity() {
-  static std::atomic<int64_t> next{0};
-  value_ = next++;
-}
 
 ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const torch::Tensor& weight,
                                 int64_t batch, std::optional<int64_t> capacity,
