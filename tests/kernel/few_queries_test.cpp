@@ -101,19 +101,8 @@ struct Case {
     lse.resize(n.count(n.H, n.L, 1) + 16, T(7));
   }
   void run(const Modifiers<T>& m, int threads) {
-    const Problem<T> p{.q = q.view,
-                       .k = k.view,
-                       .v = v.view,
-                       .output = view(output, n.H, n.L, n.Dv),
-                       .lse = lse.data(),
-                       .B = n.B,
-                       .H = n.H,
-                       .Hkv = n.Hkv,
-                       .L = n.L,
-                       .S = n.S,
-                       .D = n.D,
-                       .Dv = n.Dv,
-                       .scale = T(scale)};
+    auto p = problem_of<T>(n, q.view, k.view, v.view, view(output, n.H, n.L, n.Dv), lse.data());
+    p.scale = T(scale);
     ASSERT_TRUE(has_few_queries(p));
     Threads runtime(threads);
     attend(p, m, runtime);

@@ -89,6 +89,25 @@ struct Sizes {
   }
 };
 
+/// A problem of these sizes, with a scale of 1.
+template <class T>
+Problem<T> problem_of(const Sizes& n, const View& q, const View& k, const View& v,
+                      const View& output, T* lse) {
+  return {.q = q,
+          .k = k,
+          .v = v,
+          .output = output,
+          .lse = lse,
+          .B = n.B,
+          .H = n.H,
+          .Hkv = n.Hkv,
+          .L = n.L,
+          .S = n.S,
+          .D = n.D,
+          .Dv = n.Dv,
+          .scale = 1};
+}
+
 /// The tensors of one attention problem and its gradients; queries, keys and values are of type In.
 template <class T, class In = T>
 struct Tensors {
@@ -111,21 +130,12 @@ struct Tensors {
   }
 
   Problem<T> problem(T scale) {
-    return {.q = view(q, n.H, n.L, n.D),
-            .k = view(k, n.Hkv, n.S, n.D),
-            .v = view(v, n.Hkv, n.S, n.Dv),
-            .output = view(output, n.H, n.L, n.Dv),
-            .lse = lse.data(),
-            .B = n.B,
-            .H = n.H,
-            .Hkv = n.Hkv,
-            .L = n.L,
-            .S = n.S,
-            .D = n.D,
-            .Dv = n.Dv,
-            .scale = scale,
-            .dropout = dropout,
-            .seed = 99};
+    auto p = problem_of<T>(n, view(q, n.H, n.L, n.D), view(k, n.Hkv, n.S, n.D),
+                           view(v, n.Hkv, n.S, n.Dv), view(output, n.H, n.L, n.Dv), lse.data());
+    p.scale = scale;
+    p.dropout = dropout;
+    p.seed = 99;
+    return p;
   }
   Gradients<T> gradients() {
     std::fill(gk.begin(), gk.end(), T(0));
