@@ -42,7 +42,8 @@ class Threads final : public Runtime {
 template <class T>
 class Buffer {
  public:
-  void resize(size_t n, T value = T()) { numbers_.resize(n + 1, value); }
+  /// n of them, all `value`; what was there is gone.
+  void resize(size_t n, T value = T()) { numbers_ = std::vector<T>(n + 1, value); }
   size_t size() const { return numbers_.size() - 1; }
   T* data() { return numbers_.data() + 1; }
   T* begin() { return data(); }
