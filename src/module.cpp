@@ -16,5 +16,6 @@
 #include <attzoo/module/gate.ipp>
 #include <attzoo/module/overlapping_blocks.ipp>
 #include <attzoo/module/parts.ipp>
+#include <attzoo/module/rms_norm.ipp>
 #include <attzoo/module/row_buffer.ipp>
 #include <attzoo/module/token_cache.ipp>

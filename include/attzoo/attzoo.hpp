@@ -23,4 +23,5 @@
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/transformer.hpp>
