@@ -33,7 +33,7 @@ struct RowBlock {
 /// alone, so that results do not depend on the number of threads.
 template <class T>
 struct FewQueriesPlan {
-  static constexpr int kTile = 64;        // keys
+  static constexpr int kTile = 256;       // keys: memory likes long runs of K and of V
   static constexpr int kGroup = 8;        // keys that are read together
   static constexpr int kRows = 4;         // rows that meet them together
   static constexpr int kMostRows = 64;    // of a block, but for a head's own
