@@ -93,15 +93,20 @@ ATTZOO_API LinearSums sums_by_definition(const torch::Tensor& q, const torch::Te
 /// Every query collects every key.
 ATTZOO_API LinearSums sums_over_all(const torch::Tensor& q, const torch::Tensor& k,
                                     const torch::Tensor& v) {
-  return {torch::matmul(q, torch::matmul(k.transpose(-2, -1), v)),
+  const auto keys = k.transpose(-2, -1);
+  if (q.size(2) == 1) {  // as in decoding: two products with vectors
+    const auto scores = torch::matmul(q, keys);
+    return {torch::matmul(scores, v), scores.sum(-1)};
+  }
+  return {torch::matmul(q, torch::matmul(keys, v)),
           torch::matmul(q, k.sum(2).unsqueeze(-1)).squeeze(-1)};
 }
 
 ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k,
                                   const torch::Tensor& v, bool causal) {
   if (eager_reference()) return sums_by_definition(q, k, v, causal, {});
-  if (!causal) return sums_over_all(q, k, v);
   const int64_t extra = k.size(2) - q.size(2), from = std::max<int64_t>(extra, 0);
+  if (!causal || (q.size(2) == 1 && extra >= 0)) return sums_over_all(q, k, v);
   const auto own_part = [&](const torch::Tensor& t) {
     // Where the first queries see nothing: keys of zeros before the first.
     return extra < 0 ? torch::constant_pad_nd(t, {0, 0, -extra, 0}) : t.slice(2, from);

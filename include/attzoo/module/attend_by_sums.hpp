@@ -30,16 +30,19 @@ class SumsCache final : public TokenCache {
   int64_t earliest() const override { return std::max<int64_t>(1, summed_); }
   /// Nothing: features are made of the heads first, and then taken.
   void append(Heads&) override {}
-  /// What the queries q [B, H, L, F] collect of all tokens before and of the new ones, whose
-  /// features are k and v.
-  LinearSums sums(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) const;
-  /// Appends the new ones.
+  /// Appends the new tokens, whose features are k and v, and says what the queries q [B, H, L, F]
+  /// collect of them and of all before.
+  LinearSums sums(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                  const Past& past);
+  /// Appends them alone.
   void take(const torch::Tensor& k, const torch::Tensor& v, const Past& past);
   void truncate(int64_t n) override;
   void reorder(const torch::Tensor& order) override;
   std::shared_ptr<CacheState> clone() const override;
 
  private:
+  bool has_room_for(const torch::Tensor& k) const;
+
   int64_t summed_ = 0;  // tokens that are in the state alone
   LinearState state_;
   RowBuffer latest_;  // features of keys, and values

@@ -27,15 +27,25 @@ ATTZOO_API int64_t SumsCache::bytes() const {
   return static_cast<int64_t>(state_.kv.nbytes() + state_.k.nbytes()) + latest_.bytes();
 }
 
+ATTZOO_API bool SumsCache::has_room_for(const torch::Tensor& k) const {
+  return latest_.length() + k.size(2) <= 2 * kTakenBack;
+}
+
 ATTZOO_API LinearSums SumsCache::sums(const torch::Tensor& q, const torch::Tensor& k,
-                                      const torch::Tensor& v) const {
-  return linear_sums_after(state_, q, torch::cat({latest_.rows(0), k}, 2),
-                           torch::cat({latest_.rows(1), v}, 2));
+                                      const torch::Tensor& v, const Past& past) {
+  if (has_room_for(k)) {
+    take(k, v, past);
+    return linear_sums_after(state_, q, latest_.rows(0), latest_.rows(1));
+  }
+  auto sums = linear_sums_after(state_, q, torch::cat({latest_.rows(0), k}, 2),
+                                torch::cat({latest_.rows(1), v}, 2));
+  take(k, v, past);
+  return sums;
 }
 
 ATTZOO_API void SumsCache::take(const torch::Tensor& k, const torch::Tensor& v, const Past& past) {
   padding_ = past.padding;
-  if (latest_.length() + k.size(2) <= 2 * kTakenBack) {
+  if (has_room_for(k)) {
     latest_.append({k, v});
     return;
   }
@@ -123,13 +133,15 @@ ATTZOO_API AttentionResult attend_by_sums(
       heads.past ? &static_cast<SumsCache&>(inputs.cache.state()) : nullptr;  // NOLINT: linear's
   const bool packed = heads.packing.defined() && q.numel() > 0;
   const auto sums = packed  ? packed_linear_sums(q, k, v, options.causal, heads.packing)
-                    : cache ? cache->sums(q, k, v)
+                    : cache ? cache->sums(q, k, v, *heads.past)
                             : linear_sums(q, k, v, options.causal);
   const auto output = over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps);
   if (cache) {  // the last document goes on; what was summed up has no weights
     const auto& run = heads.packing.run;
-    if (packed) leave_out(run == run.slice(1, run.size(1) - 1));
-    cache->take(k, v, *heads.past);
+    if (packed) {
+      leave_out(run == run.slice(1, run.size(1) - 1));
+      cache->take(k, v, *heads.past);
+    }
     return {output, {}, {}};
   }
   const Numerators used = [q, k, causal = options.causal](int64_t begin, int64_t end) {
