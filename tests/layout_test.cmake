@@ -239,6 +239,7 @@ set(tested_elsewhere
   io/file=io/safetensors
   module/attend_by_sums=linear
   module/blend=longformer
+  module/block_parts=module/transformer
   module/bucket_cache=module/cache
   module/callable_module=module/own_mechanism
   module/checks=bad_inputs_modules
