@@ -236,7 +236,11 @@ set(tested_elsewhere
   functional/result=functional/attention
   functional/scores=functional/modifiers
   functional/sdpa=functional/attention
+  io/copy_state=io/safetensors
   io/file=io/safetensors
+  io/mapped_file=io/checkpoint
+  io/name_map=io/name_maps
+  io/safetensors_header=io/safetensors
   module/attend_by_sums=linear
   module/blend=longformer
   module/block_parts=module/transformer
