@@ -19,5 +19,6 @@
 #include <attzoo/module/overlapping_blocks.ipp>
 #include <attzoo/module/parts.ipp>
 #include <attzoo/module/rms_norm.ipp>
+#include <attzoo/module/rope.ipp>
 #include <attzoo/module/row_buffer.ipp>
 #include <attzoo/module/token_cache.ipp>

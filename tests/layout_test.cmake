@@ -253,6 +253,7 @@ set(tested_elsewhere
   module/inputs=bad_inputs_modules
   module/overlapping_blocks=block
   module/parts=module/own_mechanism
+  module/rope=module/positions
   module/row_buffer=module/cache
   module/self_attention=module/own_mechanism
   module/token_cache=module/cache

@@ -44,7 +44,7 @@ struct BlockSelfAttentionOptions {
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   bool overlap = false;                             ///< blocks start every block_size / 2 tokens
-  bool rope = false;                                ///< rotary positions; d_head must be even
+  Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
   bool python_blend = false;                        ///< with overlap: the Python library's blend
 };

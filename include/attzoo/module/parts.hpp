@@ -7,6 +7,7 @@
 #include <attzoo/kernel/compiler.hpp>
 #include <attzoo/module/heads.hpp>
 #include <attzoo/module/inputs.hpp>
+#include <attzoo/module/rope.hpp>
 #include <attzoo/module/row_buffer.hpp>
 
 #include <torch/nn/modules/linear.h>
@@ -29,7 +30,7 @@ struct SelfAttentionSettings {
   HeadOption heads;                                   ///< query heads; divide d_model
   std::optional<int64_t> kv_heads = std::nullopt;     ///< of keys and values; default as many
   std::optional<double> temperature = std::nullopt;   ///< divides the scores, > 0; default 1
-  std::optional<bool> rope = std::nullopt;            ///< rotary positions; default off
+  std::optional<Rope> rope = std::nullopt;            ///< rotary positions; default off
   std::optional<int64_t> feature_dim = std::nullopt;  ///< width of q and k; default d_model
 };
 
@@ -113,11 +114,13 @@ class SelfAttentionParts {
   void print_options(std::ostream& stream, const CommonOptions& options) const;
 
  private:
+  void rotate_heads(Heads& heads, const torch::Tensor& x, const AttentionInputs& inputs) const;
   std::string who(const char* argument) const;
   void check_options(const CommonOptions& options) const;
   void check_layer(const char* layer, int64_t from, int64_t to) const;
   void check_inputs(const torch::Tensor& x, const AttentionInputs& inputs) const;
   void check_global(const torch::Tensor& x, const AttentionInputs& inputs) const;
+  void check_positions(const torch::Tensor& x, const AttentionInputs& inputs) const;
   void check_documents(const AttentionInputs& inputs, const Shape& n,
                        const torch::Device& device) const;
   void check_cached_call(const torch::Tensor& x, const AttentionInputs& inputs,
@@ -127,6 +130,7 @@ class SelfAttentionParts {
   SelfAttentionSettings settings_;
   TakenInputs takes_;
   int64_t d_model_, input_dim_;
+  std::optional<RopePlan> rope_;
   Identity identity_;  // of which caches are
 };
 

@@ -23,6 +23,8 @@ ATTZOO_API SelfAttentionParts::SelfAttentionParts(const char* name, const Common
       d_model_(options.d_model),
       input_dim_(options.input_dim.value_or(options.d_model)) {
   check_options(options);
+  rope_ = plan_rope(settings_.rope.value_or(Rope()), d_qk(), name_);
+  takes_.positions = rope_.has_value();
   check_layer("w_q", input_dim_, settings_.heads.count * d_qk());
   check_layer("w_o", d_model_, d_model_);
   check_layer("w_v", input_dim_, d_model_);
@@ -42,8 +44,6 @@ ATTZOO_API void SelfAttentionParts::check_options(const CommonOptions& options) 
     check_positive("feature_dim", *feature_dim);
     check_divides(heads.name, heads.count, "feature_dim", *feature_dim);
   }
-  TORCH_CHECK_VALUE(!rope.value_or(false) || d_qk() % 2 == 0, name_,
-                    ": rope needs an even head size d_model / num_heads, got ", d_qk());
 }
 
 ATTZOO_API void SelfAttentionParts::check_positive(const char* name, int64_t value) const {
@@ -107,20 +107,28 @@ ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch
   };
   Heads heads{split(to_q(x), d_qk()), split(to_k(context), d_qk()), split(to_v(context), d_head()),
               packing, past};
-  if (!settings_.rope.value_or(false)) return heads;
-  auto positions = packing.position;
-  int64_t offset = inputs.position_offset;
-  if (past) {
-    positions = past->positions;
-    if (!positions.defined()) offset = past->offset;
-  }
-  if (positions.defined()) positions = positions.unsqueeze(1);
-  const auto rotate = [&](const torch::Tensor& t, int64_t from) {
-    return apply_rope(t, {.position_offset = from, .positions = positions});
-  };
-  heads.q = rotate(heads.q, offset);
-  heads.k = rotate(heads.k, crosses ? 0 : offset);
+  if (rope_) rotate_heads(heads, x, inputs);
   return heads;
+}
+
+ATTZOO_API void SelfAttentionParts::rotate_heads(Heads& heads, const torch::Tensor& x,
+                                                 const AttentionInputs& inputs) const {
+  auto positions = heads.packing.position;
+  int64_t offset = inputs.position_offset;
+  if (heads.past) {
+    positions = heads.past->positions;
+    if (!positions.defined()) offset = heads.past->offset;
+  } else if (inputs.positions.defined()) {
+    positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
+  }
+  if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
+  const auto& [frequencies, pairs] = *rope_;
+  auto by = rotation(frequencies, pairs, x.size(1), offset, positions, heads.q);
+  heads.q = rotate(heads.q, by);
+  if (inputs.context.defined()) {
+    by = rotation(frequencies, pairs, inputs.context.size(1), 0, {}, heads.k);
+  }
+  heads.k = rotate(heads.k, by);
 }
 
 ATTZOO_API CacheHead SelfAttentionParts::new_cache_head(int64_t batch,
@@ -213,6 +221,27 @@ ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
     check_key_padding(inputs.key_padding_mask, n, x.device(), name_);
   }
   if (inputs.documents.defined()) check_documents(inputs, n, x.device());
+  if (rope_) check_position_offset(inputs.position_offset, name_);
+  if (inputs.positions.defined()) check_positions(x, inputs);
+}
+
+ATTZOO_API void SelfAttentionParts::check_positions(const torch::Tensor& x,
+                                                    const AttentionInputs& inputs) const {
+  const auto& t = inputs.positions;
+  TORCH_CHECK_VALUE(takes_.positions, name_, ": positions have no meaning without rope");
+  check_dense(t, name_, "positions");
+  TORCH_CHECK_TYPE(torch::isIntegralType(t.scalar_type(), /*includeBool=*/false), name_,
+                   ": positions must be integers, got ", t.scalar_type());
+  const bool of_rows = t.dim() == 2 && (t.size(0) == 1 || t.size(0) == x.size(0));
+  TORCH_CHECK_VALUE((t.dim() == 1 || of_rows) && t.size(-1) == x.size(1), name_,
+                    ": positions must have shape [L], [1, L] or [B, L] with B=", x.size(0),
+                    " L=", x.size(1), ", got ", t.sizes());
+  TORCH_CHECK_VALUE(t.device() == x.device(), name_, ": positions must be on ", x.device(),
+                    ", got ", t.device());
+  TORCH_CHECK_VALUE(
+      inputs.position_offset == 0 && !inputs.documents.defined() && !inputs.cache.defined(), name_,
+      ": positions take the place of a position_offset, documents and a cache, which "
+      "count positions themselves; give one of them");
 }
 
 ATTZOO_API void SelfAttentionParts::check_global(const torch::Tensor& x,
