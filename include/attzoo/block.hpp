@@ -30,6 +30,7 @@
 #include <attzoo/module/self_attention.hpp>
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 namespace attzoo {
@@ -73,16 +74,17 @@ class BlockSelfAttentionImpl
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     TORCH_CHECK_VALUE(!inputs.documents.defined() || !options.overlap || !options.python_blend,
                       kName, ": python_blend is the Python library's, which knows no documents");
-    const auto heads = project(x, inputs);
+    auto heads = project(x, inputs);
     if (options.overlap) return finish(attend_overlapping(heads, inputs));
-    const auto& [q, k, v, packing, past] = heads;
+    const auto& [packing, past] = std::tie(heads.packing, heads.past);
     core::AnyMask pattern = blocks(options.block_size);
     if (packing.defined()) {
       pattern = core::blocks_of_places(packing.position, packing.run, options.block_size);
     } else if (past && past->padding.defined()) {
       pattern = core::blocks_of_places(past->places(), {}, options.block_size);
     }
-    return finish(attend({q, k, v, {}, past}, inputs, pattern));
+    heads.packing = {};  // the pattern knows the documents
+    return finish(attend(heads, inputs, pattern));
   }
 
   /// Prints the options that not all mechanisms have.
