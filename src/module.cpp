@@ -19,3 +19,4 @@
 #include <attzoo/module/rms_norm.ipp>
 #include <attzoo/module/row_buffer.ipp>
 #include <attzoo/module/token_cache.ipp>
+#include <attzoo/module/torch_masks.ipp>
