@@ -118,7 +118,7 @@ TEST(NameMap, OneErrorListsEverythingAndNothingChanges) {
       "w_k.weight (from c_attn.weight): expected [4, 4] Float, got [4, 4] Double";
   refused(tensors, {missing, extra, shape, dtype});
   tensors["c_attn.bias"] = torch::zeros({13});
-  const std::string parts = "w_v.bias (from c_attn.bias): expected rows for 1 heads in 3 equal";
+  const std::string parts = "w_v.bias (from c_attn.bias): expected rows in 3 equal";
   refused(tensors, {missing, extra, shape, dtype, parts});
 
   tensors = gpt2_tensors(4);
