@@ -22,3 +22,4 @@
 #include <attzoo/module/rope.ipp>
 #include <attzoo/module/row_buffer.ipp>
 #include <attzoo/module/token_cache.ipp>
+#include <attzoo/module/torch_masks.ipp>

@@ -239,7 +239,6 @@ set(tested_elsewhere
   io/copy_state=io/safetensors
   io/file=io/safetensors
   io/mapped_file=io/checkpoint
-  io/name_map=io/name_maps
   io/safetensors_header=io/safetensors
   module/attend_by_sums=linear
   module/blend=longformer

@@ -26,4 +26,5 @@
 #include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/module/rms_norm.hpp>
+#include <attzoo/module/torch_masks.hpp>
 #include <attzoo/module/transformer.hpp>

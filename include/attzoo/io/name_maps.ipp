@@ -75,8 +75,9 @@ ATTZOO_API TensorChange part_of_heads(int64_t num_heads, int64_t i, int64_t n) {
   TORCH_CHECK_VALUE(num_heads > 0 && 0 <= i && i < n, "part_of_heads: no part ", i, " of ", n,
                     " for ", num_heads, " heads");
   return [=](const torch::Tensor& t) {
-    TORCH_CHECK_VALUE(t.dim() > 0 && t.size(0) % (num_heads * n) == 0, "expected rows for ",
-                      num_heads, " heads in ", n, " equal parts, got ", t.sizes());
+    TORCH_CHECK_VALUE(t.dim() > 0 && t.size(0) % (num_heads * n) == 0, "expected rows ",
+                      num_heads > 1 ? c10::str("of ", num_heads, " heads ") : "", "in ", n,
+                      " equal parts, got ", t.sizes());
     return t.unflatten(0, {num_heads, n, t.size(0) / (num_heads * n)}).select(1, i).flatten(0, 1);
   };
 }
