@@ -86,6 +86,7 @@ void run(const Options& o) {
   }
   const double wrote = writing.seconds();
   std::printf("\n");
+  std::fflush(stdout);
   std::fprintf(stderr, "prompt: %lld tokens in %.4f s, %.1f tokens/s\n",
                static_cast<long long>(size), read, static_cast<double>(size) / read);
   if (made > 1) {  // the first one came with the prompt
