@@ -7,6 +7,7 @@
 #include <attzoo/core/cpu/scan.ipp>
 #include <attzoo/core/documents.ipp>
 #include <attzoo/core/linear_attention.ipp>
+#include <attzoo/core/rotate.ipp>
 #include <attzoo/core/storage.ipp>
 #include <attzoo/core/unchanged.ipp>
 #include <attzoo/functional/linear_attention.ipp>

@@ -9,13 +9,17 @@
 #include <attzoo/lsh.ipp>
 #include <attzoo/module/attend_by_sums.ipp>
 #include <attzoo/module/blend.ipp>
+#include <attzoo/module/block_parts.ipp>
 #include <attzoo/module/bucket_cache.ipp>
 #include <attzoo/module/cache.ipp>
 #include <attzoo/module/callable_module.ipp>
 #include <attzoo/module/checks.ipp>
 #include <attzoo/module/gate.ipp>
+#include <attzoo/module/norm.ipp>
 #include <attzoo/module/overlapping_blocks.ipp>
 #include <attzoo/module/parts.ipp>
 #include <attzoo/module/rms_norm.ipp>
+#include <attzoo/module/rope.ipp>
 #include <attzoo/module/row_buffer.ipp>
 #include <attzoo/module/token_cache.ipp>
+#include <attzoo/module/torch_masks.ipp>

@@ -406,6 +406,16 @@ TEST(BadModuleInputs, Wrappers) {
     add_block("dropout", {.dropout = p}, c10::str(p));
   }
 
+  for (const double eps : {-1e-300, kNaN, kInf, -kInf}) {
+    add_block("norm_eps", {.norm_eps = eps}, c10::str(eps));
+  }
+  for (const int value : {-1, 4, 100}) {
+    const auto text = std::to_string(value);
+    add_block("norm", {.norm = static_cast<NormKind>(value)}, text);
+    add_block("norm_placement", {.norm_placement = static_cast<NormPlacement>(value)}, text);
+    add_block("activation", {.activation = static_cast<Activation>(value)}, text);
+  }
+
   const MultiHeadSelfAttention empty(nullptr);
   add("GatedSelfAttention", "empty", [=] { (void)GatedSelfAttention(empty); }, {"attn", "empty"});
   add("CombinedAttention", "empty a", [=] { (void)CombinedAttention(empty, inner()); },

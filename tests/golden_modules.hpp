@@ -31,7 +31,9 @@ class ConfigReader {
     if (!json_.contains(name)) return;
     read_.insert(name);
     const Json& value = json_[name];
-    if constexpr (std::is_same_v<T, std::optional<int64_t>>) {
+    if constexpr (std::is_same_v<T, Rope>) {
+      field = value.boolean();
+    } else if constexpr (std::is_same_v<T, std::optional<int64_t>>) {
       if (!value.is_null()) field = value.integer();
     } else if constexpr (std::is_same_v<T, double>) {
       field = value.number();

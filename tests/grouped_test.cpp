@@ -14,6 +14,26 @@ struct GroupedTraits : PlainTraits {
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(Grouped, MechanismContract, GroupedTraits);
 
+/// With all that today's models put around attention, but for the window, which is causal.
+struct ModernGroupedTraits : GroupedTraits {
+  static GroupedSelfAttentionOptions options() {
+    return {.d_model = 12,
+            .num_query_heads = 4,
+            .num_kv_heads = 2,
+            .dropout = 0,
+            .bias = true,
+            .rope = RopeOptions{.base = 500, .pairs = RopePairs::kHalves, .dimensions = 4},
+            .head_dim = 6,
+            .out_bias = false,
+            .qk_norm = true,
+            .qk_norm_eps = 1e-3,
+            .softcap = 1.5,
+            .sinks = true,
+            .output_gate = true};
+  }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(ModernGrouped, MechanismContract, ModernGroupedTraits);
+
 TEST(Grouped, AllHeadsOfTheirOwnEqualsMultiHead) {
   expect_equivalent(GroupedSelfAttention(12, 3, 3), MultiHeadSelfAttention(12, 3));
   expect_equivalent(GroupedSelfAttention(12, 3, 3), MultiHeadSelfAttention(12, 3),

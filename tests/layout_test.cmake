@@ -236,9 +236,13 @@ set(tested_elsewhere
   functional/result=functional/attention
   functional/scores=functional/modifiers
   functional/sdpa=functional/attention
+  io/copy_state=io/safetensors
   io/file=io/safetensors
+  io/mapped_file=io/checkpoint
+  io/safetensors_header=io/safetensors
   module/attend_by_sums=linear
   module/blend=longformer
+  module/block_parts=module/transformer
   module/bucket_cache=module/cache
   module/callable_module=module/own_mechanism
   module/checks=bad_inputs_modules
@@ -248,6 +252,7 @@ set(tested_elsewhere
   module/inputs=bad_inputs_modules
   module/overlapping_blocks=block
   module/parts=module/own_mechanism
+  module/rope=module/positions
   module/row_buffer=module/cache
   module/self_attention=module/own_mechanism
   module/token_cache=module/cache

@@ -14,6 +14,25 @@ struct MultiHeadTraits : PlainTraits {
 };
 INSTANTIATE_TYPED_TEST_SUITE_P(MultiHead, MechanismContract, MultiHeadTraits);
 
+/// With all that today's models put around attention, but for the window, which is causal.
+struct ModernMultiHeadTraits : MultiHeadTraits {
+  static MultiHeadSelfAttentionOptions options() {
+    return {.d_model = 12,
+            .num_heads = 3,
+            .dropout = 0,
+            .bias = true,
+            .rope = RopeOptions{.base = 500, .pairs = RopePairs::kHalves, .dimensions = 4},
+            .head_dim = 6,
+            .out_bias = false,
+            .qk_norm = true,
+            .qk_norm_eps = 1e-3,
+            .softcap = 1.5,
+            .sinks = true,
+            .output_gate = true};
+  }
+};
+INSTANTIATE_TYPED_TEST_SUITE_P(ModernMultiHead, MechanismContract, ModernMultiHeadTraits);
+
 TEST(MultiHead, TemperatureDividesTheScores) {
   MultiHeadSelfAttention hot({.d_model = 8, .num_heads = 2, .dropout = 0, .temperature = 4});
   MultiHeadSelfAttention plain({.d_model = 8, .num_heads = 2, .dropout = 0});

@@ -22,6 +22,9 @@
 #include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>
+#include <attzoo/io/checkpoint.hpp>
+#include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/module/rms_norm.hpp>
+#include <attzoo/module/torch_masks.hpp>
 #include <attzoo/module/transformer.hpp>

@@ -30,6 +30,7 @@
 #include <attzoo/module/self_attention.hpp>
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 namespace attzoo {
@@ -44,7 +45,7 @@ struct BlockSelfAttentionOptions {
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   bool overlap = false;                             ///< blocks start every block_size / 2 tokens
-  bool rope = false;                                ///< rotary positions; d_head must be even
+  Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
   bool python_blend = false;                        ///< with overlap: the Python library's blend
 };
@@ -73,16 +74,17 @@ class BlockSelfAttentionImpl
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     TORCH_CHECK_VALUE(!inputs.documents.defined() || !options.overlap || !options.python_blend,
                       kName, ": python_blend is the Python library's, which knows no documents");
-    const auto heads = project(x, inputs);
+    auto heads = project(x, inputs);
     if (options.overlap) return finish(attend_overlapping(heads, inputs));
-    const auto& [q, k, v, packing, past] = heads;
+    const auto& [packing, past] = std::tie(heads.packing, heads.past);
     core::AnyMask pattern = blocks(options.block_size);
     if (packing.defined()) {
       pattern = core::blocks_of_places(packing.position, packing.run, options.block_size);
     } else if (past && past->padding.defined()) {
       pattern = core::blocks_of_places(past->places(), {}, options.block_size);
     }
-    return finish(attend({q, k, v, {}, past}, inputs, pattern));
+    heads.packing = {};  // the pattern knows the documents
+    return finish(attend(heads, inputs, pattern));
   }
 
   /// Prints the options that not all mechanisms have.

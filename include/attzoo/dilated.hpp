@@ -28,7 +28,7 @@ struct DilatedSelfAttentionOptions {
   double dropout = 0.1;                               ///< of the weights, while training
   bool bias = false;                                  ///< of the four projections
   double temperature = 1.0;                           ///< divides the scores; > 0
-  bool rope = false;                                  ///< rotary positions; d_head must be even
+  Rope rope = false;                                  ///< rotary positions; d_head must be even
   bool causal = false;                                ///< nobody attends to later tokens
   std::optional<int64_t> window_size = std::nullopt;  ///< > 0; default unbounded
 };

@@ -50,7 +50,7 @@ struct LinearSelfAttentionOptions {
   bool bias = false;                                  ///< of the four projections
   std::optional<int64_t> feature_dim = std::nullopt;  ///< width of q and k; default d_model
   double eps = 1e-6;                                  ///< added to the normaliser; >= 0
-  bool rope = false;            ///< rotary positions, before the map; even features per head
+  Rope rope = false;            ///< rotary positions, before the map; even features per head
   bool causal = false;          ///< nobody attends to later tokens
   int64_t num_heads = 1;        ///< divides d_model and feature_dim
   bool python_weights = false;  ///< the Python library's estimate of the weights

@@ -30,7 +30,7 @@ struct LongformerSelfAttentionOptions {
   double dropout = 0.1;                             ///< of the weights, while training
   bool bias = false;                                ///< of the projections
   double temperature = 1.0;                         ///< divides the scores; > 0
-  bool rope = false;                                ///< rotary positions; d_head must be even
+  Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
   bool global_projections = false;                  ///< w_q_global, w_k_global, w_v_global
 };

@@ -19,13 +19,27 @@ namespace attzoo {
 /// Options of MultiHeadSelfAttention.
 struct MultiHeadSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
-  int64_t num_heads = 0;                            ///< divides d_model
+  int64_t num_heads = 0;                            ///< divides d_model unless there is a head_dim
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
   double dropout = 0.1;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
-  bool rope = false;                                ///< rotary positions; d_head must be even
+  Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
+  std::optional<int64_t> head_dim = std::nullopt;   ///< features of a head; default d_model / heads
+  std::optional<bool> out_bias = std::nullopt;      ///< of w_o; default bias
+  bool qk_norm = false;       ///< an RMSNorm over each head of q and of k, before RoPE
+  double qk_norm_eps = 1e-6;  ///< of these norms; >= 0
+  /// Bounds the scaled scores before masks: softcap * tanh(s / softcap), as Gemma 2. > 0.
+  std::optional<double> softcap = std::nullopt;
+  /// A learnable logit `sinks` of each query head, which the softmax counts but which has no value,
+  /// as in GPT-OSS; see attzoo::sink().
+  bool sinks = false;
+  /// The heads' outputs are multiplied by sigmoid(w_g x) before w_o (arXiv:2505.06708, Qwen3-Next).
+  bool output_gate = false;
+  /// A token sees so many tokens at most, itself and those before it (Mistral, arXiv:2310.06825);
+  /// > 0, for causal calls alone. Cost O(L sliding_window d_model).
+  std::optional<int64_t> sliding_window = std::nullopt;
 };
 
 /// The module; MultiHeadSelfAttention holds it.
@@ -39,9 +53,9 @@ class MultiHeadSelfAttentionImpl
       : MultiHeadSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
   explicit MultiHeadSelfAttentionImpl(const MultiHeadSelfAttentionOptions& o)
-      : SelfAttention(
-            o,
-            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
+      : SelfAttention(o, core::with_model_options(o, {.heads = {"num_heads", o.num_heads},
+                                                      .temperature = o.temperature,
+                                                      .rope = o.rope})) {
     reset();
   }
 

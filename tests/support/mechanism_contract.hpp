@@ -50,9 +50,19 @@ class MechanismContract : public ::testing::Test {
 
   static Module make(torch::ScalarType dtype = torch::kFloat64) {
     Module m(Traits::options());
+    const torch::NoGradGuard no_grad;
+    if (m->sinks.defined()) m->sinks.normal_();
+    for (const auto& norm : {m->norm_q, m->norm_k}) {
+      if (!norm.is_empty()) norm->weight.uniform_(0.5, 1.5);
+    }
     m->to(dtype);
     m->eval();
     return m;
+  }
+  /// w_o of heads whose outputs are 0: [sizes, d_model].
+  static torch::Tensor of_nothing(Module& m, std::vector<int64_t> sizes) {
+    sizes.push_back(m->w_o->weight.size(1));
+    return m->w_o(torch::zeros(sizes, torch::kFloat64));
   }
   static torch::Tensor tokens(int64_t batch, int64_t n, torch::ScalarType dtype = torch::kFloat64) {
     return torch::randn({batch, n, 12}, dtype);
@@ -67,15 +77,33 @@ class MechanismContract : public ::testing::Test {
                      const torch::Tensor& mask, const torch::Tensor& bias = {}) {
     const int64_t dh = m->d_head(), H = m->w_q->weight.size(0) / dh,
                   Hkv = m->w_k->weight.size(0) / dh;
-    const auto q = split_heads(m->w_q(x), H);
-    const auto k = split_heads(m->w_k(context), Hkv).repeat_interleave(H / Hkv, 1);
+    auto q = split_heads(m->w_q(x), H), k = split_heads(m->w_k(context), Hkv);
+    const auto normed = [&](const torch::Tensor& t, const RMSNorm& norm) {
+      if (norm.is_empty()) return t;
+      const auto mean = t.square().mean(-1, /*keepdim=*/true) + norm->options.eps;
+      return (t / mean.sqrt() * norm->weight).to(t.scalar_type());
+    };
+    q = normed(q, m->norm_q);
+    k = normed(k, m->norm_k);
+    if constexpr (requires { m->options.rope; }) {
+      const Rope rope = m->options.rope;
+      if (rope) q = apply_rope(q, *rope.options()), k = apply_rope(k, *rope.options());
+    }
+    k = k.repeat_interleave(H / Hkv, 1);
     const auto v = split_heads(m->w_v(context), Hkv).repeat_interleave(H / Hkv, 1);
     auto s = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(dh));
+    if constexpr (requires { m->options.softcap; }) {
+      if (m->options.softcap) s = *m->options.softcap * torch::tanh(s / *m->options.softcap);
+    }
     s = s + Traits::score_bias(m, x.size(1), context.size(1)).to(s.scalar_type());
     if (bias.defined()) s = s + bias;
     s = s.masked_fill(mask.logical_not(), kNegativeInfinity);
-    const auto weights = torch::softmax(s, -1).nan_to_num(0.0);
-    const auto joined = torch::matmul(weights, v).transpose(1, 2).flatten(2);
+    if (m->sinks.defined()) {
+      s = torch::cat({s, m->sinks.view({1, H, 1, 1}).expand({s.size(0), H, s.size(2), 1})}, -1);
+    }
+    const auto weights = torch::softmax(s, -1).nan_to_num(0.0).slice(-1, 0, context.size(1));
+    auto joined = torch::matmul(weights, v).transpose(1, 2).flatten(2);
+    if (!m->w_g.is_empty()) joined = joined * torch::sigmoid(m->w_g(x));
     return {Traits::kHeadAxis ? weights : weights.squeeze(1), m->w_o(joined),
             torch::logsumexp(s, -1)};
   }
@@ -178,7 +206,9 @@ TYPED_TEST_P(MechanismContract, WeightsOnDemand) {
   const auto x = this->tokens(2, 150);
   const auto [output, weights] = m(x);
   const torch::Tensor all = weights;
-  EXPECT_TRUE(torch::allclose(all.sum(-1), torch::ones_like(all.sum(-1))));
+  if (!m->sinks.defined()) {
+    EXPECT_TRUE(torch::allclose(all.sum(-1), torch::ones_like(all.sum(-1))));
+  }
   EXPECT_TRUE(torch::allclose(weights.rows(3, 17), all.slice(-2, 3, 17), 1e-12, 1e-14));
   EXPECT_EQ(weights.rows(4, 4).numel(), 0);
   EXPECT_TRUE(
@@ -214,12 +244,13 @@ TYPED_TEST_P(MechanismContract, FullyMaskedRowsAreZero) {
   auto x = this->tokens(2, 6).requires_grad_();
   auto mask = torch::ones({6, 6}, torch::kBool);
   mask[2] = false;
-  const auto zero = m->w_o(torch::zeros({2, 12}, torch::kFloat64));
+  const auto zero = this->of_nothing(m, {2});
   for (const auto& m2 : {mask, torch::zeros({6, 6}).masked_fill(mask.logical_not(), -INFINITY)}) {
     const auto r = m(x, {.mask = m2});
     EXPECT_TRUE(torch::equal(r.output.select(1, 2), zero));
     EXPECT_TRUE((torch::Tensor(r.weights).select(-2, 2) == 0).all().template item<bool>());
-    EXPECT_TRUE((r.lse.select(-1, 2) == kNegativeInfinity).all().template item<bool>());
+    const auto lse = m->sinks.defined() ? m->sinks.detach() : torch::tensor(kNegativeInfinity);
+    EXPECT_TRUE((r.lse.select(-1, 2) == lse).all().template item<bool>());
     const auto grads = torch::autograd::grad({r.output.sum()}, {x});
     EXPECT_TRUE(grads[0].isfinite().all().template item<bool>());
   }
@@ -286,8 +317,9 @@ TYPED_TEST_P(MechanismContract, DropoutDropsTheSameEverywhere) {
                                       : torch::Tensor(first.weights).unsqueeze(1);
   const int64_t H = w.size(1);
   const auto v = split_heads(m->w_v(x), m->w_v->weight.size(0) / m->d_head());
-  const auto joined = torch::matmul(w, v.repeat_interleave(H / v.size(1), 1)).transpose(1, 2);
-  EXPECT_TRUE(torch::allclose(first.output, m->w_o(joined.flatten(2)), 1e-10, 1e-12));
+  auto joined = torch::matmul(w, v.repeat_interleave(H / v.size(1), 1)).transpose(1, 2).flatten(2);
+  if (!m->w_g.is_empty()) joined = joined * torch::sigmoid(m->w_g(x));
+  EXPECT_TRUE(torch::allclose(first.output, m->w_o(joined), 1e-10, 1e-12));
   m->eval();
   options.dropout = 0;
   EXPECT_TRUE(torch::equal(m(x).output, m(x).output));
@@ -352,8 +384,8 @@ TYPED_TEST_P(MechanismContract, EmptyAndStridedInputs) {
   r.output.sum().backward();
   // A context without tokens leaves nothing to attend to.
   const auto x = this->tokens(2, 3);
-  EXPECT_TRUE(torch::equal(m(x, {.context = this->tokens(2, 0)}).output,
-                           m->w_o(torch::zeros({2, 3, 12}, torch::kFloat64))));
+  EXPECT_TRUE(
+      torch::equal(m(x, {.context = this->tokens(2, 0)}).output, this->of_nothing(m, {2, 3})));
   const auto strided = torch::randn({7, 12, 2}, torch::kFloat64).permute({2, 0, 1});
   EXPECT_FALSE(strided.is_contiguous());
   EXPECT_TRUE(torch::allclose(m(strided).output, m(strided.contiguous()).output, 1e-12, 1e-14));
@@ -429,6 +461,9 @@ TYPED_TEST_P(MechanismContract, ConstructorErrors) {
   bad([](auto& o) { o.d_model = int64_t{3} << 40; }, {"d_model=3298534883328", "2^36"});
   bad([](auto& o) { o.input_dim = int64_t{1} << 40; }, {"input_dim=1099511627776", "2^36"});
   if constexpr (requires { TypeParam::options().num_heads; }) {
+    if constexpr (requires { TypeParam::options().head_dim; }) {
+      if (TypeParam::options().head_dim) return;  // d_model is no multiple of anything then
+    }
     bad([](auto& o) { o.num_heads = 5; }, {"num_heads", "5", "12"});
     bad([](auto& o) { o.num_heads = 0; }, {"num_heads", "0"});
     bad([](auto& o) { o.num_heads = -2; }, {"num_heads", "-2"});

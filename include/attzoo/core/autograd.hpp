@@ -19,9 +19,11 @@ class Differentiable : public torch::CustomClassHolder {
   /// Runs without grad mode.
   virtual Tensors forward(const Tensors& inputs) = 0;
   /// The gradients of the inputs, in their order, from those of the outputs; undefined ones are
-  /// zero. `saved` are the inputs, and then the outputs if saves_outputs(): autograd notices if
-  /// they were changed in place. Grad mode is on where a graph of the gradients is asked for.
+  /// zero. `saved` are the inputs if saves_inputs(), and then the outputs if saves_outputs():
+  /// autograd notices if they were changed in place. Grad mode is on where a graph of the gradients
+  /// is asked for.
   virtual Tensors backward(const Tensors& saved, const Tensors& grads) = 0;
+  virtual bool saves_inputs() const { return true; }
   virtual bool saves_outputs() const { return false; }
 };
 

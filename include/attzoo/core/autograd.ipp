@@ -35,8 +35,9 @@ struct AutogradFunction : torch::autograd::Function<AutogradFunction> {
 
   static Tensors forward(Context* context, const c10::intrusive_ptr<Differentiable>& f,
                          at::TensorList inputs) {
-    Tensors saved = inputs.vec();
+    auto saved = inputs.vec();
     auto outputs = f->forward(saved);
+    if (!f->saves_inputs()) saved.clear();
     if (f->saves_outputs()) saved.insert(saved.end(), outputs.begin(), outputs.end());
     context->save_for_backward(std::move(saved));
     context->set_materialize_grads(false);

@@ -16,6 +16,10 @@ ATTZOO_API void check_dropout(std::string_view who, double dropout);
 ATTZOO_API void check_layer(std::string_view who, std::string_view layer, int64_t from, int64_t to,
                             const std::string& sizes);
 
+/// Whether a layer with this weight reads t's dtype: it is the weight's, or autocast is on and
+/// casts both.
+ATTZOO_API bool dtypes_fit(const torch::Tensor& t, const torch::Tensor& weight);
+
 /// Throws unless a layer with this weight can read the tokens: c10::ValueError unless they are a
 /// dense tensor [batch, seq, input_dim] on the weight's device, c10::TypeError unless they have its
 /// dtype. Under autocast any two of the dtypes that it casts go together.

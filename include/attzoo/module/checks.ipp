@@ -19,6 +19,17 @@ ATTZOO_API void check_layer(std::string_view who, std::string_view layer, int64_
                     to, ", ", from, "] with", sizes);
 }
 
+ATTZOO_API bool dtypes_fit(const torch::Tensor& t, const torch::Tensor& weight) {
+  if (t.scalar_type() == weight.scalar_type()) return true;
+  // Autocast is on where the key of the tensor's device is not excluded, and casts all but float64.
+  const auto is_cast = [](const torch::Tensor& of) {
+    const auto autocast = of.key_set() & c10::autocast_dispatch_keyset;
+    return !(autocast - c10::impl::tls_local_dispatch_key_set().excluded_).empty() &&
+           of.scalar_type() != torch::kFloat64;
+  };
+  return is_cast(t) && is_cast(weight);
+}
+
 ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
                              std::string_view argument, int64_t input_dim,
                              const torch::Tensor& weight) {
@@ -28,16 +39,9 @@ ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
                     tokens.sizes());
   TORCH_CHECK_VALUE(tokens.device() == weight.device(), who, ": ", argument,
                     " must be on the module's device ", weight.device(), ", got ", tokens.device());
-  // Autocast is on where the key of the tensor's device is not excluded, and casts all but float64.
-  const auto is_cast = [](const torch::Tensor& t) {
-    const auto autocast = t.key_set() & c10::autocast_dispatch_keyset;
-    return !(autocast - c10::impl::tls_local_dispatch_key_set().excluded_).empty() &&
-           t.scalar_type() != torch::kFloat64;
-  };
-  TORCH_CHECK_TYPE(
-      tokens.scalar_type() == weight.scalar_type() || (is_cast(tokens) && is_cast(weight)), who,
-      ": ", argument, " must have the module's dtype ", weight.scalar_type(), ", got ",
-      tokens.scalar_type());
+  TORCH_CHECK_TYPE(dtypes_fit(tokens, weight), who, ": ", argument,
+                   " must have the module's dtype ", weight.scalar_type(), ", got ",
+                   tokens.scalar_type());
 }
 
 }  // namespace attzoo::core

@@ -53,11 +53,13 @@ struct Past {
 }  // namespace core
 
 /// Queries, keys and values split into heads: [B, H, L, dh], [B, Hkv, S, dh], [B, Hkv, S, dh], the
-/// documents that they belong to, and with a cache what it says.
+/// documents that they belong to, with a cache what it says, and what multiplies the output
+/// [B, H, L, dh] if it is gated.
 struct Heads {
   torch::Tensor q, k, v;
   core::Packing packing = {};
   std::optional<core::Past> past = std::nullopt;
+  torch::Tensor gate = {};
 };
 
 }  // namespace attzoo

@@ -34,6 +34,11 @@ struct AttentionInputs {
   /// The tokens before, from the module's make_cache: x holds the next ones, which it appends, and
   /// the result is that of a causal pass over all of them in their rows. See Cache.
   Cache cache = {};
+  /// Position of every token of x for RoPE, integers [L], [1, L] or [B, L], where they do not count
+  /// from position_offset on: the `position_ids` of Hugging Face. Patterns go by places in x all
+  /// the same. A context's positions start at 0. Not with documents or a cache, which count
+  /// themselves.
+  torch::Tensor positions = {};
 };
 
 /// Which of the inputs that have no meaning for every mechanism a module takes. The others it
@@ -41,6 +46,7 @@ struct AttentionInputs {
 struct TakenInputs {
   bool mask = true;               ///< a mask of pairs
   bool global_attention = false;  ///< tokens that see and are seen by all
+  bool positions = false;         ///< positions of the tokens; whoever has RoPE
 };
 
 }  // namespace attzoo

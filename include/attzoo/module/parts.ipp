@@ -1,16 +1,20 @@
 #pragma once
 // Definitions of parts.hpp.
 
+#include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/rope.hpp>
+#include <attzoo/functional/scores.hpp>
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/parts.hpp>
 #include <attzoo/module/token_cache.hpp>
 
 #include <torch/nn/init.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <ostream>
+#include <tuple>
 
 namespace attzoo::core {
 
@@ -23,27 +27,44 @@ ATTZOO_API SelfAttentionParts::SelfAttentionParts(const char* name, const Common
       d_model_(options.d_model),
       input_dim_(options.input_dim.value_or(options.d_model)) {
   check_options(options);
+  rope_ = plan_rope(settings_.rope.value_or(Rope()), d_qk(), name_);
+  takes_.positions = rope_.has_value();
   check_layer("w_q", input_dim_, settings_.heads.count * d_qk());
-  check_layer("w_o", d_model_, d_model_);
-  check_layer("w_v", input_dim_, d_model_);
+  check_layer("w_o", settings_.heads.count * d_head(), d_model_);
+  check_layer("w_v", input_dim_, settings_.heads.count * d_head());
 }
 
 ATTZOO_API void SelfAttentionParts::check_options(const CommonOptions& options) const {
-  const auto& [heads, kv_heads, temperature, rope, feature_dim] = settings_;
+  const auto& heads = settings_.heads;
+  const auto& temperature = settings_.temperature;
   check_positive("d_model", d_model_);
   check_positive("input_dim", input_dim_);
   check_dropout(name_, options.dropout);
   TORCH_CHECK_VALUE(!temperature || (*temperature > 0 && std::isfinite(*temperature)), name_,
                     ": temperature must be > 0 and finite, got ", *temperature);
-  check_divides(heads.name, heads.count, "d_model", d_model_);
+  check_positive(heads.name, heads.count);
+  if (!settings_.head_dim) check_divides(heads.name, heads.count, "d_model", d_model_);
+  check_around();
   TORCH_CHECK_VALUE(scale() <= std::numeric_limits<float>::max(), name_,
                     ": temperature must not scale scores beyond float32, got ", *temperature);
-  if (feature_dim) {
-    check_positive("feature_dim", *feature_dim);
-    check_divides(heads.name, heads.count, "feature_dim", *feature_dim);
+  if (settings_.feature_dim) {
+    check_positive("feature_dim", *settings_.feature_dim);
+    check_divides(heads.name, heads.count, "feature_dim", *settings_.feature_dim);
   }
-  TORCH_CHECK_VALUE(!rope.value_or(false) || d_qk() % 2 == 0, name_,
-                    ": rope needs an even head size d_model / num_heads, got ", d_qk());
+}
+
+ATTZOO_API void SelfAttentionParts::check_around() const {
+  constexpr int64_t kMost = int64_t{1} << 36;  // as check_layer, so that products stay in range
+  const auto& [head_dim, eps, window] =
+      std::tie(settings_.head_dim, settings_.qk_norm_eps, settings_.sliding_window);
+  TORCH_CHECK_VALUE(!head_dim || (*head_dim > 0 && *head_dim <= kMost / settings_.heads.count),
+                    name_, ": head_dim must be > 0, at most 2^36 in all heads, got ", *head_dim);
+  TORCH_CHECK_VALUE(!eps || (*eps >= 0 && std::isfinite(*eps)), name_,
+                    ": qk_norm_eps must be >= 0 and finite, got ", *eps);
+  TORCH_CHECK_VALUE(
+      !settings_.softcap || (*settings_.softcap >= 1e-30 && *settings_.softcap <= 1e30), name_,
+      ": softcap must be > 0, within 1e-30 ... 1e30, got ", *settings_.softcap);
+  if (window) check_positive("sliding_window", *window);
 }
 
 ATTZOO_API void SelfAttentionParts::check_positive(const char* name, int64_t value) const {
@@ -60,6 +81,7 @@ ATTZOO_API void SelfAttentionParts::check_divides(const char* divisor_name, int6
 ATTZOO_API void SelfAttentionParts::check_layer(const char* layer, int64_t from, int64_t to) const {
   std::string sizes = c10::str(" d_model=", d_model_, " input_dim=", input_dim_);
   if (settings_.feature_dim) sizes += c10::str(" feature_dim=", *settings_.feature_dim);
+  if (settings_.head_dim) sizes += c10::str(" head_dim=", *settings_.head_dim);
   core::check_layer(name_, layer, from, to, sizes);
 }
 
@@ -78,12 +100,22 @@ ATTZOO_API void SelfAttentionParts::make_projections(torch::nn::Module& module, 
   w_q = new_projection(module, "w_q", input_dim_, heads * d_qk(), bias);
   w_k = new_projection(module, "w_k", input_dim_, kv_heads * d_qk(), bias);
   w_v = new_projection(module, "w_v", input_dim_, kv_heads * d_head(), bias);
-  w_o = new_projection(module, "w_o", d_model_, d_model_, bias);
+  w_o =
+      new_projection(module, "w_o", heads * d_head(), d_model_, settings_.out_bias.value_or(bias));
+  if (settings_.qk_norm_eps) {
+    const RMSNormOptions norm{.features = d_qk(), .eps = *settings_.qk_norm_eps};
+    norm_q = module.register_module("norm_q", RMSNorm(norm));
+    norm_k = module.register_module("norm_k", RMSNorm(norm));
+  }
+  if (settings_.output_gate) {
+    w_g = new_projection(module, "w_g", input_dim_, heads * d_head(), bias);
+  }
+  if (settings_.sinks) sinks = module.register_parameter("sinks", torch::zeros({heads}));
 }
 
 ATTZOO_API Heads SelfAttentionParts::project(const torch::Tensor& x, const AttentionInputs& inputs,
                                              const CallMode& mode) {
-  check_inputs(x, inputs);
+  check_inputs(x, inputs, mode);
   if (inputs.cache.defined()) check_cached_call(x, inputs, mode);
   const auto packing =
       inputs.documents.defined() ? pack(inputs.documents, who("documents")) : Packing{};
@@ -102,25 +134,42 @@ ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch
                                                   const std::optional<Past>& past) const {
   const bool crosses = inputs.context.defined();
   const auto& context = crosses ? inputs.context : x;
-  const auto split = [](const torch::Tensor& t, int64_t size) {  // -> [B, heads, N, size], a view
-    return t.view({t.size(0), t.size(1), t.size(2) / size, size}).transpose(1, 2);
+  const auto split = [](const torch::Tensor& t, int64_t size) {  // -> [B, N, heads, size], a view
+    return t.view({t.size(0), t.size(1), t.size(2) / size, size});
   };
-  Heads heads{split(to_q(x), d_qk()), split(to_k(context), d_qk()), split(to_v(context), d_head()),
-              packing, past};
-  if (!settings_.rope.value_or(false)) return heads;
-  auto positions = packing.position;
-  int64_t offset = inputs.position_offset;
-  if (past) {
-    positions = past->positions;
-    if (!positions.defined()) offset = past->offset;
+  const auto norm = [](RMSNorm by,
+                       const torch::Tensor& t) {  // autocast makes half types of q and k
+    return by.is_empty() ? t : by(t.to(by->weight.scalar_type())).to(t.scalar_type());
+  };
+  Heads heads{norm(norm_q, split(to_q(x), d_qk())).transpose(1, 2),
+              norm(norm_k, split(to_k(context), d_qk())).transpose(1, 2),
+              split(to_v(context), d_head()).transpose(1, 2), packing, past};
+  if (!w_g.is_empty()) {
+    auto layer = w_g;
+    heads.gate = split(torch::sigmoid(layer(x)), d_head()).transpose(1, 2);
   }
-  if (positions.defined()) positions = positions.unsqueeze(1);
-  const auto rotate = [&](const torch::Tensor& t, int64_t from) {
-    return apply_rope(t, {.position_offset = from, .positions = positions});
-  };
-  heads.q = rotate(heads.q, offset);
-  heads.k = rotate(heads.k, crosses ? 0 : offset);
+  if (rope_) rotate_heads(heads, x, inputs);
   return heads;
+}
+
+ATTZOO_API void SelfAttentionParts::rotate_heads(Heads& heads, const torch::Tensor& x,
+                                                 const AttentionInputs& inputs) const {
+  auto positions = heads.packing.position;
+  int64_t offset = inputs.position_offset;
+  if (heads.past) {
+    positions = heads.past->positions;
+    if (!positions.defined()) offset = heads.past->offset;
+  } else if (inputs.positions.defined()) {
+    positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
+  }
+  if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
+  const auto& [frequencies, pairs] = *rope_;
+  auto by = rotation(frequencies, pairs, x.size(1), offset, positions, heads.q);
+  heads.q = rotate(heads.q, by);
+  if (inputs.context.defined()) {
+    by = rotation(frequencies, pairs, inputs.context.size(1), 0, {}, heads.k);
+  }
+  heads.k = rotate(heads.k, by);
 }
 
 ATTZOO_API CacheHead SelfAttentionParts::new_cache_head(int64_t batch,
@@ -154,12 +203,36 @@ ATTZOO_API void SelfAttentionParts::check_cached_call(const torch::Tensor& x,
   TORCH_CHECK_VALUE(inputs.position_offset == 0, name_,
                     ": a cache counts positions itself; position_offset must be 0, got ",
                     inputs.position_offset);
-  if (!torch::GradMode::is_enabled()) return;
-  bool learns = x.requires_grad();
-  for (const auto* layer : {&w_q, &w_k, &w_v, &w_o}) learns |= (*layer)->weight.requires_grad();
-  TORCH_CHECK_VALUE(!learns, name_,
+  TORCH_CHECK_VALUE(!torch::GradMode::is_enabled() || (!x.requires_grad() && !learns()), name_,
                     ": gradients do not flow through a cache; hold a torch::NoGradGuard while it "
                     "is used");
+}
+
+ATTZOO_API bool SelfAttentionParts::learns() const {
+  const auto any = [](const auto& layer) {
+    if (layer.is_empty()) return false;
+    const auto all = layer->parameters();
+    return std::any_of(all.begin(), all.end(), [](const auto& p) { return p.requires_grad(); });
+  };
+  return any(w_q) || any(w_k) || any(w_v) || any(w_o) || any(norm_q) || any(norm_k) || any(w_g) ||
+         (sinks.defined() && sinks.requires_grad());
+}
+
+ATTZOO_API AttentionResult SelfAttentionParts::attend(const Heads& heads,
+                                                      const AttentionInputs& inputs,
+                                                      const CallMode& mode, AnyMask pattern,
+                                                      AnyScore score,
+                                                      const AttentionOptions& how) const {
+  if (settings_.sliding_window) pattern = pattern && window(*settings_.sliding_window - 1, 0);
+  if (settings_.softcap) score = softcap(*settings_.softcap) + score;
+  if (sinks.defined()) score = score + sink(sinks);
+  auto result = core::attend(heads, inputs, mode.causal, pattern, score, how);
+  if (heads.gate.defined()) result.output = result.output * heads.gate;
+  return result;
+}
+
+ATTZOO_API Keeps SelfAttentionParts::keeps_window() const {
+  return settings_.sliding_window ? Keeps{.reach = *settings_.sliding_window - 1} : Keeps{};
 }
 
 ATTZOO_API AttentionResult SelfAttentionParts::finish(AttentionResult result) {
@@ -180,7 +253,16 @@ ATTZOO_API void SelfAttentionParts::print_options(std::ostream& stream,
   stream << ", dropout=" << options.dropout << std::boolalpha << ", bias=" << options.bias;
   if (settings_.temperature) stream << ", temperature=" << *settings_.temperature;
   if (settings_.rope) stream << ", rope=" << *settings_.rope;
-  stream << ", causal=" << options.causal << std::noboolalpha << ")";
+  stream << ", causal=" << options.causal;
+  const auto& s = settings_;
+  if (s.head_dim) stream << ", head_dim=" << *s.head_dim;
+  if (s.out_bias) stream << ", out_bias=" << *s.out_bias;
+  if (s.qk_norm_eps) stream << ", qk_norm=true, qk_norm_eps=" << *s.qk_norm_eps;
+  if (s.softcap) stream << ", softcap=" << *s.softcap;
+  if (s.sinks) stream << ", sinks=true";
+  if (s.output_gate) stream << ", output_gate=true";
+  if (s.sliding_window) stream << ", sliding_window=" << *s.sliding_window;
+  stream << std::noboolalpha << ")";
 }
 
 ATTZOO_API std::string SelfAttentionParts::who(const char* argument) const {
@@ -188,7 +270,8 @@ ATTZOO_API std::string SelfAttentionParts::who(const char* argument) const {
 }
 
 ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
-                                                 const AttentionInputs& inputs) const {
+                                                 const AttentionInputs& inputs,
+                                                 const CallMode& mode) const {
   const auto check = [&](const torch::Tensor& t, const char* argument) {
     check_tokens(t, name_, argument, input_dim_, w_q->weight);
   };
@@ -213,6 +296,29 @@ ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
     check_key_padding(inputs.key_padding_mask, n, x.device(), name_);
   }
   if (inputs.documents.defined()) check_documents(inputs, n, x.device());
+  TORCH_CHECK_VALUE(!settings_.sliding_window || mode.causal, name_,
+                    ": a sliding_window is for causal attention; set causal");
+  if (rope_) check_position_offset(inputs.position_offset, name_);
+  if (inputs.positions.defined()) check_positions(x, inputs);
+}
+
+ATTZOO_API void SelfAttentionParts::check_positions(const torch::Tensor& x,
+                                                    const AttentionInputs& inputs) const {
+  const auto& t = inputs.positions;
+  TORCH_CHECK_VALUE(takes_.positions, name_, ": positions have no meaning without rope");
+  check_dense(t, name_, "positions");
+  TORCH_CHECK_TYPE(torch::isIntegralType(t.scalar_type(), /*includeBool=*/false), name_,
+                   ": positions must be integers, got ", t.scalar_type());
+  const bool of_rows = t.dim() == 2 && (t.size(0) == 1 || t.size(0) == x.size(0));
+  TORCH_CHECK_VALUE((t.dim() == 1 || of_rows) && t.size(-1) == x.size(1), name_,
+                    ": positions must have shape [L], [1, L] or [B, L] with B=", x.size(0),
+                    " L=", x.size(1), ", got ", t.sizes());
+  TORCH_CHECK_VALUE(t.device() == x.device(), name_, ": positions must be on ", x.device(),
+                    ", got ", t.device());
+  TORCH_CHECK_VALUE(
+      inputs.position_offset == 0 && !inputs.documents.defined() && !inputs.cache.defined(), name_,
+      ": positions take the place of a position_offset, documents and a cache, which "
+      "count positions themselves; give one of them");
 }
 
 ATTZOO_API void SelfAttentionParts::check_global(const torch::Tensor& x,

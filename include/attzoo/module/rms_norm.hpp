@@ -36,7 +36,7 @@ class RMSNormImpl : public torch::nn::Cloneable<RMSNormImpl> {
 
   /// x [..., features] -> the same shape and dtype; half types are summed in float32. Throws
   /// c10::ValueError for another last dimension or device, c10::TypeError for another dtype than
-  /// the weight's.
+  /// the weight's, unless autocast is on: then x is cast to that.
   torch::Tensor forward(const torch::Tensor& x);
 
   RMSNormOptions options;  ///< as they were given

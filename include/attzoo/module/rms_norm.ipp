@@ -1,7 +1,7 @@
 #pragma once
 // Definitions of rms_norm.hpp.
 
-#include <attzoo/core/checks.hpp>
+#include <attzoo/module/checks.hpp>
 #include <attzoo/module/rms_norm.hpp>
 
 #include <ATen/ops/rms_norm.h>
@@ -32,10 +32,10 @@ ATTZOO_API torch::Tensor RMSNormImpl::forward(const torch::Tensor& x) {
                     "RMSNorm: x must have shape [..., ", options.features, "], got ", x.sizes());
   TORCH_CHECK_VALUE(x.device() == weight.device(), "RMSNorm: x must be on the weight's device ",
                     weight.device(), ", got ", x.device());
-  TORCH_CHECK_TYPE(x.scalar_type() == weight.scalar_type(),
-                   "RMSNorm: x must have the weight's dtype ", weight.scalar_type(), ", got ",
-                   x.scalar_type());
-  return at::rms_norm(x, {options.features}, weight, options.eps);
+  TORCH_CHECK_TYPE(core::dtypes_fit(x, weight), "RMSNorm: x must have the weight's dtype ",
+                   weight.scalar_type(), ", got ", x.scalar_type());
+  // Under autocast x may have another dtype.
+  return at::rms_norm(x.to(weight.scalar_type()), {options.features}, weight, options.eps);
 }
 
 }  // namespace attzoo

@@ -47,10 +47,11 @@ CommonOptions common_options(const SelfAttentionOptions auto& o) {
 /// using Mine = attzoo::Holder<MineImpl>;
 /// ```
 /// The base checks options and the inputs of a call, makes w_q, w_k, w_v and w_o, and handles
-/// masks, padding, causality, documents, a context and RoPE. The mechanism gives its mask and its
-/// score modifier, may override `extra_repr(stream)` for options of its own, and says with `static
-/// constexpr TakenInputs kTakes` if it takes other inputs than most.
-/// tests/support/mechanism_contract.hpp (CMake target attzoo::testing) tests what all of them keep.
+/// masks, padding, causality, documents, a context and RoPE, and all else of SelfAttentionSettings.
+/// The mechanism gives its mask and its score modifier, may override `extra_repr(stream)` for
+/// options of its own, and says with `static constexpr TakenInputs kTakes` if it takes other inputs
+/// than most. tests/support/mechanism_contract.hpp (CMake target attzoo::testing) tests what all of
+/// them keep.
 template <class Derived, SelfAttentionOptions OptionsType>
 class SelfAttention : public core::CallableModule<Derived>, public core::SelfAttentionParts {
  public:
@@ -65,7 +66,7 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
     options.input_dim = input_dim();
   }
 
-  /// Makes the projections anew: Xavier uniform weights, zero biases.
+  /// Makes the projections anew: Xavier uniform weights, zero biases and sinks, norms of 1.
   void reset() override { make_projections(*this, options.bias); }
 
   /// Prints the mechanism with its options: `attzoo::Name(d_model=64, ...)`.
@@ -87,7 +88,7 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   }
 
   /// As they were given, every default filled in. Each call reads `dropout` and `causal`, and what
-  /// the mechanism reads; sizes, temperature and rope are settled when the module is made.
+  /// the mechanism reads; what SelfAttentionSettings has is settled when the module is made.
   Options options;
 
  protected:
@@ -97,13 +98,12 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   }
 
   /// Which tokens a cache must keep, where the pattern does not reach all of them.
-  virtual core::Keeps keeps() const { return {}; }
+  virtual core::Keeps keeps() const { return keeps_window(); }
 
   /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
   /// and k: SelfAttentionParts::project.
   Heads project(const torch::Tensor& x, const AttentionInputs& in) {
-    return SelfAttentionParts::project(x, in,
-                                       {is_causal(in), this->is_training() && options.dropout > 0});
+    return SelfAttentionParts::project(x, in, mode(in));
   }
 
   /// Attention under the mechanism's own pattern and score, and all that the caller asked for:
@@ -111,7 +111,7 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   AttentionResult attend(const Heads& heads, const AttentionInputs& in,
                          const core::AnyMask& pattern = {},
                          const core::AnyScore& score = {}) const {
-    return core::attend(heads, in, is_causal(in), pattern, score, attention_options());
+    return SelfAttentionParts::attend(heads, in, mode(in), pattern, score, attention_options());
   }
 
   /// Whether this call is causal.
@@ -122,6 +122,11 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
     return {.scale = scale(),
             .dropout = this->is_training() ? options.dropout : 0.0,
             .private_qk = true};
+  }
+
+ private:
+  core::CallMode mode(const AttentionInputs& in) const {
+    return {is_causal(in), this->is_training() && options.dropout > 0};
   }
 };
 

@@ -1,0 +1,26 @@
+// Whole decoders against their references, through attzoo_generate's model code.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "golden_decode.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+class Decode : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Decode, GivesTheReferencesTokensAndLogits) {
+  const auto file = std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-modern" /
+                    (std::string("decode_") + GetParam() + "__greedy.f64.safetensors");
+  for (const auto& failure : DecodeCase(load_safetensors(file)).failures()) {
+    ADD_FAILURE() << failure;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Decode, ::testing::Values("llama", "gpt2", "gpt_oss"),
+                         [](const auto& model) { return std::string(model.param); });
+
+}  // namespace
+}  // namespace attzoo::testing

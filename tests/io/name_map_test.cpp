@@ -1,0 +1,232 @@
+#include <gtest/gtest.h>
+#include <attzoo/io/name_maps.hpp>
+#include <attzoo/io/safetensors.hpp>
+#include <attzoo/multi_head.hpp>
+
+#include "support/expect_error.hpp"
+#include "support/parameters.hpp"
+
+namespace attzoo::testing {
+namespace {
+
+TEST(NameMap, PlaceholdersCarryNumbersAndRests) {
+  Parameters module({{"layers.0.w", torch::zeros({2})},
+                     {"layers.12.w", torch::zeros({2})},
+                     {"layers.12.experts.3.a.b", torch::zeros({2})},
+                     {"top", torch::zeros({2})}});
+  NameMap layer, model;
+  layer.rename("weight", "w").rename("moe.{n}.*", "experts.{n}.*").ignore("junk.*");
+  model.rename("t", "top").add(layer, "model.h.{n}.", "layers.{n}.");
+  const auto t = [](float x) { return torch::full({2}, x); };
+  load_state_dict(module,
+                  {{"model.h.0.weight", t(1)},
+                   {"model.h.12.weight", t(2)},
+                   {"model.h.12.moe.3.a.b", t(3)},
+                   {"model.h.0.junk.x.y", t(9)},
+                   {"t", t(4)}},
+                  model);
+  EXPECT_TRUE(torch::equal(module["layers.0.w"], t(1)));
+  EXPECT_TRUE(torch::equal(module["layers.12.w"], t(2)));
+  EXPECT_TRUE(torch::equal(module["layers.12.experts.3.a.b"], t(3)));
+  EXPECT_TRUE(torch::equal(module["top"], t(4)));
+
+  for (const auto* name : {"model.h.x.weight", "model.h..weight", "model.h.0.weights", "xt", "t.",
+                           "model.h.0.junk.", "model.h.0.moe.3.", "model.h.-1.weight", ""}) {
+    expect_error(
+        [&] {
+          load_state_dict(module, {{name, t(1)}}, model);
+        },
+        {std::string("extra: ") + name, "missing: top (from t)",
+         "missing: layers.12.w (from model.h.12.weight)",
+         "missing: layers.12.experts.3.a.b (from model.h.12.moe.3.a.b)"});
+  }
+}
+
+TEST(NameMap, PatternsThatDoNotFitAreErrors) {
+  NameMap map;
+  expect_error([&] { map.rename("a.{n}.w", "b.w"); }, {"b.w", "a.{n}.w", "placeholders"});
+  expect_error([&] { map.rename("a.w", "b.{n}"); }, {"placeholders"});
+  expect_error([&] { map.rename("a.{n}.*", "b.*"); }, {"placeholders"});
+  expect_error([&] { map.rename("a.*.w", "b.*.w"); }, {"last character"});
+  expect_error([&] { map.rename("", "b"); }, {"empty"});
+  expect_error([&] { map.rename("a", ""); }, {"empty"});
+  expect_error([&] { map.split("a", {}); }, {"target"});
+  expect_error([&] { map.tie("a", "b", "c.{n}"); }, {"placeholders"});
+  EXPECT_TRUE(map.rules().empty());
+}
+
+TEST(NameMap, ChangesTakePartsOfRows) {
+  const auto t = torch::arange(24).view({12, 2});
+  EXPECT_TRUE(torch::equal(names::part(1, 3)(t), t.slice(0, 4, 8)));
+  // Two heads of 6 rows, each with 3 for one and 3 for the other.
+  const auto first = torch::cat({t.slice(0, 0, 3), t.slice(0, 6, 9)});
+  const auto second = torch::cat({t.slice(0, 3, 6), t.slice(0, 9, 12)});
+  EXPECT_TRUE(torch::equal(names::part_of_heads(2, 0, 2)(t), first));
+  EXPECT_TRUE(torch::equal(names::part_of_heads(2, 1, 2)(t), second));
+  EXPECT_TRUE(torch::equal(names::part_of_heads(2, 1, 2)(t.select(1, 0)), second.select(1, 0)));
+  EXPECT_TRUE(torch::equal(names::transposed()(t), t.t()));
+  expect_error([&] { names::part(0, 5)(t); }, {"5 equal parts", "[12, 2]"});
+  expect_error([&] { names::part(0, 5)(t[0][0]); }, {"5 equal parts", "[]"});
+  expect_error([&] { names::part_of_heads(5, 0, 2)(t); }, {"5 heads", "[12, 2]"});
+  expect_error([&] { names::transposed()(t.select(1, 0)); }, {"matrix", "[12]"});
+  expect_error([] { names::part(3, 3); }, {"part 3 of 3"});
+  expect_error([] { names::qwen3_next(0); }, {"0 heads"});
+}
+
+Tensors cloned(const Tensors& tensors) {
+  Tensors copies;
+  for (const auto& [name, t] : tensors) copies[name] = t.detach().clone();
+  return copies;
+}
+
+void expect_same_numbers(const Tensors& got, const Tensors& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (const auto& [name, t] : want) EXPECT_TRUE(torch::equal(got.at(name), t)) << name;
+}
+
+/// GPT-2's tensors of one attention of width d.
+Tensors gpt2_tensors(int64_t d) {
+  return {{"c_attn.weight", torch::randn({d, 3 * d})},
+          {"c_attn.bias", torch::randn({3 * d})},
+          {"c_proj.weight", torch::randn({d, d})},
+          {"c_proj.bias", torch::randn({d})}};
+}
+
+TEST(NameMap, OneErrorListsEverythingAndNothingChanges) {
+  MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2, .bias = true});
+  const auto before = cloned(state_dict(*attn));
+  const auto names = names::gpt2();
+  const auto refused = [&](const Tensors& tensors, std::vector<std::string> parts) {
+    parts.insert(parts.begin(), {"load_state_dict", "MultiHeadSelfAttention"});
+    expect_error([&] { load_state_dict(*attn, tensors, names); }, parts);
+    expect_same_numbers(state_dict(*attn), before);
+  };
+  auto tensors = gpt2_tensors(4);
+  tensors.erase("c_proj.bias");
+  const std::string missing = "missing: w_o.bias (from c_proj.bias)";
+  refused(tensors, {missing});
+  tensors["more"] = torch::zeros({1});
+  refused(tensors, {missing, "extra: more"});
+  tensors["h.0.ln_1.weight"] = torch::zeros({4});
+  const std::string extra = "extra: h.0.ln_1.weight (the module has no layers.0.norm_attn.weight)";
+  refused(tensors, {missing, "extra: more", extra});
+  tensors["c_proj.weight"] = torch::zeros({4, 5});
+  const std::string shape = "w_o.weight (from c_proj.weight): expected [4, 4] Float, got [5, 4]";
+  refused(tensors, {missing, extra, shape});
+  tensors["c_attn.weight"] = torch::zeros({4, 12}, torch::kFloat64);
+  const std::string dtype =
+      "w_k.weight (from c_attn.weight): expected [4, 4] Float, got [4, 4] Double";
+  refused(tensors, {missing, extra, shape, dtype});
+  tensors["c_attn.bias"] = torch::zeros({13});
+  const std::string parts = "w_v.bias (from c_attn.bias): expected rows in 3 equal";
+  refused(tensors, {missing, extra, shape, dtype, parts});
+
+  tensors = gpt2_tensors(4);
+  tensors["bias"] = torch::ones({1, 1, 8, 8}, torch::kBool);  // the causal mask
+  tensors["masked_bias"] = torch::tensor(-1e4);
+  auto given = tensors;
+  for (const auto& [t, kind] : {std::pair<torch::Tensor, std::string>{{}, "undefined"},
+                                {torch::ones({4, 4}).to_sparse(), "Sparse"},
+                                {torch::ones({4, 4}).to(torch::kMeta), "meta"}}) {
+    given["c_proj.weight"] = t;
+    refused(given, {"w_o.weight (from c_proj.weight)", kind});
+  }
+  load_state_dict(*attn, tensors, names);
+  EXPECT_TRUE(torch::equal(attn->w_k->weight, tensors.at("c_attn.weight").t().slice(0, 4, 8)));
+}
+
+TEST(NameMap, WhatIsGivenTwiceOrRefusedIsAnError) {
+  MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2, .bias = true});
+  const auto before = cloned(state_dict(*attn));
+  Tensors tensors{{"in_proj_weight", torch::zeros({12, 4})}, {"in_proj_bias", torch::zeros({12})},
+                  {"q_proj_weight", torch::zeros({4, 4})},   {"bias_k", torch::zeros({1, 1, 4})},
+                  {"bias_v", torch::zeros({1, 1, 4})},       {"out_proj.bias", torch::zeros({4})}};
+  expect_error([&] { load_state_dict(*attn, tensors, names::torch_multihead_attention()); },
+               {"w_q.weight (from q_proj_weight): is given by in_proj_weight too", "bias_k: ",
+                "bias_v: ", "add_bias_kv", "missing: w_o.weight (from out_proj.weight)"});
+  expect_same_numbers(state_dict(*attn), before);
+}
+
+TEST(NameMap, BfloatIsConvertedWhereThatIsAskedFor) {
+  MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2, .bias = true});
+  const auto before = cloned(state_dict(*attn));
+  auto tensors = gpt2_tensors(4);
+  for (auto& [name, t] : tensors) t = t.to(torch::kBFloat16);
+  expect_error([&] { load_state_dict(*attn, tensors, names::gpt2()); },
+               {"expected [4, 4] Float, got [4, 4] BFloat16"});
+  load_state_dict(*attn, tensors, names::gpt2(), {.convert_dtype = true});
+  EXPECT_TRUE(torch::equal(attn->w_o->weight, tensors.at("c_proj.weight").t().to(torch::kFloat)));
+
+  attn->to(torch::kHalf);
+  const auto half = cloned(state_dict(*attn));
+  tensors["c_proj.weight"] = torch::full({4, 4}, 1e5, torch::kBFloat16);
+  expect_error([&] { load_state_dict(*attn, tensors, names::gpt2(), {.convert_dtype = true}); },
+               {"w_o.weight (from c_proj.weight): has numbers of BFloat16 that are infinite"});
+  tensors["c_proj.weight"] = torch::ones({4, 4}, torch::kInt64);
+  expect_error([&] { load_state_dict(*attn, tensors, names::gpt2(), {.convert_dtype = true}); },
+               {"w_o.weight (from c_proj.weight): expected [4, 4] Half, got [4, 4] Long"});
+  expect_same_numbers(state_dict(*attn), half);
+}
+
+TEST(NameMap, OneIsAddedBeforeNumbersAreRounded) {
+  // 1 + 2^-10 is no bfloat16, 2^-10 is one.
+  const auto w = torch::full({4}, 0x1p-10F, torch::kBFloat16);
+  Parameters module({{"norm_q.weight", torch::zeros({4})}});
+  load_state_dict(module, {{"q_norm.weight", w}}, names::gemma2(), {.convert_dtype = true});
+  EXPECT_TRUE(torch::equal(module["norm_q.weight"], torch::full({4}, 1 + 0x1p-10F)));
+}
+
+TEST(NameMap, TiedOutputLayers) {
+  const auto embedding = torch::randn({5, 4}), head = torch::randn({5, 4});
+  const auto names = names::llama();
+  const auto zeros = [] { return torch::zeros({5, 4}); };
+  Parameters untied({{"embed.weight", zeros()}, {"lm_head.weight", zeros()}});
+  const Tensors both{{"model.embed_tokens.weight", embedding}, {"lm_head.weight", head}};
+  load_state_dict(untied, both, names);
+  EXPECT_TRUE(torch::equal(untied["lm_head.weight"], head));
+  expect_error(
+      [&] {
+        load_state_dict(untied, {{"model.embed_tokens.weight", head}}, names);
+      },
+      {"missing: lm_head.weight (from lm_head.weight)"});
+  EXPECT_TRUE(torch::equal(untied["embed.weight"], embedding));
+
+  Parameters none({{"embed.weight", zeros()}});  // the module multiplies with the embedding
+  expect_error([&] { load_state_dict(none, both, names); },
+               {"lm_head.weight: the module has embed.weight in its place"});
+  EXPECT_TRUE(torch::equal(none["embed.weight"], zeros()));
+  load_state_dict(none, {{"model.embed_tokens.weight", head}, {"lm_head.weight", head}}, names);
+  EXPECT_TRUE(torch::equal(none["embed.weight"], head));
+
+  const auto shared = zeros();  // one parameter under two names
+  Parameters tied({{"embed.weight", shared}, {"lm_head.weight", shared}});
+  load_state_dict(tied, {{"model.embed_tokens.weight", embedding}}, names);
+  EXPECT_TRUE(torch::equal(tied["lm_head.weight"], embedding));
+  expect_error([&] { load_state_dict(tied, both, names); }, {"lm_head.weight", "embed.weight"});
+  EXPECT_TRUE(torch::equal(tied["embed.weight"], embedding));
+}
+
+TEST(NameMap, FromACheckpointFile) {
+  const auto path = std::filesystem::temp_directory_path() / "attzoo_name_maps.safetensors";
+  auto tensors = gpt2_tensors(4);
+  save_safetensors(path, tensors);
+  MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2, .bias = true});
+  load_state_dict(*attn, path, names::gpt2());
+  EXPECT_TRUE(torch::equal(attn->w_o->weight, tensors.at("c_proj.weight").t()));
+  tensors.erase("c_proj.bias");
+  save_safetensors(path, tensors);
+  expect_error([&] { load_state_dict(*attn, path, names::gpt2()); },
+               {"load_state_dict: " + path.string(), "missing: w_o.bias"});
+  std::filesystem::remove(path);
+}
+
+TEST(NameMap, TensorsUnderAPrefix) {
+  const auto a = torch::ones({1}), b = torch::zeros({1});
+  const auto under = tensors_under({{"m.x", a}, {"m.y.z", b}, {"n.x", b}, {"m", b}}, "m.");
+  EXPECT_EQ(under.size(), 2U);
+  EXPECT_TRUE(under.at("x").is_same(a) && under.at("y.z").is_same(b));
+  expect_error([&] { tensors_under({{"m.x", a}}, "q."); }, {"tensors_under", "\"q.\""});
+}
+
+}  // namespace
+}  // namespace attzoo::testing
