@@ -4,6 +4,7 @@
 /// `dtype` (f32 or f64) and `config`; tensors: in.X, param.X by upstream names, out.X, cot.X, and
 /// grad.X and grad.param.X, the gradients of the sum over outputs of <cot, out>.
 
+#include <torch/nn/init.h>
 #include <attzoo/grouped.hpp>
 #include <attzoo/io/json.hpp>
 #include <attzoo/io/safetensors.hpp>
@@ -153,6 +154,9 @@ inline GroupedSelfAttentionOptions read_options(const ModernCase& c) {
     const double cap = model.number("attn_logit_softcapping", 50.0);
     if (capped) o.softcap = cap;
   }
+  if (const auto size = model.maybe_integer("head_dim")) {
+    TORCH_CHECK_VALUE(*size == D, "config.cfg.head_dim is ", *size, ", but D ", D);
+  }
   // Gemma 2 and GPT-OSS: even layers have a window. in.allowed has it, too, and is compared.
   const auto layer = f.maybe_integer("layer");
   const auto of_model = model.maybe_integer("sliding_window"), window = f.maybe_integer("window");
@@ -162,8 +166,10 @@ inline GroupedSelfAttentionOptions read_options(const ModernCase& c) {
   } else if (alternates && layer && *layer % 2 == 0) {
     o.sliding_window = of_model;
   }
-  model.ignore({"attention_bias"});  // the parameters have it
-  f.ignore({"op", "family", "case", "B", "N", "f32", "maxpos", "pos_shift", "pos0", "pad_last"});
+  // The parameters have the bias, in.allowed who attends, and in.position_ids where tokens stand.
+  model.ignore({"attention_bias", "use_sliding_window", "max_window_layers", "layer_types"});
+  f.ignore({"op", "family", "case", "B", "N", "f32", "maxpos", "pos_shift", "pos0", "pad_last",
+            "pad_first"});
   model.check_all_asked();
   f.check_all_asked();
   return o;
@@ -224,14 +230,15 @@ inline NamedTensors gradients_upstream(const std::string& op, int64_t D,
 }
 
 /// The mask of a call: as options if they say it, else as a tensor.
-inline AttentionInputs inputs_of(const ModernCase& c, const std::optional<int64_t>& sliding_window,
-                                 Report& report) {
+inline AttentionInputs inputs_of(const ModernCase& c, bool causal,
+                                 const std::optional<int64_t>& sliding_window, Report& report) {
   AttentionInputs in;
   if (c.has("in.position_ids")) in.positions = c.at("in.position_ids");
   if (!c.has("in.allowed")) return in;
   const auto allowed = c.at("in.allowed").squeeze(1);  // [B, N, N]
   const int64_t n = allowed.size(-1);
-  auto pattern = torch::ones({n, n}, torch::kBool).tril();
+  auto pattern = torch::ones({n, n}, torch::kBool);
+  if (causal) pattern = pattern.tril();
   if (sliding_window) pattern = pattern.triu(1 - *sliding_window);
   const auto real = allowed.any(1);
   if (torch::equal(allowed, pattern & real.unsqueeze(1))) {
@@ -244,6 +251,13 @@ inline AttentionInputs inputs_of(const ModernCase& c, const std::optional<int64_
   return in;
 }
 
+/// By upstream names.
+inline void compare_gradients(const ModernCase& c, NamedTensors found, Report& report) {
+  for (const auto& [name, want] : c.under("grad.param.")) {
+    report.compare("grad.param." + name, found[name], want, c.tolerance());
+  }
+}
+
 /// One call of a module: the output and all gradients.
 template <class Module>
 void check_layer(const ModernCase& c, Module m, const std::optional<int64_t>& sliding_window,
@@ -252,14 +266,11 @@ void check_layer(const ModernCase& c, Module m, const std::optional<int64_t>& sl
   if (c.dtype == "f64") m->to(torch::kFloat64);
   load_state_dict(*m, from_upstream(c.op, D, c.under("param.")));
   const auto x = c.at("in.hidden_states").detach().clone().requires_grad_();
-  const auto out = m(x, inputs_of(c, sliding_window, report)).output;
+  const auto out = m(x, inputs_of(c, /*causal=*/true, sliding_window, report)).output;
   report.compare("out.o", out, c.at("out.o"), c.tolerance());
   (out * c.at("cot.o")).sum().backward();
   report.compare("grad.hidden_states", x.grad(), c.at("grad.hidden_states"), c.tolerance());
-  auto gradients = gradients_upstream(c.op, D, *m);
-  for (const auto& [name, want] : c.under("grad.param.")) {
-    report.compare("grad.param." + name, gradients[name], want, c.tolerance());
-  }
+  compare_gradients(c, gradients_upstream(c.op, D, *m), report);
 }
 
 inline void check_rope_layer(const ModernCase& c, Report& report) {
@@ -291,12 +302,192 @@ inline void check_rope_layer(const ModernCase& c, Report& report) {
               o.sliding_window, report);
 }
 
+/// The same for modules whose q, k and v lie in one tensor, rows q|k|v.
+struct Fused {
+  std::string qkv_weight, qkv_bias, out;
+  bool transposed = false;  ///< weights [in, out]
+
+  torch::Tensor turned(const torch::Tensor& t) const {
+    return transposed && t.dim() == 2 ? t.t() : t;
+  }
+
+  NamedTensors from_upstream(NamedTensors upstream) const {
+    NamedTensors state;
+    const auto take = [&](const std::string& name) {
+      const auto node = upstream.extract(name);
+      return node.empty() ? torch::Tensor() : turned(node.mapped());
+    };
+    for (const std::string part : {"weight", "bias"}) {
+      if (const auto t = take(part == "weight" ? qkv_weight : qkv_bias); t.defined()) {
+        const auto parts = t.chunk(3, 0);
+        for (size_t i = 0; i < 3; ++i) state[c10::str("w_", "qkv"[i], ".", part)] = parts[i];
+      }
+      if (const auto t = take(out + "." + part); t.defined()) state["w_o." + part] = t;
+    }
+    TORCH_CHECK_VALUE(upstream.empty(), "unknown parameter ",
+                      upstream.empty() ? "" : upstream.begin()->first);
+    return state;
+  }
+
+  NamedTensors gradients(const MultiHeadSelfAttention& m) const {
+    const auto joined = [&](auto of) {
+      return turned(torch::cat({of(m->w_q).grad(), of(m->w_k).grad(), of(m->w_v).grad()}, 0));
+    };
+    NamedTensors found{{qkv_weight, joined([](const auto& l) { return l->weight; })},
+                       {out + ".weight", turned(m->w_o->weight.grad())}};
+    if (m->w_q->bias.defined()) {
+      found[qkv_bias] = joined([](const auto& l) { return l->bias; });
+      found[out + ".bias"] = m->w_o->bias.grad();
+    }
+    return found;
+  }
+};
+
+inline void check_gpt2(const ModernCase& c, Report& report) {
+  Fields f(c.config, "config");
+  static const core::Json none(core::Json::Object{});
+  const auto* cfg = f.find("cfg");
+  Fields model(cfg ? *cfg : none, "config.cfg");
+  MultiHeadSelfAttentionOptions o{.d_model = f.integer("E"),
+                                  .num_heads = f.integer("H"),
+                                  .dropout = 0,
+                                  .bias = true,
+                                  .causal = true};
+  const auto layer = f.maybe_integer("layer");
+  for (auto* fields : {&f, &model}) {
+    const auto* by_layer = fields->find("scale_attn_by_inverse_layer_idx");
+    if (!by_layer || !by_layer->boolean()) continue;
+    TORCH_CHECK_VALUE(layer, "scale_attn_by_inverse_layer_idx without a layer");
+    o.temperature = static_cast<double>(*layer + 1);
+  }
+  f.ignore({"op", "case", "B", "N", "f32", "pad_last"});
+  f.check_all_asked();
+  model.check_all_asked();
+  const Fused names{"c_attn.weight", "c_attn.bias", "c_proj", /*transposed=*/true};
+  MultiHeadSelfAttention m(o);
+  if (c.dtype == "f64") m->to(torch::kFloat64);
+  load_state_dict(*m, names.from_upstream(c.under("param.")));
+  const auto x = c.at("in.hidden_states").detach().clone().requires_grad_();
+  const auto out = m(x, inputs_of(c, /*causal=*/true, {}, report)).output;
+  report.compare("out.o", out, c.at("out.o"), c.tolerance());
+  (out * c.at("cot.o")).sum().backward();
+  report.compare("grad.hidden_states", x.grad(), c.at("grad.hidden_states"), c.tolerance());
+  compare_gradients(c, names.gradients(m), report);
+}
+
+/// torch.nn.MultiheadAttention; masks say who is left out.
+inline void check_torch_mha(const ModernCase& c, Report& report) {
+  Fields f(c.config, "config");
+  if (c.has("in.key"))
+    throw Skipped{c.op + " with keys and values of other tensors than the query"};
+  if (f.find("bias_kv") || f.find("zero_attn")) {
+    throw Skipped{c.op + " with bias_kv and zero_attn: keys that no token has"};
+  }
+  const auto *average = f.find("average"), *bias = f.find("bias");
+  MultiHeadSelfAttention m({.d_model = f.integer("E"),
+                            .num_heads = f.integer("H"),
+                            .dropout = 0,
+                            .bias = !bias || bias->boolean()});
+  f.ignore({"op", "case", "B", "N", "f32", "kpm", "attn_mask", "batch_first"});
+  f.check_all_asked();
+  const Fused names{"in_proj_weight", "in_proj_bias", "out_proj"};
+  if (c.dtype == "f64") m->to(torch::kFloat64);
+  load_state_dict(*m, names.from_upstream(c.under("param.")));
+  const auto x = c.at("in.query").detach().clone().requires_grad_();
+  AttentionInputs in;
+  torch::Tensor bias_leaf;
+  if (c.has("in.key_padding_mask")) {
+    in.key_padding_mask = c.at("in.key_padding_mask").logical_not();
+  }
+  if (c.has("in.attn_mask")) {
+    auto mask = c.at("in.attn_mask");
+    if (mask.is_floating_point()) mask = bias_leaf = mask.detach().clone().requires_grad_();
+    if (mask.dim() == 3) mask = mask.view({x.size(0), -1, mask.size(1), mask.size(2)});
+    in.mask = mask.is_floating_point() ? mask : mask.logical_not();
+  }
+  const auto result = m(x, in);
+  const torch::Tensor all = result.weights;
+  const auto weights = !average || average->boolean() ? all.mean(1) : all;
+  report.compare("out.o", result.output, c.at("out.o"), c.tolerance());
+  report.compare("out.weights", weights, c.at("out.weights"), c.tolerance());
+  ((result.output * c.at("cot.o")).sum() + (weights * c.at("cot.weights")).sum()).backward();
+  report.compare("grad.query", x.grad(), c.at("grad.query"), c.tolerance());
+  if (c.has("grad.attn_mask")) {
+    report.compare("grad.attn_mask", bias_leaf.grad(), c.at("grad.attn_mask"), c.tolerance());
+  }
+  compare_gradients(c, names.gradients(m), report);
+}
+
+/// BertAttention: the heads' joined outputs, w_o of them, and the layer norm of that and x.
+inline void check_bert(const ModernCase& c, Report& report) {
+  Fields f(c.config, "config");
+  const MultiHeadSelfAttentionOptions o{
+      .d_model = f.integer("E"), .num_heads = f.integer("H"), .dropout = 0, .bias = true};
+  f.ignore({"op", "case", "B", "N", "f32", "pad_last"});
+  f.check_all_asked();
+  static const std::map<std::string, std::string> names{{"w_q", "attention.self.query"},
+                                                        {"w_k", "attention.self.key"},
+                                                        {"w_v", "attention.self.value"},
+                                                        {"w_o", "attention.output.dense"}};
+  auto upstream = c.under("param.");
+  NamedTensors state;
+  for (const auto& [ours, theirs] : names) {
+    for (const std::string part : {".weight", ".bias"}) {
+      state[ours + part] = upstream.at(theirs + part);
+      upstream.erase(theirs + part);
+    }
+  }
+  const std::string norm = "attention.output.LayerNorm.";
+  const auto weight = upstream.at(norm + "weight").detach().clone().requires_grad_(),
+             bias = upstream.at(norm + "bias").detach().clone().requires_grad_();
+  TORCH_CHECK_VALUE(upstream.size() == 2, "unknown parameter ", upstream.begin()->first);
+  // The outputs before w_o are those of a module whose w_o changes nothing.
+  MultiHeadSelfAttention dense(o), context(o);
+  for (auto* m : {&dense, &context}) {
+    if (c.dtype == "f64") (*m)->to(torch::kFloat64);
+    load_state_dict(**m, state);
+  }
+  {
+    const torch::NoGradGuard no_grad;
+    torch::nn::init::eye_(context->w_o->weight);
+    context->w_o->bias.zero_();
+  }
+  const auto x = c.at("in.hidden_states").detach().clone().requires_grad_();
+  const auto in = inputs_of(c, /*causal=*/false, {}, report);
+  const std::map<std::string, torch::Tensor> outputs = [&] {
+    const auto of_dense = dense(x, in).output;
+    return std::map<std::string, torch::Tensor>{
+        {"context", context(x, in).output},
+        {"dense", of_dense},
+        {"layer", torch::layer_norm(of_dense + x, {o.d_model}, weight, bias, 1e-12)}};
+  }();
+  auto loss = torch::zeros({}, x.options());
+  for (const auto& [name, out] : outputs) {
+    report.compare("out." + name, out, c.at("out." + name), c.tolerance());
+    loss = loss + (out * c.at("cot." + name)).sum();
+  }
+  loss.backward();
+  report.compare("grad.hidden_states", x.grad(), c.at("grad.hidden_states"), c.tolerance());
+  NamedTensors found{{norm + "weight", weight.grad()}, {norm + "bias", bias.grad()}};
+  for (const auto& [ours, theirs] : names) {
+    for (const std::string part : {".weight", ".bias"}) {
+      const auto name = ours + part;
+      found[theirs + part] = dense->named_parameters()[name].grad();
+      if (ours != "w_o") found[theirs + part] += context->named_parameters()[name].grad();
+    }
+  }
+  compare_gradients(c, found, report);
+}
+
 /// Throws Skipped for an op that attzoo does not have.
 inline void check_modern(const ModernCase& c, Report& report) {
   static const std::set<std::string> layers{"llama_attention",  "qwen2_attention",
                                             "qwen3_attention",  "qwen3_next_attention",
                                             "gemma2_attention", "gpt_oss_attention"};
   if (layers.count(c.op)) return check_rope_layer(c, report);
+  if (c.op == "gpt2_attention") return check_gpt2(c, report);
+  if (c.op == "bert_attention") return check_bert(c, report);
+  if (c.op == "torch_multihead_attention") return check_torch_mha(c, report);
   throw Skipped{"attzoo has no " + c.op};
 }
 
