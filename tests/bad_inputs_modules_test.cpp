@@ -265,6 +265,28 @@ struct CallCases {
           {.position_offset = offset});
     }
   }
+
+  void positions() const {
+    const auto good = torch::zeros({kBatch, kLength}, torch::kInt64);
+    if (!subject.rope) {
+      add("positions", {"given", {}, "rope"}, good_x(), {.positions = good});
+      return;
+    }
+    auto values = unreadable(good);
+    for (const auto& more :
+         {of_strange_dtypes(good), of_float_dtypes(good), of_wrong_sizes(good, {0, 1}, false),
+          BadTensors{of_sizes("rank", good.unsqueeze(0)), of_sizes("rank", good.new_zeros({})),
+                     of_sizes("[L]", good.new_zeros({kLength + 1}))}}) {
+      values.insert(values.end(), more.begin(), more.end());
+    }
+    for (const auto& value : values) {
+      add("positions", value, good_x(), {.positions = value.tensor});
+    }
+    add("positions", {"with an offset", {}, "position_offset"}, good_x(),
+        {.position_offset = 1, .positions = good});
+    add("positions", {"with documents", {}, "documents"}, good_x(),
+        {.documents = {.ids = good}, .positions = good});
+  }
 };
 
 TEST(BadModuleInputs, OfEachCall) {
@@ -279,6 +301,7 @@ TEST(BadModuleInputs, OfEachCall) {
     cases.global_attention();
     cases.documents();
     cases.position_offset();
+    cases.positions();
   }
   expect_all_refused(all, 1500);
 }
@@ -345,12 +368,22 @@ class OptionCases {
 TEST(BadModuleInputs, Options) {
   BadInputs all;
   OptionCases<VanillaSelfAttention>(all, {.d_model = kModel});
-  OptionCases<MultiHeadSelfAttention>(all, {.d_model = kModel, .num_heads = 2});
+  const std::vector<double> not_a_cap{0, -1, 1e-31, 1e31}, negative{-1, -1e-300};
+  using MultiHead = MultiHeadSelfAttentionOptions;
+  OptionCases<MultiHeadSelfAttention>(all, {.d_model = kModel, .num_heads = 2, .qk_norm = true})
+      .bad(&MultiHead::head_dim, "head_dim", kNotPositive, kTooLarge)
+      .bad(&MultiHead::qk_norm_eps, "qk_norm_eps", negative, kNotFinite)
+      .bad(&MultiHead::softcap, "softcap", not_a_cap, kNotFinite)
+      .bad(&MultiHead::sliding_window, "sliding_window", kNotPositive);
   using Grouped = GroupedSelfAttentionOptions;
-  OptionCases<GroupedSelfAttention>(all,
-                                    {.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2})
+  OptionCases<GroupedSelfAttention>(
+      all, {.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2, .qk_norm = true})
       .bad(&Grouped::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
-      .bad(&Grouped::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide);
+      .bad(&Grouped::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Grouped::head_dim, "head_dim", kNotPositive, kTooLarge)
+      .bad(&Grouped::qk_norm_eps, "qk_norm_eps", negative, kNotFinite)
+      .bad(&Grouped::softcap, "softcap", not_a_cap, kNotFinite)
+      .bad(&Grouped::sliding_window, "sliding_window", kNotPositive);
   OptionCases<LocalSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
       .bad(&LocalSelfAttentionOptions::window_size, "window_size", kNotPositive);
   OptionCases<DilatedSelfAttention>(all, {.d_model = kModel, .num_heads = 2})

@@ -1,6 +1,7 @@
 // golden_check DIR: runs every case of a folder of reference cases through the public API and
 // compares outputs, weights and all gradients. A case is a safetensors file whose metadata name the
-// mechanism, its constructor arguments and the tensors of the call.
+// mechanism, its constructor arguments and the tensors of the call, or, if they have an `op`, a
+// public implementation of a model's layer (golden_modern.hpp).
 //
 // A line for every failing case, a table of worst error / allowance, and `N passed, N failed,
 // N skipped`. Exit status 1 if a case failed or there was none, 2 for a wrong call.
@@ -11,64 +12,22 @@
 #include <functional>
 #include <iostream>
 
+#include "golden_modern.hpp"
 #include "golden_modules.hpp"
+#include "golden_report.hpp"
 
 namespace attzoo::testing {
 namespace {
-
-using Tensors = std::map<std::string, torch::Tensor>;
 
 struct Case {
   std::string name, mechanism, dtype;
   Json config;
   std::set<std::string> quirks;
-  Tensors t;
+  NamedTensors t;
 
   bool has(const std::string& tensor) const { return t.count(tensor) > 0; }
   const torch::Tensor& at(const std::string& tensor) const { return t.at(tensor); }
   bool quirk(const char* tag) const { return quirks.count(tag) > 0; }
-};
-
-/// What went wrong in a case, and how near to the allowance the rest came.
-struct Report {
-  std::vector<std::string> failures;
-  double worst = 0;  // error / allowance
-
-  void fail(const std::string& what) { failures.push_back(what); }
-  void expect(bool ok, const std::string& what) {
-    if (!ok) fail(what);
-  }
-
-  /// |got - want| <= tolerance * (1 + max |want|); where `want` is NaN, `got` must be 0.
-  void compare(const std::string& what, const torch::Tensor& got, const torch::Tensor& want,
-               double tolerance) {
-    if (!got.defined() || got.sizes() != want.sizes()) {
-      return fail(what + c10::str(": expected the shape ", want.sizes(), ", got ",
-                                  got.defined() ? got.sizes() : torch::IntArrayRef()));
-    }
-    if (want.numel() == 0) return;
-    const auto a = got.detach().to(torch::kFloat64);
-    const auto b = torch::nan_to_num(want.to(torch::kFloat64), 0.0, INFINITY, -INFINITY);
-    const auto same = a == b;  // equal infinities
-    const auto error = torch::where(same, torch::zeros_like(a), (a - b).abs());
-    const auto finite = torch::where(torch::isfinite(b), b.abs(), torch::zeros_like(b));
-    const double allowed = tolerance * (1 + finite.max().item<double>());
-    const double ratio = error.max().item<double>() / allowed;
-    worst = std::max(worst, std::isnan(ratio) ? INFINITY : ratio);
-    expect(ratio <= 1, what + c10::str(": error ", ratio * allowed, " over the allowed ", allowed));
-  }
-
-  /// `f` must throw a c10::Error whose text has `part`.
-  void expect_error(const char* part, const std::function<void()>& f) {
-    try {
-      f();
-      fail(std::string("expected an error that names ") + part);
-    } catch (const c10::Error& e) {
-      const std::string text = e.what_without_backtrace();
-      expect(text.find(part) != std::string::npos,
-             std::string("expected an error that names ") + part + ", got: " + text);
-    }
-  }
 };
 
 double tolerance(const Case& c) { return c.dtype == "float64" ? 1e-12 : 1e-5; }
@@ -364,6 +323,22 @@ Case load_case(const std::filesystem::path& path) {
   return c;
 }
 
+/// Runs the case of a file; gives its mechanism or op, and its dtype.
+std::pair<std::string, std::string> check_file(const std::filesystem::path& path, Report& report) {
+  if (auto file = load_safetensors(path); file.metadata.count("op")) {
+    const auto c = modern_case(std::move(file));
+    check_modern(c, report);
+    return {c.op, c.dtype};
+  }
+  const auto c = load_case(path);
+  try {
+    check_case(c, report);
+  } catch (const UnknownMechanism& unknown) {
+    throw Skipped{"attzoo has no mechanism " + unknown.name};
+  }
+  return {c.mechanism, c.dtype};
+}
+
 int run(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> files;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
@@ -372,29 +347,33 @@ int run(const std::filesystem::path& folder) {
   std::sort(files.begin(), files.end());
   int passed = 0, failed = 0, skipped = 0;
   std::map<std::pair<std::string, std::string>, std::pair<int, double>> table;
+  std::map<std::string, std::vector<std::string>> skips;  // reason -> cases
   for (const auto& path : files) {
     Report report;
-    Case c;
-    c.name = path.stem().string();
+    const auto name = path.stem().string();
+    std::pair<std::string, std::string> kind{"unreadable", ""};
     try {
-      c = load_case(path);
-      check_case(c, report);
-    } catch (const UnknownMechanism& unknown) {
-      std::printf("SKIP %s: attzoo has no mechanism %s\n", c.name.c_str(), unknown.name.c_str());
+      kind = check_file(path, report);
+    } catch (const Skipped& skip) {
+      skips[skip.reason].push_back(name);
       ++skipped;
       continue;
     } catch (const std::exception& error) {
       const auto* c10_error = dynamic_cast<const c10::Error*>(&error);
       report.fail(c10_error ? c10_error->what_without_backtrace() : error.what());
+      kind.first = name.substr(0, name.find("__"));
     }
-    auto& [count, worst] = table[{c.mechanism, c.dtype}];
+    auto& [count, worst] = table[kind];
     ++count;
     worst = std::max(worst, report.worst);
     ++(report.failures.empty() ? passed : failed);
     if (report.failures.empty()) continue;
-    std::printf("FAIL %s:", c.name.c_str());
+    std::printf("FAIL %s:", name.c_str());
     for (const auto& failure : report.failures) std::printf(" %s;", failure.c_str());
     std::printf("\n");
+  }
+  for (const auto& [reason, cases] : skips) {
+    std::printf("SKIP %s (%zu cases): %s\n", cases[0].c_str(), cases.size(), reason.c_str());
   }
   std::printf("%-24s %-8s %6s %24s\n", "mechanism", "dtype", "cases", "worst error / allowance");
   for (const auto& [key, value] : table) {

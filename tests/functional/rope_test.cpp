@@ -294,7 +294,9 @@ TEST(Rope, OptionsOutOfRange) {
   bad({.scaling = Llama3RopeScaling{.low_freq_factor = 4}}, {"low_freq_factor", "4"});
   bad({.scaling = Llama3RopeScaling{.low_freq_factor = 0}}, {"low_freq_factor", "0"});
   bad({.scaling = Llama3RopeScaling{.high_freq_factor = double{INFINITY}}}, {"high_freq_factor"});
-  expect_error([] { rope_frequencies({}, 7); }, {"rope_frequencies", "even", "7"});
+  for (const int64_t n : {int64_t{7}, int64_t{-2}, INT64_MAX - 1, INT64_MIN}) {
+    expect_error([&] { rope_frequencies({}, n); }, {"rope_frequencies", "even", std::to_string(n)});
+  }
   // An odd row may have an even number of features that turn.
   const auto odd = torch::randn({3, 7});
   EXPECT_TRUE(torch::equal(apply_rope(odd, {.dimensions = 4}).slice(1, 4), odd.slice(1, 4)));

@@ -100,7 +100,8 @@ ATTZOO_API RopeFrequencies rope_frequencies(const RopeOptions& options, int64_t 
   const int64_t D = options.dimensions.value_or(head_dim);
   TORCH_CHECK_VALUE(!options.dimensions || (D > 0 && D <= head_dim && D % 2 == 0), who,
                     ": dimensions must be even, > 0 and at most head_dim=", head_dim, ", got ", D);
-  TORCH_CHECK_VALUE(D >= 0 && D % 2 == 0, who, ": head_dim must be even, got ", D);
+  TORCH_CHECK_VALUE(D >= 0 && D % 2 == 0 && D <= int64_t{1} << 30, who,
+                    ": head_dim must be even, >= 0 and at most 2^30, got ", D);
   TORCH_CHECK_VALUE(options.pairs == RopePairs::kInterleaved || options.pairs == RopePairs::kHalves,
                     who, ": unknown pairs ", static_cast<int>(options.pairs));
   std::vector<double> frequencies(static_cast<size_t>(D / 2));
