@@ -80,6 +80,19 @@ void save_shards(const fs::path& folder, const Tensors& tensors) {
   std::ofstream(folder / "model.safetensors.index.json") << "{\"weight_map\":{" << index << "}}";
 }
 
+/// Names that no map of the library has: queries, keys and values in one weight.
+attzoo::NameMap own_names() {
+  attzoo::NameMap attention, model;
+  attention
+      .split("qkv.weight", {{"w_q.weight", attzoo::names::part(0, 3)},
+                            {"w_k.weight", attzoo::names::part(1, 3)},
+                            {"w_v.weight", attzoo::names::part(2, 3)}})
+      .rename("out.weight", "w_o.weight")
+      .ignore("rotary.*");
+  model.rename("wte.weight", "embed.weight").add(attention, "h.{n}.mixer.", "layers.{n}.attn.");
+  return model.add(attention);  // and for an attention alone
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -118,6 +131,14 @@ int main(int argc, char** argv) {
   } catch (const c10::Error& error) {
     std::cout << error.what_without_backtrace() << '\n';
   }
+
+  attzoo::MultiHeadSelfAttention attn({.d_model = 8, .num_heads = 2});
+  const auto out = torch::randn({8, 8});
+  attzoo::load_state_dict(
+      *attn, {{"qkv.weight", torch::randn({24, 8})}, {"out.weight", out}, {"rotary.freq", out}},
+      own_names());
+  if (!torch::equal(attn->w_o->weight, out)) return 1;
+
   if (!given) fs::remove_all(folder);
   return same ? 0 : 1;
 }

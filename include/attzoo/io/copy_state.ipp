@@ -56,8 +56,8 @@ ATTZOO_API std::string check_shared(const std::map<std::string, torch::Tensor>& 
   for (const auto& [name, tensor] : own) {
     if (tensor.numel() == 0) continue;
     const auto [it, fresh] = first.try_emplace(tensor.data_ptr(), name);
-    const auto numbers = [&](const std::string& which) {
-      return state.at(which).to(torch::kCPU, tensor.scalar_type());
+    const auto numbers = [&, dtype = tensor.scalar_type()](const std::string& which) {
+      return state.at(which).to(torch::kCPU, dtype);
     };
     if (!fresh && own.at(it->second).sizes() == tensor.sizes() &&
         !torch::equal(numbers(name), numbers(it->second))) {

@@ -21,6 +21,13 @@ namespace attzoo::core {
 
 #if __has_include(<sys/mman.h>)
 
+/// Nothing is set aside for pages that nobody writes, so a file may be larger than the memory.
+#ifdef MAP_NORESERVE
+inline constexpr int kMapPrivate = MAP_PRIVATE | MAP_NORESERVE;
+#else
+inline constexpr int kMapPrivate = MAP_PRIVATE;
+#endif
+
 ATTZOO_API MappedFile::MappedFile(const std::filesystem::path& path, const std::string& file) {
   check_regular(path, true, file);
   errno = 0;
@@ -31,8 +38,7 @@ ATTZOO_API MappedFile::MappedFile(const std::filesystem::path& path, const std::
   bool ok = ::fstat(descriptor, &status) == 0;
   if (ok && status.st_size > 0) {  // nothing cannot be mapped
     size_ = static_cast<uint64_t>(status.st_size);
-    mapped =
-        ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, descriptor, 0);
+    mapped = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, kMapPrivate, descriptor, 0);
     ok = mapped != MAP_FAILED;
   }
   const auto why = ok ? std::string() : last_error();

@@ -39,7 +39,7 @@ auto naming(const std::string& where, F&& f) {
   } catch (const std::bad_alloc&) {
     what = "there is not enough memory";
   }
-  TORCH_CHECK_VALUE(false, what.starts_with(where) ? "" : where + ": ", what);
+  C10_THROW_ERROR(ValueError, what.starts_with(where) ? what : where + ": " + what);
 }
 
 /// How errors name a tensor of a file.
