@@ -2,6 +2,7 @@
 // Definitions of rms_norm.hpp.
 
 #include <attzoo/module/checks.hpp>
+#include <attzoo/module/few_tokens.hpp>
 #include <attzoo/module/rms_norm.hpp>
 
 #include <ATen/Dispatch.h>
@@ -77,12 +78,7 @@ ATTZOO_API torch::Tensor RMSNormImpl::forward(const torch::Tensor& x) {
                     weight.device(), ", got ", x.device());
   TORCH_CHECK_TYPE(core::dtypes_fit(x, weight), "RMSNorm: x must have the weight's dtype ",
                    weight.scalar_type(), ", got ", x.scalar_type());
-  const bool learns =
-      torch::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
-  const bool plain = x.device().is_cpu() && weight.scalar_type() == x.scalar_type() &&
-                     (x.scalar_type() == torch::kFloat32 || x.scalar_type() == torch::kFloat64) &&
-                     !x._fw_grad(0).defined() && !weight._fw_grad(0).defined();
-  if (plain && !learns) return core::rms_norm_rows(x, weight, options.eps);
+  if (core::plain_numbers(x, weight)) return core::rms_norm_rows(x, weight, options.eps);
   // Under autocast x may have another dtype.
   return at::rms_norm(x.to(weight.scalar_type()), {options.features}, weight, options.eps);
 }
