@@ -14,6 +14,7 @@
 #include <attzoo/module/cache.ipp>
 #include <attzoo/module/callable_module.ipp>
 #include <attzoo/module/checks.ipp>
+#include <attzoo/module/few_tokens.ipp>
 #include <attzoo/module/gate.ipp>
 #include <attzoo/module/norm.ipp>
 #include <attzoo/module/overlapping_blocks.ipp>

@@ -14,9 +14,9 @@ class Decode : public ::testing::TestWithParam<const char*> {};
 TEST_P(Decode, GivesTheReferencesTokensAndLogits) {
   const auto file = std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-modern" /
                     (std::string("decode_") + GetParam() + "__greedy.f64.safetensors");
-  for (const auto& failure : DecodeCase(load_safetensors(file)).failures()) {
-    ADD_FAILURE() << failure;
-  }
+  Report report;
+  DecodeCase(load_safetensors(file)).check(report);
+  for (const auto& failure : report.failures) ADD_FAILURE() << failure;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Decode, ::testing::Values("llama", "gpt2", "gpt_oss"),

@@ -2,11 +2,13 @@
 // Reference cases of whole decoders: prompts, a batch padded on the left, the tokens that greedy
 // decoding gives, and the logits of each step. They go through attzoo_generate's model code.
 
-#include "examples/generate/models.hpp"
-
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "examples/generate/models.hpp"
+#include "golden_report.hpp"
 
 namespace attzoo::testing {
 
@@ -70,21 +72,19 @@ class DecodeCase {
     return made;
   }
 
-  /// What differs from the case; empty if nothing does.
-  std::vector<std::string> failures() const {
+  /// Tokens must be equal, logits right to 1e-9 of the largest.
+  void check(Report& report) const {
     const torch::NoGradGuard no_grad;
-    const auto language_model = model();
-    Check check;
+    const auto decoder = model();
     for (int i = 0; has("in.prompt." + std::to_string(i)); ++i) {
       const auto index = std::to_string(i);
-      const auto prefill = decode(*language_model, at("in.prompt." + index).unsqueeze(0), {},
+      const auto prefill = decode(*decoder, at("in.prompt." + index).unsqueeze(0), {},
                                   at("out.ids." + index).unsqueeze(0),
-                                  at("out.logits." + index).unsqueeze(1), index, check);
-      check.compare("prefill_logits." + index, prefill[0], at("out.prefill_logits." + index));
+                                  at("out.logits." + index).unsqueeze(1), index, report);
+      compare("prefill_logits." + index, prefill[0], at("out.prefill_logits." + index), report);
     }
-    decode(*language_model, at("in.batch.input_ids"), at("in.batch.attention_mask") != 0,
-           at("out.batch.ids"), at("out.batch.logits"), "batch", check);
-    return check.failures;
+    decode(*decoder, at("in.batch.input_ids"), at("in.batch.attention_mask") != 0,
+           at("out.batch.ids"), at("out.batch.logits"), "batch", report);
   }
 
   const torch::Tensor& at(const std::string& name) const { return tensors.at(name); }
@@ -94,38 +94,28 @@ class DecodeCase {
   Json options;
 
  private:
-  struct Check {
-    std::vector<std::string> failures;
-
-    /// |got - want| <= 1e-9 max |want|
-    void compare(const std::string& what, const torch::Tensor& got, const torch::Tensor& want) {
-      if (got.sizes() != want.sizes()) {
-        failures.push_back(what + c10::str(": shape ", got.sizes(), " for ", want.sizes()));
-        return;
-      }
-      const double error = (got - want).abs().max().item<double>();
-      const double allowed = 1e-9 * want.abs().max().item<double>();
-      if (!(error <= allowed)) {
-        failures.push_back(what + c10::str(": error ", error, " over the allowed ", allowed));
-      }
-    }
-  };
+  static void compare(const std::string& what, const torch::Tensor& got, const torch::Tensor& want,
+                      Report& report) {
+    const auto largest = want.abs().max();  // becomes 1, and the allowance twice the tolerance
+    report.compare(what, got / largest, want / largest, 5e-10);
+  }
 
   /// Greedy decoding of a batch through caches against ids [B, steps] and logits [steps, B, vocab];
   /// the prompt's logits.
   static torch::Tensor decode(generate::LanguageModel& model, const torch::Tensor& prompt,
                               const torch::Tensor& real, const torch::Tensor& ids,
-                              const torch::Tensor& logits, const std::string& name, Check& check) {
+                              const torch::Tensor& logits, const std::string& name,
+                              Report& report) {
     const int64_t B = prompt.size(0), steps = ids.size(1);
     auto state = model.make_state(B, prompt.size(1) + steps);
     const auto first = model.logits(model.forward(prompt, state, real));
     auto last = first.select(1, -1);
     for (int64_t s = 0; s < steps; ++s) {
       const auto what = name + " step " + std::to_string(s);
-      check.compare("logits." + what, last, logits[s]);
+      compare("logits." + what, last, logits[s], report);
       const auto next = last.argmax(-1);
       if (!torch::equal(next, ids.select(1, s))) {
-        check.failures.push_back("ids." + what + " differ");
+        report.fail("ids." + what + " differ");
         break;  // what follows continues another text
       }
       if (s + 1 < steps) {

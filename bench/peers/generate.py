@@ -81,7 +81,7 @@ def theirs(model, prompt, tokens):
 
 def ours(program, folder, prompt, tokens, dtype, threads):
     done = subprocess.run([program, folder, "--ids", ",".join(map(str, prompt)), "--tokens",
-                           str(tokens), "--dtype", dtype, "--threads", str(threads)],
+                           str(tokens), "--dtype", dtype, "--threads", str(threads), "--warm-up"],
                           capture_output=True, text=True, check=False,
                           env=dict(os.environ, LD_LIBRARY_PATH=""))
     if done.returncode:

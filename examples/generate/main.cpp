@@ -73,6 +73,10 @@ void run(const Options& o) {
     const auto x = model->forward(ids.to(device), state);
     return sample(model->logits(x.select(1, -1)).select(0, 0));
   };
+  if (o.warm_up) {
+    auto unused = model->make_state(1, size);
+    model->forward(torch::tensor(prompt, device).unsqueeze(0), unused);
+  }
   const Clock reading;
   int64_t id = next(torch::tensor(prompt).unsqueeze(0));
   const double read = reading.seconds();

@@ -2,6 +2,7 @@
 // The models: blocks of the library, and what a language model has besides.
 
 #include <attzoo/io/checkpoint.hpp>
+#include <attzoo/module/few_tokens.hpp>
 
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
@@ -165,7 +166,7 @@ class LanguageModel : public torch::nn::Module {
 
   /// Features [..., width] -> logits [..., vocab].
   torch::Tensor logits(const torch::Tensor& x) {
-    return torch::linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
+    return attzoo::core::linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
   }
 
   Config config;

@@ -48,6 +48,7 @@ Options parse_options(int argc, char** argv) {
       ->type_name("N")
       ->capture_default_str();
   app.add_flag("--ignore-stop", o.ignore_stop, "goes on after the tokens that end a text");
+  app.add_flag("--warm-up", o.warm_up, "reads the prompt once before the time counts");
   app.add_option("--dtype", o.dtype, "computes in")
       ->check(CLI::IsMember({"float64", "float32", "bfloat16", "float16"}))
       ->type_name("NAME")

@@ -17,6 +17,7 @@ struct Options {
   double top_p = 1;
   int64_t seed = 1;
   bool ignore_stop = false;
+  bool warm_up = false;  // reads the prompt once before the time counts
   std::string dtype = "float32", device = "cpu";
   int64_t threads = 0;  // 0: LibTorch's choice
 };

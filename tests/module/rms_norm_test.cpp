@@ -38,6 +38,39 @@ TEST(RMSNorm, IsItsDefinition) {
   }
 }
 
+TEST(RMSNorm, IsTheSameWithoutGradients) {
+  for (const int64_t n : {1, 7, 16, 33, 512}) {
+    for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
+      RMSNorm norm({.features = n, .eps = 1e-3});
+      norm->to(dtype);
+      const torch::NoGradGuard no_grad;
+      norm->weight.uniform_(-2, 2);
+      for (const auto& x : {torch::randn({n}, dtype), torch::randn({3, 0, n}, dtype),
+                            torch::randn({5, 3, n}, dtype).transpose(0, 1) * 100,
+                            torch::randn({n, 40}, dtype).t() * 1e-3, torch::zeros({2, n}, dtype),
+                            at::_neg_view(torch::randn({4, n}, dtype))}) {
+        const auto want = by_definition(x, norm->weight, 1e-3);
+        const auto got = norm(x);
+        EXPECT_EQ(got.sizes(), x.sizes());
+        EXPECT_EQ(got.scalar_type(), dtype);
+        const double unit = dtype == torch::kFloat64 ? 1e-15 : 1e-7;
+        EXPECT_TRUE(torch::allclose(got.to(torch::kFloat64), want, 8 * unit, 8 * unit)) << n;
+      }
+    }
+  }
+}
+
+TEST(RMSNorm, ForwardDerivativesAreKept) {
+  const torch::NoGradGuard no_grad;
+  RMSNorm norm(5);
+  const auto x = torch::randn({2, 5});
+  const auto level = torch::autograd::forward_ad::enter_dual_level();
+  const auto dual = torch::_make_dual(x, torch::randn({2, 5}), static_cast<int64_t>(level));
+  const bool kept = norm(dual)._fw_grad(level).defined();
+  torch::autograd::forward_ad::exit_dual_level(level);
+  EXPECT_TRUE(kept);
+}
+
 TEST(RMSNorm, GradientsAreThoseOfItsDefinition) {
   RMSNorm norm(7);
   norm->to(torch::kFloat64);

@@ -3,6 +3,7 @@
 
 #include <attzoo/module/block_parts.hpp>
 #include <attzoo/module/checks.hpp>
+#include <attzoo/module/few_tokens.hpp>
 
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/gelu.h>
@@ -80,7 +81,7 @@ ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
     module.register_module(name, made.ptr());
     return made;
   };
-  const auto linear = [&](const char* name, int64_t from, int64_t to) {
+  const auto layer = [&](const char* name, int64_t from, int64_t to) {
     return module.register_module(
         name, torch::nn::Linear(torch::nn::LinearOptions(from, to).bias(o.mlp_bias)));
   };
@@ -89,14 +90,14 @@ ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
   module.register_module("attn", attn);
   if (sandwich) norm_attn_out = norm("norm_attn_out");
   if (o.norm_placement != NormPlacement::kParallel) norm_mlp = norm("norm_mlp");
-  mlp_in = linear("mlp_in", d_model, *o.mlp_hidden);
-  if (o.mlp_gated) mlp_gate = linear("mlp_gate", d_model, *o.mlp_hidden);
-  mlp_out = linear("mlp_out", *o.mlp_hidden, d_model);
+  mlp_in = layer("mlp_in", d_model, *o.mlp_hidden);
+  if (o.mlp_gated) mlp_gate = layer("mlp_gate", d_model, *o.mlp_hidden);
+  mlp_out = layer("mlp_out", *o.mlp_hidden, d_model);
   if (sandwich) norm_mlp_out = norm("norm_mlp_out");
 }
 
 ATTZOO_API torch::Tensor BlockParts::mlp(const torch::Tensor& x, const TransformerBlockOptions& o) {
-  const auto h = o.mlp_gated ? mlp_gate(x) : mlp_in(x);
+  const auto h = linear(x, o.mlp_gated ? mlp_gate : mlp_in);
   const auto activated = [&] {
     switch (o.activation) {
       case Activation::kRelu:
@@ -109,7 +110,7 @@ ATTZOO_API torch::Tensor BlockParts::mlp(const torch::Tensor& x, const Transform
         return at::gelu(h);
     }
   }();
-  return mlp_out(o.mlp_gated ? activated * mlp_in(x) : activated);
+  return linear(o.mlp_gated ? activated * linear(x, mlp_in) : activated, mlp_out);
 }
 
 ATTZOO_API torch::Tensor BlockParts::before_attention(const torch::Tensor& x,

@@ -5,6 +5,7 @@
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/module/checks.hpp>
+#include <attzoo/module/few_tokens.hpp>
 #include <attzoo/module/parts.hpp>
 #include <attzoo/module/token_cache.hpp>
 
@@ -141,12 +142,11 @@ ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch
                        const torch::Tensor& t) {  // autocast makes half types of q and k
     return by.is_empty() ? t : by(t.to(by->weight.scalar_type())).to(t.scalar_type());
   };
-  Heads heads{norm(norm_q, split(to_q(x), d_qk())).transpose(1, 2),
-              norm(norm_k, split(to_k(context), d_qk())).transpose(1, 2),
-              split(to_v(context), d_head()).transpose(1, 2), packing, past};
+  Heads heads{norm(norm_q, split(linear(x, to_q), d_qk())).transpose(1, 2),
+              norm(norm_k, split(linear(context, to_k), d_qk())).transpose(1, 2),
+              split(linear(context, to_v), d_head()).transpose(1, 2), packing, past};
   if (!w_g.is_empty()) {
-    auto layer = w_g;
-    heads.gate = split(torch::sigmoid(layer(x)), d_head()).transpose(1, 2);
+    heads.gate = split(torch::sigmoid(linear(x, w_g)), d_head()).transpose(1, 2);
   }
   if (rope_) rotate_heads(heads, x, inputs);
   return heads;
@@ -236,7 +236,7 @@ ATTZOO_API Keeps SelfAttentionParts::keeps_window() const {
 }
 
 ATTZOO_API AttentionResult SelfAttentionParts::finish(AttentionResult result) {
-  result.output = w_o(result.output.transpose(1, 2).flatten(2));
+  result.output = linear(result.output.transpose(1, 2).flatten(2), w_o);
   return result;
 }
 

@@ -1,0 +1,27 @@
+#pragma once
+/// \file
+/// Linear layers for a few tokens, as in decoding.
+
+#include <attzoo/kernel/compiler.hpp>
+
+#include <torch/nn/modules/linear.h>
+
+namespace attzoo::core {
+
+/// Whether no derivative of these is asked for, and they lie on the CPU as float32 or float64, both
+/// the same and not cast by autocast: what a plain loop may compute.
+ATTZOO_API bool plain_numbers(const torch::Tensor& x, const torch::Tensor& weight);
+
+/// x [..., from] -> x W^T [+ bias] [..., to]. With at most 4 tokens the time is that of reading W,
+/// which at::linear does on one core where its BLAS has a serial matrix-vector product; here all
+/// threads read. Results do not depend on how many there are. Otherwise it is at::linear.
+ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
+                                const torch::Tensor& bias = {});
+/// The same for a layer.
+ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer);
+
+}  // namespace attzoo::core
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/module/few_tokens.ipp>
+#endif
