@@ -229,6 +229,15 @@ if(EXISTS ${ROOT}/cmake/WriteUmbrella.cmake)
   endif()
 endif()
 
+# ---- version --------------------------------------------------------------------------------------
+
+include(${ROOT}/cmake/AttzooVersion.cmake)
+file(READ ${ROOT}/packaging/vcpkg/attzoo/vcpkg.json port)
+string(JSON port_version GET "${port}" version-semver)
+if(NOT port_version STREQUAL attzoo_version)
+  message(SEND_ERROR "vcpkg.json states version ${port_version}, version.hpp ${attzoo_version}")
+endif()
+
 # ---- tests ----------------------------------------------------------------------------------------
 
 # A header of functional/, io/ and module/ has the test file of its name, but for these, which say
