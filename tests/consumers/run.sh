@@ -43,8 +43,8 @@ pkg-config --define-variable=torchdir=/elsewhere --cflags attzoo-compiled | grep
 # Every package states the version of the header.
 version=$(pkg-config --modversion attzoo-compiled)
 grep -q "\"$version\"" "$work/prefix/share/cmake/attzoo/attzooConfigVersion.cmake"
-test "$(printf '#include <attzoo/version.hpp>\n#if ATTZOO_VERSION >= 200\nATTZOO_VERSION_STRING\n#endif' |
-  "${CXX:-g++}" -E -P -I "$work/prefix/include" -x c++ -)" = "\"$version\""
+printf '#include <attzoo/version.hpp>\n#if ATTZOO_VERSION >= 200\nATTZOO_VERSION_STRING\n#endif' |
+  "${CXX:-g++}" -E -P -I "$work/prefix/include" -x c++ - | grep -q "\"$version\""
 echo "consumer of version $version: header and packages agree"
 
 # A package that was installed without building anything lacks the component.
