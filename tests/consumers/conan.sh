@@ -12,6 +12,7 @@ mkdir -p "$2"
 work=$(cd "$2" && pwd)
 source=$(cd "$(dirname "$0")/../.." && pwd)
 
+cd "$work"  # conan install writes presets where a CMakeLists.txt is
 export CONAN_HOME="$work/home" CMAKE_PREFIX_PATH="$torch"
 conan profile detect
 settings=(-s compiler.cppstd=20 -c tools.build:jobs=2
