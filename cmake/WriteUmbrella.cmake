@@ -1,5 +1,5 @@
 # Writes the includes of include/attzoo/attzoo.hpp, one for each mechanism that
-# support/mechanisms.hpp lists:
+# support/mechanisms.hpp lists, and one for the version:
 #
 #   cmake -DROOT=<the source tree> [-DCHECK=ON] -P cmake/WriteUmbrella.cmake
 #
@@ -14,7 +14,7 @@ file(STRINGS "${ROOT}/support/mechanisms.hpp" entries REGEX "^ *visit\\(\"[a-z_]
 list(TRANSFORM entries REPLACE "^ *visit\\(\"([a-z_]+)\".*" "\\1" OUTPUT_VARIABLE listed)
 file(GLOB headers RELATIVE "${ROOT}/include/attzoo" "${ROOT}/include/attzoo/*.hpp")
 list(TRANSFORM headers REPLACE "\\.hpp$" "")
-list(REMOVE_ITEM headers attzoo)
+list(REMOVE_ITEM headers attzoo version)
 
 set(missing ${headers})
 list(REMOVE_ITEM missing ${listed})
@@ -26,6 +26,7 @@ elseif(unknown)
   message(FATAL_ERROR "support/mechanisms.hpp lists what has no header: ${unknown}")
 endif()
 
+list(APPEND listed version)
 list(SORT listed)
 list(TRANSFORM listed REPLACE "(.+)" "#include <attzoo/\\1.hpp>\n" OUTPUT_VARIABLE includes)
 string(JOIN "" includes ${includes})

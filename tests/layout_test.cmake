@@ -9,7 +9,8 @@ cmake_minimum_required(VERSION 3.25)
 
 # What each layer may include of attzoo. Within a layer, and between core/ and core/cpu/, the order of
 # the files decides: there are no cycles, of whatever length.
-set(umbrella_includes mechanism module functional io)
+set(umbrella_includes mechanism module functional io version)
+set(version_includes)
 set(mechanism_includes module functional core)
 set(module_includes module functional core)
 set(functional_includes functional core)
@@ -24,6 +25,8 @@ set(know_the_cpu core/any_mask core/any_score core/dispatch core/linear_attentio
 function(layer_of path layer)  # path: relative to include/attzoo
   if(path STREQUAL attzoo.hpp)
     set(found umbrella)
+  elseif(path STREQUAL version.hpp)
+    set(found version)
   elseif(NOT path MATCHES "/")
     set(found mechanism)
   else()
@@ -137,6 +140,8 @@ expect_complaint(core/x.hpp "\"checks.hpp\"")
 expect_complaint(kernel/isa/x.inc "<attzoo/core/checks.hpp>")
 expect_complaint(kernel/x.hpp "<ATen/core/Tensor.h>")
 expect_complaint(kernel/x.hpp "<c10/util/Half.h>")
+expect_complaint(version.hpp "<attzoo/core/checks.hpp>")
+expect_complaint(local.hpp "<attzoo/version.hpp>")
 expect_none(kernel/x.hpp "<sys/syscall.h>")
 expect_none(kernel/isa/x.inc "<attzoo/kernel/math.hpp>")
 expect_none(kernel/isa/x.inc ATTZOO_BODY)
@@ -195,7 +200,7 @@ endforeach()
 file(STRINGS ${include}/attzoo.hpp umbrella REGEX "^#include <attzoo/")
 list(TRANSFORM umbrella REPLACE ".*<attzoo/([^>]+)>.*" "\\1")
 file(GLOB mechanisms RELATIVE ${include} ${include}/*.hpp)
-list(REMOVE_ITEM mechanisms attzoo.hpp)
+list(REMOVE_ITEM mechanisms attzoo.hpp version.hpp)
 list(TRANSFORM mechanisms REPLACE "\\.hpp$" "")
 foreach(name IN LISTS mechanisms)
   foreach(needed tests/${name}_test.cpp docs/mechanisms/${name}.md)
@@ -222,6 +227,15 @@ if(EXISTS ${ROOT}/cmake/WriteUmbrella.cmake)
   if(failed)
     message(SEND_ERROR "${why}")
   endif()
+endif()
+
+# ---- version --------------------------------------------------------------------------------------
+
+include(${ROOT}/cmake/AttzooVersion.cmake)
+file(READ ${ROOT}/packaging/vcpkg/attzoo/vcpkg.json port)
+string(JSON port_version GET "${port}" version-semver)
+if(NOT port_version STREQUAL attzoo_version)
+  message(SEND_ERROR "vcpkg.json states version ${port_version}, version.hpp ${attzoo_version}")
 endif()
 
 # ---- tests ----------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// All of attzoo: one line for each mechanism, then what they stand on.
+/// All of attzoo: one line for each mechanism and the version, then what they stand on.
 
 #include <attzoo/alibi.hpp>
 #include <attzoo/block.hpp>
@@ -14,6 +14,7 @@
 #include <attzoo/lsh.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/vanilla.hpp>
+#include <attzoo/version.hpp>
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds and runs the three consumer projects: tests/consumers/run.sh LIBTORCH_FOLDER WORK_FOLDER
+# Builds and runs the consumer projects: tests/consumers/run.sh LIBTORCH_FOLDER WORK_FOLDER
 # [BUILD_FOLDER]. With the last, attzoo::compiled is installed from there instead of built anew.
 set -euo pipefail
 torch=$1
@@ -11,9 +11,8 @@ mkdir -p "$work"
 work=$(cd "$work" && pwd)
 
 # The library attzoo::compiled is built in each way; with ccache, once.
-if command -v ccache >/dev/null; then
-  export CMAKE_CXX_COMPILER_LAUNCHER=ccache
-fi
+ccache=$(command -v ccache || true)
+export CMAKE_CXX_COMPILER_LAUNCHER=$ccache
 
 cmake -S "$source" -B "$work/attzoo" -DCMAKE_PREFIX_PATH="$torch" -DATTZOO_PCH=OFF
 cmake --install "$work/attzoo" --prefix "$work/headers"  # nothing built: headers alone
@@ -30,7 +29,27 @@ for way in add_subdirectory find_package fetch_content; do
   done
 done
 
+# A plain Makefile, by pkg-config.
+export PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig"
+mkdir "$work/makefile"
+make -C "$work/makefile" -f "$source/tests/consumers/makefile/Makefile" -j 2 \
+  CXX="$ccache ${CXX:-g++}"
+for program in header_only compiled mixed; do
+  "$work/makefile/consumer_$program"
+  echo "consumer by makefile, $program: ok"
+done
+pkg-config --define-variable=torchdir=/elsewhere --cflags attzoo-compiled | grep -q /elsewhere/include
+
+# Every package states the version of the header.
+version=$(pkg-config --modversion attzoo-compiled)
+grep -q "\"$version\"" "$work/prefix/share/cmake/attzoo/attzooConfigVersion.cmake"
+printf '#include <attzoo/version.hpp>\n#if ATTZOO_VERSION >= 200\nATTZOO_VERSION_STRING\n#endif' |
+  "${CXX:-g++}" -E -P -I "$work/prefix/include" -x c++ - | grep -q "\"$version\""
+echo "consumer of version $version: header and packages agree"
+
 # A package that was installed without building anything lacks the component.
+test ! -e "$work/headers/lib/pkgconfig/attzoo-compiled.pc"
+PKG_CONFIG_PATH="$work/headers/lib/pkgconfig" pkg-config --exists attzoo
 if cmake -S "$source/tests/consumers/find_package" -B "$work/headers_only" \
     -DCMAKE_PREFIX_PATH="$torch;$work/headers" >"$work/headers_only.log" 2>&1; then
   echo "the component compiled should be missing" >&2
