@@ -47,7 +47,7 @@ def filled(text, page):
         write = {"options": options, "snippet": snippet}[match[2]]
         return f"{match[1]}\n{write(match[3], page.stem)}\n<!-- end -->"
 
-    return re.sub(r"(<!-- (\w+) (\S+) -->)\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- (options|snippet) (\S+) -->)\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
 
 
 def pages():
