@@ -26,7 +26,7 @@ torch::Tensor grouped(const torch::Tensor& x) {
   // [grouped]
   attzoo::GroupedSelfAttention attn(
       {.d_model = 64, .num_query_heads = 8, .num_kv_heads = 2, .rope = true, .causal = true});
-  attn->eval();  // no dropout
+  attn->eval();                                                  // no dropout
   auto cache = attn->make_cache(/*batch=*/2, /*capacity=*/256);  // 2 heads of keys and values
   auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;
   auto next = attn(x.slice(1, 255), {.cache = cache}).output;
