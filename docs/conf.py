@@ -33,15 +33,12 @@ breathe_projects = {"attzoo": str(headers.xml)}
 breathe_default_project = "attzoo"
 breathe_default_members = ("members", "protected-members")
 breathe_show_include = False
-cpp_id_attributes = ["ATTZOO_API"]
 
 
 def visit_math(display):
     """Equations are MathML, which browsers set by themselves: no script, no fonts, no network."""
 
     def visit(translator, node):
-        if display and node.get("number"):
-            raise nodes.SkipNode
         mathml = convert(node.astext(), display="block" if display else "inline")
         translator.body.append(f'<div class="math">{mathml}</div>' if display else mathml)
         raise nodes.SkipNode
