@@ -1,8 +1,8 @@
-"""```{header} module/inputs.hpp``` describes all public names of a header, in its order: Breathe's directive for
-each, under what Doxygen's XML says of the file. `missing()` names the headers that no page describes."""
+"""The directive `headers FOLDER` describes all public names of the headers in a folder of include/attzoo ("."
+for itself), as Doxygen's XML lists them, by a directive of Breathe's for each."""
 
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from xml.etree import ElementTree
 
 from sphinx.util.docutils import SphinxDirective
@@ -48,20 +48,17 @@ def directives():
     return found
 
 
-class Header(SphinxDirective):
+class Headers(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        name = f"attzoo/{self.arguments[0]}"
-        heads = [compound(file.stem) for file in xml.glob("*_8hpp.xml")]
-        head = next(head for head in heads if head.find("location").get("file") == name)
-        brief = text(head.find("briefdescription")) or text(head.find("detaileddescription/para"))
-        lines = [brief, ""]
-        for _, directive, argument in sorted(directives()[name]):
-            lines += [f"```{{{directive}}} {argument}", "```", ""]
-        return self.parse_text_to_nodes("\n".join(lines))
-
-
-def missing(pages):
-    described = "".join(pages)
-    return [file for file in directives() if f"{{header}} {file.removeprefix('attzoo/')}\n" not in described]
+        folder = PurePath("attzoo", self.arguments[0])
+        heads = {file.find("location").get("file"): file
+                 for file in (compound(file.stem) for file in xml.glob("*_8hpp.xml"))}
+        lines = []
+        for name in sorted(name for name in directives() if PurePath(name).parent == folder):
+            brief = text(heads[name].find("briefdescription"))
+            lines += [f"## `<{name}>`", "", brief or text(heads[name].find("detaileddescription/para")), ""]
+            for _, directive, argument in sorted(directives()[name]):
+                lines += [f"```{{{directive}}} {argument}", "```", ""]
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
