@@ -40,7 +40,8 @@ def visit_math(display):
 
     def visit(translator, node):
         mathml = convert(node.astext(), display="block" if display else "inline")
-        translator.body.append(f'<div class="math">{mathml}</div>' if display else mathml)
+        block = f'<div style="margin: 1em 0; overflow-x: auto">{mathml}</div>'
+        translator.body.append(block if display else mathml)
         raise nodes.SkipNode
 
     return visit
