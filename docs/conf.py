@@ -1,0 +1,60 @@
+"""The site's settings. The build (CMakeLists.txt) says by ATTZOO_DOXYGEN_OUT where Doxygen's XML is."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.util import logging
+
+docs = Path(__file__).parent
+root = docs.parent
+sys.path.insert(0, str(docs))
+import fill  # noqa: E402
+import headers  # noqa: E402
+
+project = "attzoo"
+copyright = re.search(r"\(c\) (.*)", (root / "LICENSE").read_text())[1]
+release = re.search(r"project\(attzoo VERSION (\S+)", (root / "CMakeLists.txt").read_text())[1]
+extensions = ["myst_parser", "breathe"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["requirements.txt"]
+primary_domain = "cpp"
+highlight_language = "cpp"
+html_theme = "furo"
+html_title = f"attzoo {release}"
+html_math_renderer = "mathml"
+
+headers.xml = Path(os.environ["ATTZOO_DOXYGEN_OUT"], "xml")
+breathe_projects = {"attzoo": str(headers.xml)}
+breathe_default_project = "attzoo"
+breathe_default_members = ("members", "protected-members")
+breathe_show_include = False
+
+
+def visit_math(display):
+    """Equations are MathML, which browsers set by themselves: no script, no fonts, no network."""
+
+    def visit(translator, node):
+        mathml = convert(node.astext(), display="block" if display else "inline")
+        block = f'<div style="margin: 1em 0; overflow-x: auto">{mathml}</div>'
+        translator.body.append(block if display else mathml)
+        raise nodes.SkipNode
+
+    return visit
+
+
+def check(app):
+    """What fill.py writes into pages is up to date."""
+    for page in fill.pages():
+        if fill.filled(page.read_text(), page) != page.read_text():
+            logging.getLogger(__name__).warning("%s is older than its sources: run python3 docs/fill.py", page)
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (visit_math(False), None), (visit_math(True), None))
+    app.add_directive("headers", headers.Headers)
+    app.connect("builder-inited", check)

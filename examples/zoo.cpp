@@ -1,0 +1,140 @@
+// Every mechanism in a few lines: the snippets of docs/mechanisms, which docs/fill.py copies from
+// here.
+
+#include <attzoo/attzoo.hpp>
+#include <iostream>
+
+namespace {
+
+torch::Tensor vanilla(const torch::Tensor& x) {
+  // [vanilla]
+  attzoo::VanillaSelfAttention attn({.d_model = 64, .causal = true});
+  auto [y, w] = attn(x);  // x [B, L, 64] -> y [B, L, 64], w [B, L, L] on demand
+  // [/vanilla]
+  return y;
+}
+
+torch::Tensor multi_head(const torch::Tensor& x, const torch::Tensor& real_tokens) {
+  // [multi_head]
+  attzoo::MultiHeadSelfAttention attn({.d_model = 64, .num_heads = 8});
+  auto y = attn(x, {.key_padding_mask = real_tokens}).output;  // bool [B, L], true = a real token
+  // [/multi_head]
+  return y;
+}
+
+torch::Tensor grouped(const torch::Tensor& x) {
+  // [grouped]
+  attzoo::GroupedSelfAttention attn(
+      {.d_model = 64, .num_query_heads = 8, .num_kv_heads = 2, .rope = true, .causal = true});
+  attn->eval();                                                  // no dropout
+  auto cache = attn->make_cache(/*batch=*/2, /*capacity=*/256);  // 2 heads of keys and values
+  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;
+  auto next = attn(x.slice(1, 255), {.cache = cache}).output;
+  // [/grouped]
+  return torch::cat({prompt, next}, 1);
+}
+
+torch::Tensor local(const torch::Tensor& x) {
+  // [local]
+  attzoo::LocalSelfAttention attn(
+      {.d_model = 64, .window_size = 32, .num_heads = 8, .causal = true});
+  auto y = attn(x).output;  // token i sees the tokens i - 16 ... i
+  // [/local]
+  return y;
+}
+
+torch::Tensor dilated(const torch::Tensor& x) {
+  // [dilated]
+  attzoo::DilatedSelfAttention coarse({.d_model = 64, .dilation_rate = 4, .num_heads = 8});
+  attzoo::DilatedSelfAttention near(
+      {.d_model = 64, .dilation_rate = 1, .num_heads = 8, .window_size = 8});
+  auto y = attzoo::combined(coarse, near)(x).output;  // far tokens sparsely, near ones densely
+  // [/dilated]
+  return y;
+}
+
+torch::Tensor block(const torch::Tensor& x) {
+  // [block]
+  attzoo::BlockSelfAttention attn(
+      {.d_model = 64, .block_size = 32, .num_heads = 8, .overlap = true});
+  auto y = attn(x).output;  // blocks start every 16 tokens and are blended
+  // [/block]
+  return y;
+}
+
+torch::Tensor alibi(const torch::Tensor& x) {
+  // [alibi]
+  attzoo::ALiBiSelfAttention attn({.d_model = 64, .num_heads = 8, .causal = true});
+  auto y = attn(x).output;  // x may be longer than in training
+  // [/alibi]
+  return y;
+}
+
+torch::Tensor longformer(const torch::Tensor& x) {
+  // [longformer]
+  attzoo::LongformerSelfAttention attn({.d_model = 64, .num_heads = 8, .window_size = 32});
+  auto is_global = torch::zeros({x.size(1)});  // [L] or [B, L], nonzero = global
+  is_global[0] = 1;
+  auto y = attn(x, {.global_attention = is_global}).output;
+  // [/longformer]
+  return y;
+}
+
+torch::Tensor lsh(const torch::Tensor& x) {
+  // [lsh]
+  attzoo::LSHSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .bucket_size = 16, .num_hashes = 4});
+  auto y = attn(x).output;  // 256 / 16 buckets, hashed four times
+  // [/lsh]
+  return y;
+}
+
+// [linear]
+struct Squares {  // a feature map of one's own: values >= 0, the shape of its argument
+  torch::Tensor operator()(const torch::Tensor& z) const { return z * z; }
+};
+
+torch::Tensor linear(const torch::Tensor& x) {
+  attzoo::LinearSelfAttention attn({.d_model = 64, .causal = true, .num_heads = 8});
+  attzoo::LinearSelfAttentionWith<Squares> squares({.d_model = 64});
+  return squares(attn(x).output).output;
+}
+// [/linear]
+
+torch::Tensor gated(const torch::Tensor& x) {
+  // [gated]
+  auto attn = attzoo::gated(attzoo::MultiHeadSelfAttention(64, 4), {.gate_hidden = 16});
+  auto twice = attzoo::gated(attn);  // gates again: twice->attn is attn
+  auto y = twice(x).output;
+  // [/gated]
+  return y;
+}
+
+torch::Tensor combined(const torch::Tensor& x) {
+  // [combined]
+  auto mix = attzoo::combined(attzoo::LocalSelfAttention({.d_model = 64, .window_size = 32}),
+                              attzoo::MultiHeadSelfAttention(64, 8));
+  auto y = mix(x, {.causal = true}).output;  // both are causal
+  // [/combined]
+  return y;
+}
+
+}  // namespace
+
+int main() {
+  torch::NoGradGuard no_grad;
+  const auto x = torch::randn({2, 256, 64});
+  const auto real_tokens = attzoo::create_padding_mask(std::vector<int64_t>{256, 100});
+  const torch::Tensor outputs[] = {vanilla(x), multi_head(x, real_tokens),
+                                   grouped(x), local(x),
+                                   dilated(x), block(x),
+                                   alibi(x),   longformer(x),
+                                   lsh(x),     linear(x),
+                                   gated(x),   combined(x)};
+  bool right = true;
+  for (const auto& y : outputs) {
+    std::cout << y.sizes() << '\n';
+    right = right && y.sizes() == x.sizes() && y.isfinite().all().item<bool>();
+  }
+  return right ? 0 : 1;
+}
