@@ -6,6 +6,7 @@
 #include <attzoo/alibi.ipp>
 #include <attzoo/attzoo.hpp>
 #include <attzoo/core/buckets.ipp>
+#include <attzoo/core/few_tokens.ipp>
 #include <attzoo/lsh.ipp>
 #include <attzoo/module/attend_by_sums.ipp>
 #include <attzoo/module/blend.ipp>
@@ -14,7 +15,6 @@
 #include <attzoo/module/cache.ipp>
 #include <attzoo/module/callable_module.ipp>
 #include <attzoo/module/checks.ipp>
-#include <attzoo/module/few_tokens.ipp>
 #include <attzoo/module/gate.ipp>
 #include <attzoo/module/norm.ipp>
 #include <attzoo/module/overlapping_blocks.ipp>

@@ -1,8 +1,8 @@
 #pragma once
 // The models: blocks of the library, and what a language model has besides.
 
+#include <attzoo/core/few_tokens.hpp>
 #include <attzoo/io/checkpoint.hpp>
-#include <attzoo/module/few_tokens.hpp>
 
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>

@@ -1,9 +1,9 @@
 #pragma once
 // Definitions of block_parts.hpp.
 
+#include <attzoo/core/few_tokens.hpp>
 #include <attzoo/module/block_parts.hpp>
 #include <attzoo/module/checks.hpp>
-#include <attzoo/module/few_tokens.hpp>
 
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/gelu.h>

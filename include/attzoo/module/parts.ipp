@@ -1,11 +1,11 @@
 #pragma once
 // Definitions of parts.hpp.
 
+#include <attzoo/core/few_tokens.hpp>
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/module/checks.hpp>
-#include <attzoo/module/few_tokens.hpp>
 #include <attzoo/module/parts.hpp>
 #include <attzoo/module/token_cache.hpp>
 

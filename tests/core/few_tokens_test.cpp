@@ -1,7 +1,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
-#include <attzoo/module/few_tokens.hpp>
+#include <attzoo/core/few_tokens.hpp>
 
 #include <torch/csrc/autograd/autograd.h>
 

@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// Linear layers for a few tokens, as in decoding.
+/// What stands around attention, for a few tokens, as in decoding: layers without a gradient.
 
 #include <attzoo/kernel/compiler.hpp>
 
@@ -20,8 +20,12 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& wei
 /// The same for a layer.
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer);
 
+/// x / sqrt(mean(x^2) + eps) * weight over the last dimension, of plain_numbers(). ATen has it as
+/// ten small operators, whose calls take longer than the work where there is one token.
+ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
+
 }  // namespace attzoo::core
 
 #ifndef ATTZOO_COMPILED
-#include <attzoo/module/few_tokens.ipp>
+#include <attzoo/core/few_tokens.ipp>
 #endif

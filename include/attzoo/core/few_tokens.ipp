@@ -2,15 +2,17 @@
 // Definitions of few_tokens.hpp.
 
 #include <attzoo/core/checks.hpp>
-#include <attzoo/module/few_tokens.hpp>
+#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/kernel/inner_product.hpp>
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
 
-#include <array>
+#include <cmath>
 
 namespace attzoo::core {
 
@@ -21,20 +23,6 @@ ATTZOO_API bool plain_numbers(const torch::Tensor& x, const torch::Tensor& weigh
           (dtype == torch::kFloat32 && !at::autocast::is_autocast_enabled(at::kCPU))) &&
          !(torch::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad())) &&
          !x._fw_grad(0).defined() && !weight._fw_grad(0).defined();
-}
-
-/// The inner product of n numbers, summed in 16 parts, which a compiler can do at once.
-template <class T>
-T inner_product(const T* a, const T* b, int64_t n) {
-  std::array<T, 16> parts{};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    for (int64_t j = 0; j < 16; ++j) parts[static_cast<size_t>(j)] += a[i + j] * b[i + j];
-  }
-  T sum = 0;
-  for (; i < n; ++i) sum += a[i] * b[i];
-  for (const T part : parts) sum += part;
-  return sum;
 }
 
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
@@ -59,7 +47,7 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& wei
     at::parallel_for(0, to, at::internal::GRAIN_SIZE / from + 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t l = 0; l < L; ++l) {
-          const auto product = inner_product(token + l * from, row + i * from, from);
+          const auto product = kernel::inner_product(token + l * from, row + i * from, from);
           out[l * to + i] = add ? product + add[i] : product;
         }
       }
@@ -70,6 +58,27 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& wei
 
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer) {
   return linear(x, layer->weight, layer->bias);
+}
+
+ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  const auto rows = plain(x).contiguous(), scale = plain(weight).contiguous();
+  auto y = at::empty_like(rows);
+  const int64_t n = rows.size(-1);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RMSNorm", [&] {
+    const auto *from = rows.const_data_ptr<scalar_t>(), *by = scale.const_data_ptr<scalar_t>();
+    auto* to = y.mutable_data_ptr<scalar_t>();
+    const auto norm_rows = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto* row = from + i * n;
+        const double mean =
+            static_cast<double>(kernel::inner_product(row, row, n)) / static_cast<double>(n);
+        const auto factor = static_cast<scalar_t>(1 / std::sqrt(mean + eps));
+        kernel::scale_by(row, factor, by, to + i * n, n);
+      }
+    };
+    at::parallel_for(0, rows.numel() / n, at::internal::GRAIN_SIZE / n + 1, norm_rows);
+  });
+  return y;
 }
 
 }  // namespace attzoo::core
