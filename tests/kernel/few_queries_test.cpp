@@ -151,7 +151,7 @@ Sizes random_sizes(Draw& draw) {
   };
   const int Hkv = draw.integer(1, 3), group = draw.chance(0.5) ? 1 : draw.integer(2, 9);
   const int L = draw.chance(0.4) ? 1 : draw.integer(2, 8);
-  const int S = draw.chance(0.4) ? draw.integer(1, 70) : draw.integer(70, 1800);
+  const int S = draw.chance(0.4) ? draw.integer(1, 70) : draw.integer(70, 1300);
   const int D = features();
   return {draw.integer(1, 2), Hkv * group, Hkv, L, S, D, draw.chance(0.5) ? D : features()};
 }
