@@ -9,7 +9,7 @@
 
 namespace attzoo::kernel {
 
-#define ATTZOO_ISA_ENUMERATOR(enumerator, name, bodies, has, ...) enumerator,
+#define ATTZOO_ISA_ENUMERATOR(enumerator, ...) enumerator,
 enum class Isa { ATTZOO_INSTRUCTION_SETS(ATTZOO_ISA_ENUMERATOR, ) };
 #undef ATTZOO_ISA_ENUMERATOR
 
@@ -28,8 +28,8 @@ inline Isa isa() {
 #define ATTZOO_ON_THIS_CPU(...)                                                              \
   switch (::attzoo::kernel::isa()) { ATTZOO_INSTRUCTION_SETS(ATTZOO_ISA_CASE, __VA_ARGS__) } \
   __builtin_unreachable()
-#define ATTZOO_ISA_CASE(enumerator, name, bodies, has, ...) \
-  case ::attzoo::kernel::Isa::enumerator:                   \
+#define ATTZOO_ISA_CASE(enumerator, name, bodies, has, worth, ...) \
+  case ::attzoo::kernel::Isa::enumerator:                          \
     return ::attzoo::kernel::bodies::__VA_ARGS__;
 
 }  // namespace attzoo::kernel

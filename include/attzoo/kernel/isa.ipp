@@ -4,6 +4,8 @@
 #include <attzoo/kernel/isa.hpp>
 #include <attzoo/kernel/isa/detect.ipp>
 
+#include <algorithm>
+#include <iterator>
 #include <string_view>
 
 namespace attzoo::kernel {
@@ -13,17 +15,18 @@ ATTZOO_API Isa choose_isa(const char* wanted) {
     Isa isa;
     std::string_view name;
     bool (*has)();
+    bool (*worth)();
   };
-#define ATTZOO_ISA_ENTRY(enumerator, name, bodies, has, ...) \
-  {Isa::enumerator, name, []() -> bool { return has; }},
+#define ATTZOO_ISA_ENTRY(enumerator, name, bodies, has, worth, ...) \
+  {Isa::enumerator, name, []() -> bool { return has; }, []() -> bool { return worth; }},
   static constexpr Entry kTable[] = {ATTZOO_INSTRUCTION_SETS(ATTZOO_ISA_ENTRY, )};
 #undef ATTZOO_ISA_ENTRY
-  Isa best = Isa::kPortable;
-  for (const auto& entry : kTable) {
-    if (entry.has()) best = entry.isa;
-    if (wanted && entry.name == wanted) break;
-  }
-  return best;
+  const auto asked = std::find_if(std::begin(kTable), std::end(kTable), [&](const Entry& entry) {
+    return wanted && entry.name == wanted;
+  });
+  auto at = asked == std::end(kTable) ? asked - 1 : asked;
+  while (!at->has() || !(at == asked || at->worth())) --at;  // the first fits every CPU
+  return at->isa;
 }
 
 }  // namespace attzoo::kernel

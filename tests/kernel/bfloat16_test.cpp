@@ -1,5 +1,5 @@
-// The products on AMX registers, which few CPUs have: with a model of the registers on every CPU
-// that has AVX-512 with bfloat16, and with the registers themselves where there are any.
+// The products of bfloat16 on the CPUs that have AVX-512 with bfloat16: by its dot products, by a
+// model of AMX's registers, and by the registers themselves where there are any.
 
 #include <gtest/gtest.h>
 #include <attzoo/kernel/bodies.hpp>
@@ -55,21 +55,24 @@ struct ModelTiles {
   }
 };
 
-template <class Tiles>
-class Amx : public testing::Test {
+using ModelUnit = AmxUnit<ModelTiles>;
+using RealUnit = AmxUnit<AmxTiles>;
+
+template <class Unit>
+class BFloat16 : public testing::Test {
  public:
   void SetUp() override {
-    if constexpr (std::is_same_v<Tiles, AmxTiles>) {
+    if constexpr (std::is_same_v<Unit, RealUnit>) {
       if (isa() != Isa::kAmx) GTEST_SKIP() << "this CPU has no AMX, or ATTZOO_ISA forbids it";
     } else {
-      if (isa() < Isa::kAvx512 || !__builtin_cpu_supports("avx512bf16")) {
+      if (isa() < Isa::kAvx512 || !has_avx512_bfloat16()) {
         GTEST_SKIP() << "this CPU has no AVX-512 with bfloat16, or ATTZOO_ISA forbids it";
       }
     }
   }
 };
-using BothTiles = testing::Types<ModelTiles, AmxTiles>;
-TYPED_TEST_SUITE(Amx, BothTiles);
+using Units = testing::Types<DotUnit, ModelUnit, RealUnit>;
+TYPED_TEST_SUITE(BFloat16, Units);
 
 std::vector<float> whole_numbers(size_t n, unsigned seed) {  // their products are exact
   std::mt19937 random(seed);
@@ -78,26 +81,25 @@ std::vector<float> whole_numbers(size_t n, unsigned seed) {  // their products a
   return out;
 }
 
-TYPED_TEST(Amx, GemmIsExactOnWholeNumbers) {
-  const TypeParam session;
+TYPED_TEST(BFloat16, GemmIsExactOnWholeNumbers) {
+  [[maybe_unused]] const typename TypeParam::Session session{};
   for (const int M : {1, 15, 16, 33, 48, 70}) {
     for (const int N : {16, 32, 48, 64}) {
       for (const int K : {1, 16, 33, 64, 95}) {
         const auto count = [](int a, int b) { return static_cast<size_t>(a * b); };
-        const int depth = amx_depth(K), wide = (K + 15) / 16 * 16;
-        auto a = whole_numbers(count(amx_rows(M), wide), 1);
+        const int depth = whole_depth(K), wide = (K + 15) / 16 * 16;
+        auto a = whole_numbers(count(whole_rows(M), wide), 1);
         const auto b = whole_numbers(count(K, N), 2);
         for (size_t i = 0; i < a.size(); ++i) {
           if (static_cast<int>(i) % wide >= K) a[i] = 0;
         }
-        std::vector<uint16_t> packed_a(count(amx_rows(M), depth), 0xffff),
+        std::vector<uint16_t> packed_a(count(whole_rows(M), depth), 0xffff),
             packed_b(count(depth, N), 0xffff);
-        amx_pack_a(a.data(), amx_rows(M), wide, 0.5f, packed_a.data());
-        amx_pack_b(b.data(), K, N, 2, packed_b.data());
+        pack_a(a.data(), whole_rows(M), wide, 0.5f, packed_a.data());
+        pack_b(b.data(), K, N, 2, packed_b.data());
         for (const bool add : {false, true}) {
           std::vector<float> c(count(M + 1, N), 3);
-          amx_gemm<TypeParam>(M, N, depth, packed_a.data(), depth, packed_b.data(), c.data(), N,
-                              add);
+          TypeParam::gemm(M, N, depth, packed_a.data(), depth, packed_b.data(), c.data(), N, add);
           for (int m = 0; m <= M; ++m) {
             for (int n = 0; n < N; ++n) {
               float want = add || m == M ? 3 : 0;  // the row behind is not touched
@@ -145,23 +147,23 @@ double relative_error(const Buffer<float>& got, const Buffer<float>& want) {
 }
 
 /// Weights and their gradients are rounded to bfloat16, whose relative error is up to 2^-9.
-template <class Tiles>
+template <class Unit>
 void expect_float_result(const Sizes& n, const Modifiers<float>& m, double dropout = 0) {
   SCOPED_TRACE(testing::Message() << "L " << n.L << " S " << n.S << " D " << n.D << " Dv " << n.Dv);
   HalfCase want(n, dropout), got(n, dropout);
   want.run<Products<float>>(m);
-  got.run<AmxProducts<Tiles>>(m);
+  got.run<BFloat16Products<Unit>>(m);
   EXPECT_LT(relative_error(got.output, want.output), 4e-3);
   EXPECT_LT(relative_error(got.gq, want.gq), 4e-3);
   EXPECT_LT(relative_error(got.gk, want.gk), 4e-3);
   EXPECT_LT(relative_error(got.gv, want.gv), 4e-3);
   for (size_t i = 0; i < got.lse.size(); ++i) EXPECT_NEAR(got.lse[i], want.lse[i], 1e-4);
   const auto first = got;  // and the same bits again
-  got.run<AmxProducts<Tiles>>(m);
+  got.run<BFloat16Products<Unit>>(m);
   expect_same_bits(first, got);
 }
 
-TYPED_TEST(Amx, AttentionIsThatOfFloats) {
+TYPED_TEST(BFloat16, AttentionIsThatOfFloats) {
   const auto check = [](const Sizes& n, const Modifiers<float>& m = {}, double dropout = 0) {
     expect_float_result<TypeParam>(n, m, dropout);
   };
@@ -181,7 +183,31 @@ TYPED_TEST(Amx, AttentionIsThatOfFloats) {
   check({1, 1, 1, 90, 128, 96, 64}, changed);
 }
 
-TYPED_TEST(Amx, QueriesWithoutKeysTakeNoPart) {
+/// Pairs of numbers are read at addresses that are multiples of one number.
+TYPED_TEST(BFloat16, KeysLieAnywhere) {
+  const Sizes n{1, 1, 1, 80, 96, 64, 64};
+  HalfCase want(n), got(n);
+  const Modifiers<float> m{make_mask(Window{16, 1 << 30, 0}), {}};
+  want.template run<BFloat16Products<TypeParam>>(m);
+  for (const int row : {65, 66}) {
+    Buffer<uint16_t> k, v;
+    for (auto [from, to] : {std::pair(&got.k, &k), std::pair(&got.v, &v)}) {
+      to->resize(static_cast<size_t>(row) * 96);
+      for (size_t i = 0; i < from->size(); ++i) {
+        (*to)[i / 64 * static_cast<size_t>(row) + i % 64] = (*from)[i];
+      }
+    }
+    auto p = got.problem(0.3f);
+    p.k = view(k, 1, 96, row);
+    p.v = view(v, 1, 96, row);
+    Threads runtime(2);
+    forward_pass<BFloat16Products<TypeParam>>(p, m, runtime);
+    backward_pass<BFloat16Products<TypeParam>>(p, m, got.gradients(), runtime);
+    expect_same_bits(want, got);
+  }
+}
+
+TYPED_TEST(BFloat16, QueriesWithoutKeysTakeNoPart) {
   const Sizes n{1, 2, 1, 100, 80, 32, 32};
   HalfCase clean(n), dirty(n);
   for (size_t row : {size_t{0}, size_t{7}, size_t{19}, size_t{100}}) {  // the last: of head 1
@@ -190,8 +216,8 @@ TYPED_TEST(Amx, QueriesWithoutKeysTakeNoPart) {
     dirty.q[row * 32] = float_to_bfloat16(std::nanf(""));
   }
   const Modifiers<float> m{make_mask(Window{-20, 1 << 30, 0}), {}};
-  clean.run<AmxProducts<TypeParam>>(m);
-  dirty.run<AmxProducts<TypeParam>>(m);
+  clean.run<BFloat16Products<TypeParam>>(m);
+  dirty.run<BFloat16Products<TypeParam>>(m);
   expect_same_bits(clean, dirty);
 }
 
