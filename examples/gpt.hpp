@@ -52,7 +52,7 @@ inline float train(Gpt& model, const torch::Tensor& text, int steps) {
   torch::Tensor loss;
   for (int step = 0; step < steps; ++step) {
     auto places = torch::randint(text.size(0) - 96, {8, 1}) + torch::arange(97);
-    auto batch = text.index({places});                   // [16, 49]
+    auto batch = text.index({places});                   // [8, 97]
     auto logits = model.forward(batch.slice(1, 0, -1));  // each token says the next
     loss = torch::nn::functional::cross_entropy(logits.flatten(0, 1), batch.slice(1, 1).flatten());
     optimizer.zero_grad();

@@ -12,14 +12,10 @@ namespace {
 // [model]
 struct Reader : torch::nn::Module {
   explicit Reader(bool causal = false) {
+    LongformerSelfAttentionOptions o{.d_model = 64, .num_heads = 4, .window_size = 256};
+    o.dropout = 0, o.rope = true, o.causal = causal;
     for (const char* name : {"first", "second"}) {
-      blocks.push_back(
-          register_module(name, transformer_block(LongformerSelfAttention({.d_model = 64,
-                                                                           .num_heads = 4,
-                                                                           .window_size = 256,
-                                                                           .dropout = 0,
-                                                                           .rope = true,
-                                                                           .causal = causal}))));
+      blocks.push_back(register_module(name, transformer_block(LongformerSelfAttention(o))));
     }
   }
   AttentionResult forward(const torch::Tensor& x, const torch::Tensor& is_global) {
