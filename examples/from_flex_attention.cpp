@@ -110,10 +110,10 @@ int main() {
 
   // [gqa]
   auto few_keys = keys.slice(1, 0, 2), few_values = values.slice(1, 0, 2);  // 4 heads share 2
-  auto result = attention(queries, few_keys, few_values, causal(), {}, {.scale = 0.125});
+  auto result = attention(queries, few_keys, few_values, causal(), {.scale = 0.125});
   auto output = result.output, lse = result.lse;
   // [/gqa]
   const auto k = few_keys.repeat_interleave(2, 1), v = few_values.repeat_interleave(2, 1);
-  const auto whole = attention(queries, k, v, causal(), {}, {.scale = 0.125});
+  const auto whole = attention(queries, k, v, causal(), {.scale = 0.125});
   return right && output.allclose(whole.output) && lse.allclose(whole.lse) ? 0 : 1;
 }
