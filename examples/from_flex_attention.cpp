@@ -13,14 +13,14 @@ torch::Tensor queries, keys, values;  // [2, 4, n, 32]
 bool right = true;
 
 /// The output and all gradients in a row.
-torch::Tensor run(const core::AnyMask& mask, const core::AnyScore& score) {
+torch::Tensor run(const AnyMask& mask, const AnyScore& score) {
   const auto y = attention(queries, keys, values, mask, score).output;
   auto all = torch::autograd::grad({y.square().sum()}, {queries, keys, values});
   all.push_back(y);
   return torch::stack(all);
 }
 
-void compare(const char* name, const core::AnyMask& mask, const core::AnyScore& score = {}) {
+void compare(const char* name, const AnyMask& mask, const AnyScore& score = {}) {
   const auto fused = run(mask, score);
   EagerReferenceGuard eager;
   const double error = (fused - run(mask, score)).abs().max().item<double>();
