@@ -14,6 +14,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/autograd.h>
 #include <attzoo/alibi.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>

@@ -17,7 +17,8 @@ import headers  # noqa: E402
 
 project = "attzoo"
 copyright = re.search(r"\(c\) (.*)", (root / "LICENSE").read_text())[1]
-release = re.search(r"project\(attzoo VERSION (\S+)", (root / "CMakeLists.txt").read_text())[1]
+release = ".".join(re.findall(r"#define ATTZOO_VERSION_[A-Z]+ (\d+)$",
+                              (root / "include/attzoo/version.hpp").read_text(), re.MULTILINE))
 extensions = ["myst_parser", "breathe"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -25,6 +26,8 @@ exclude_patterns = ["requirements.txt"]
 primary_domain = "cpp"
 highlight_language = "cpp"
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"attzoo {release}"
 html_math_renderer = "mathml"
 

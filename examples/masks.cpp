@@ -40,7 +40,7 @@ int main() {
   const auto same = attention(q, k, v, mask_tensor(allowed)).output;
 
   // [run_time]
-  core::AnyMask mask = causal();  // a mask of any type, chosen at run time
+  AnyMask mask = causal();  // a mask of any type, chosen at run time
   if (n > 128) mask = mask && window(128, 128);
   // [/run_time]
 

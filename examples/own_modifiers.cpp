@@ -1,5 +1,6 @@
 // Attention of one's own in a line: masks and score modifiers from lambdas (docs/core.md).
 
+#include <torch/autograd.h>
 #include <attzoo/attzoo.hpp>
 #include <iostream>
 

@@ -49,5 +49,9 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
 #elif CASE == 16  // CASE 16: must be a whole number
   const auto u = table(t);
   return use(score_mod([=](auto s, auto, auto, auto q, auto) { return s + u(q / 2.0); }));
+#elif CASE == 17  // CASE 17: write mask_mod\(f\) or score_mod\(f\)
+  return use([](auto, auto, auto q, auto kv) { return q >= kv; });
+#elif CASE == 18  // CASE 18: mask_tensor\(t\) or bias_tensor\(t\)
+  return use(t);
 #endif
 }

@@ -200,6 +200,20 @@ TEST(Attention, DropoutIsRepeatableAndHonest) {
   }
 }
 
+TEST(Attention, OptionsBesideAMaskOrAScoreAlone) {
+  const auto q = torch::randn({1, 2, 9, 4}, torch::kFloat64);
+  const AttentionOptions options{.scale = 0.7};
+  const core::AnyMask any = causal();
+  const auto want = attention(q, q, q, causal(), {}, options).output;
+  EXPECT_TRUE(torch::equal(attention(q, q, q, causal(), options).output, want));
+  EXPECT_TRUE(torch::equal(attention(q, q, q, any, options).output, want));
+  EXPECT_TRUE(torch::equal(attention(q, q, q, any, {.scale = 0.7}).output, want));
+  EXPECT_TRUE(torch::equal(attention(q, q, q, softcap(2.0), options).output,
+                           attention(q, q, q, {}, softcap(2.0), options).output));
+  EXPECT_TRUE(torch::equal(attention(q, q, q, causal(), {}).output,
+                           attention(q, q, q, any, core::AnyScore()).output));
+}
+
 TEST(Attention, DropoutGradientsUseTheSameEntries) {
   auto p = random_problem(1, 2, 1, 5, 6, 3, 3);
   for (auto* t : {&p.q, &p.k, &p.v}) t->requires_grad_();

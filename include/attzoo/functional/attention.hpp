@@ -6,6 +6,7 @@
 #include <attzoo/functional/result.hpp>
 
 #include <optional>
+#include <type_traits>
 
 namespace attzoo {
 
@@ -49,6 +50,25 @@ template <ScoreMod Score>
 AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                           const Score& score, const AttentionOptions& options = {}) {
   return attention(q, k, v, core::AnyMask(), score, options);
+}
+
+/// The same without a change of the scores: `attention(q, k, v, causal(), {.dropout = 0.1})`.
+template <MaskMod Mask>
+AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const Mask& mask, const AttentionOptions& options) {
+  return attention(q, k, v, core::AnyMask(mask), core::AnyScore(), options);
+}
+
+/// What is neither does not compile.
+template <class Other, class... More>
+requires(std::is_class_v<Other> && !MaskMod<Other> && !ScoreMod<Other>) AttentionResult
+    attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, const Other&,
+              const More&...) {
+  static_assert(
+      !sizeof(Other),
+      "attzoo::attention: v is followed by a mask or a score modifier: write mask_mod(f) "
+      "or score_mod(f) for a callable f, mask_tensor(t) or bias_tensor(t) for a tensor t");
+  return attention(q, k, v);
 }
 
 }  // namespace attzoo

@@ -7,6 +7,10 @@
 
 namespace attzoo {
 
+/// A mask of any type, to hold one that is chosen at run time: `AnyMask m = causal();`. A default
+/// constructed one lets everybody attend.
+using core::AnyMask;
+
 /// Every query attends to every key.
 inline core::FullMask full() { return {}; }
 

@@ -7,6 +7,9 @@
 
 namespace attzoo {
 
+/// A score modifier of any type, as AnyMask is a mask; a default constructed one changes nothing.
+using core::AnyScore;
+
 /// Attention with linear biases: s - slopes[h] * |q - kv| (Press et al., 2021, arXiv:2108.12409).
 /// `slopes` [H], floating; differentiable. Throws on another rank or dtype.
 ATTZOO_API core::AlibiScore alibi(const torch::Tensor& slopes);
