@@ -1,6 +1,7 @@
 // The kernels that compute in double.
 
 #include <attzoo/kernel/attention.ipp>
+#include <attzoo/kernel/few_tokens.ipp>
 #include <attzoo/kernel/scan.ipp>
 
 namespace attzoo::kernel {
@@ -11,6 +12,7 @@ template void attend_backward(const Problem<double>&, const Modifiers<double>&,
 template void attend_backward_tensors(const Problem<double>&, const Modifiers<double>&,
                                       const Gradients<double>&, const TensorGradients<double>&,
                                       Runtime&);
+template void multiply(const FewTokens<double>&);
 template void scan<double>(const ScanProblem&, Runtime&);
 
 }  // namespace attzoo::kernel

@@ -1,6 +1,7 @@
 // The kernels that compute in float.
 
 #include <attzoo/kernel/attention.ipp>
+#include <attzoo/kernel/few_tokens.ipp>
 #include <attzoo/kernel/scan.ipp>
 
 namespace attzoo::kernel {
@@ -11,6 +12,7 @@ template void attend_backward(const Problem<float>&, const Modifiers<float>&,
 template void attend_backward_tensors(const Problem<float>&, const Modifiers<float>&,
                                       const Gradients<float>&, const TensorGradients<float>&,
                                       Runtime&);
+template void multiply(const FewTokens<float>&);
 template void scan<float>(const ScanProblem&, Runtime&);
 
 }  // namespace attzoo::kernel

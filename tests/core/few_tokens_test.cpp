@@ -41,6 +41,20 @@ TEST(FewTokens, LinearIsItsDefinition) {
   }
 }
 
+TEST(FewTokens, SeveralLayersAreEachOfThem) {
+  const torch::NoGradGuard no_grad;
+  const std::vector<torch::nn::Linear> layers{torch::nn::Linear(300, 70), torch::nn::Linear(300, 5),
+                                              torch::nn::Linear(300, 400)};
+  for (const int64_t tokens : {1, 3, 9}) {
+    const auto x = torch::randn({1, tokens, 300});
+    const auto got = core::linear_each(x, layers);
+    ASSERT_EQ(got.size(), layers.size());
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_TRUE(torch::equal(got[i], core::linear(x, layers[i])));
+    }
+  }
+}
+
 TEST(FewTokens, BitsDoNotDependOnThreads) {
   const torch::NoGradGuard no_grad;
   const auto x = torch::randn({3, 700}), w = torch::randn({900, 700});

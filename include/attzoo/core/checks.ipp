@@ -17,7 +17,7 @@ ATTZOO_API void check_dense(const torch::Tensor& t, std::string_view who, std::s
 ATTZOO_API torch::Tensor plain(const torch::Tensor& t) {
   if (t.layout() != torch::kStrided) return t.to_dense();
   if (t._is_zerotensor()) return torch::zeros(t.sizes(), t.options());
-  return t.resolve_neg();
+  return t.is_neg() ? t.resolve_neg() : t;
 }
 
 ATTZOO_API bool product_at_most(torch::IntArrayRef sizes, int64_t most) {

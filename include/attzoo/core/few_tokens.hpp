@@ -6,6 +6,8 @@
 
 #include <torch/nn/modules/linear.h>
 
+#include <vector>
+
 namespace attzoo::core {
 
 /// Whether no derivative of these is asked for, and they lie on the CPU as float32 or float64, both
@@ -19,6 +21,9 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& wei
                                 const torch::Tensor& bias = {});
 /// The same for a layer.
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer);
+/// The same for several layers of one x: the threads meet once and not for each.
+ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
+                                                  const std::vector<torch::nn::Linear>& layers);
 
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension, of plain_numbers(). ATen has it as
 /// ten small operators, whose calls take longer than the work where there is one token.

@@ -3,16 +3,18 @@
 
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/few_tokens.hpp>
+#include <attzoo/kernel/few_tokens.hpp>
 #include <attzoo/kernel/inner_product.hpp>
 
 #include <ATen/Dispatch.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace attzoo::core {
 
@@ -25,44 +27,80 @@ ATTZOO_API bool plain_numbers(const torch::Tensor& x, const torch::Tensor& weigh
          !x._fw_grad(0).defined() && !weight._fw_grad(0).defined();
 }
 
-ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
-                                const torch::Tensor& bias) {
-  constexpr int64_t kFew = 4;
-  const int64_t from = weight.size(1), to = weight.size(0);
-  const bool fits = x.dim() > 0 && x.size(-1) == from && x.numel() > 0 && x.numel() <= kFew * from;
-  if (!fits || !weight.is_contiguous() || !plain_numbers(x, weight) ||
-      (bias.defined() && !plain_numbers(x, bias))) {
-    return at::linear(x, weight, bias);
+/// Weight and bias of a layer; the latter may be undefined.
+struct Affine {
+  torch::Tensor weight, bias;
+};
+
+/// Whether a layer is computed here: for few tokens, each of as many numbers as a row has.
+inline bool takes_few(const torch::Tensor& x, const Affine& layer) {
+  constexpr int64_t kMost = kernel::FewTokens<float>::kMost;
+  const int64_t from = layer.weight.size(1);
+  return x.dim() > 0 && x.size(-1) == from && x.numel() > 0 && x.numel() <= kMost * from &&
+         layer.weight.is_contiguous() && plain_numbers(x, layer.weight) &&
+         (!layer.bias.defined() || plain_numbers(x, layer.bias));
+}
+
+inline std::vector<torch::Tensor> linear_each(const torch::Tensor& x, std::vector<Affine> layers) {
+  std::vector<torch::Tensor> result;
+  result.reserve(layers.size());
+  if (!std::all_of(layers.begin(), layers.end(), [&](const auto& l) { return takes_few(x, l); })) {
+    for (const auto& l : layers) result.push_back(at::linear(x, l.weight, l.bias));
+    return result;
   }
-  const auto tokens = plain(x).contiguous(), w = plain(weight);
-  const auto b = bias.defined() ? plain(bias).contiguous() : bias;
+  const auto tokens = plain(x).contiguous();
   auto sizes = x.sizes().vec();
-  sizes.back() = to;
-  auto y = at::empty(sizes, x.options());
+  const int64_t from = sizes.back(), L = x.numel() / from;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear", [&] {
-    const auto *token = tokens.const_data_ptr<scalar_t>(), *row = w.const_data_ptr<scalar_t>();
-    const auto* add = b.defined() ? b.const_data_ptr<scalar_t>() : nullptr;
-    auto* out = y.mutable_data_ptr<scalar_t>();
-    const int64_t L = x.numel() / from;
-    at::parallel_for(0, to, at::internal::GRAIN_SIZE / from + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        for (int64_t l = 0; l < L; ++l) {
-          const auto product = kernel::inner_product(token + l * from, row + i * from, from);
-          out[l * to + i] = add ? product + add[i] : product;
-        }
+    std::vector<kernel::FewTokens<scalar_t>> problems;
+    int64_t rows = 0;  // of all layers, one after the other
+    for (auto& l : layers) {
+      l.weight = plain(l.weight);
+      if (l.bias.defined()) l.bias = plain(l.bias).contiguous();
+      const int64_t to = sizes.back() = l.weight.size(0);
+      result.push_back(at::detail::empty_cpu(sizes, x.scalar_type()));
+      problems.push_back({.tokens = tokens.const_data_ptr<scalar_t>(),
+                          .weight = l.weight.const_data_ptr<scalar_t>(),
+                          .bias = l.bias.defined() ? l.bias.const_data_ptr<scalar_t>() : nullptr,
+                          .out = result.back().mutable_data_ptr<scalar_t>(),
+                          .L = L,
+                          .from = from,
+                          .rows = to,
+                          .step = to});
+      rows += to;
+    }
+    const int64_t grain = at::internal::GRAIN_SIZE / from + 1;
+    at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+      for (const auto& p : problems) {
+        const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, p.rows);
+        if (first < last) kernel::multiply(p.part(first, last));
+        begin -= p.rows;
+        end -= p.rows;
       }
     });
   });
-  return y;
+  return result;
+}
+
+ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
+                                const torch::Tensor& bias) {
+  return linear_each(x, {Affine{weight, bias}})[0];
 }
 
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer) {
   return linear(x, layer->weight, layer->bias);
 }
 
+ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
+                                                  const std::vector<torch::nn::Linear>& layers) {
+  std::vector<Affine> all;
+  for (const auto& layer : layers) all.push_back({layer->weight, layer->bias});
+  return linear_each(x, std::move(all));
+}
+
 ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
   const auto rows = plain(x).contiguous(), scale = plain(weight).contiguous();
-  auto y = at::empty_like(rows);
+  auto y = at::detail::empty_cpu(rows.sizes(), rows.scalar_type());
   const int64_t n = rows.size(-1);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RMSNorm", [&] {
     const auto *from = rows.const_data_ptr<scalar_t>(), *by = scale.const_data_ptr<scalar_t>();

@@ -13,12 +13,16 @@
 
 namespace attzoo::core {
 
-/// On the CPU. x has contiguous rows, cos and sin have x's leading sizes.
+/// On the CPU. x has contiguous rows; cos and sin broadcast to them.
 template <class T, class A>
 void rotate_rows(const torch::Tensor& x, const torch::Tensor& y, const torch::Tensor& cos,
                  const torch::Tensor& sin, bool halves) {
   const auto sizes = x.sizes().vec();
-  const auto xs = x.strides().vec(), ys = y.strides().vec(), ts = cos.strides().vec();
+  const auto xs = x.strides().vec(), ys = y.strides().vec();
+  std::vector<int64_t> ts(sizes.size(), 0);
+  for (int64_t d = 1; d <= cos.dim(); ++d) {  // the last dimension, the one before it ...
+    if (cos.size(-d) > 1) ts[sizes.size() - static_cast<size_t>(d)] = cos.stride(-d);
+  }
   const auto* from = static_cast<const T*>(x.const_data_ptr());
   auto* to = static_cast<T*>(y.mutable_data_ptr());
   const auto *c = cos.const_data_ptr<A>(), *s = sin.const_data_ptr<A>();
@@ -62,10 +66,9 @@ inline torch::Tensor rotated(torch::Tensor x, const Rotation& by) {
     yb.copy_(b * by.cos + a * by.sin);
     return y;
   }
-  auto sizes = x.sizes().vec();
-  sizes.back() = P;
-  const auto cos = by.cos.expand(sizes), sin = by.sin.expand(sizes);
-  const auto run = [&]<class T, class A>(T, A) { rotate_rows<T, A>(x, y, cos, sin, by.halves); };
+  const auto run = [&]<class T, class A>(T, A) {
+    rotate_rows<T, A>(x, y, by.cos, by.sin, by.halves);
+  };
   switch (x.scalar_type()) {
     case torch::kFloat64:
       run(double(), double());

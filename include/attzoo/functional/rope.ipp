@@ -4,6 +4,7 @@
 #include <attzoo/core/checks.hpp>
 #include <attzoo/functional/rope.hpp>
 
+#include <ATen/Dispatch.h>
 #include <ATen/ExpandUtils.h>
 
 #include <algorithm>
@@ -138,9 +139,30 @@ inline void check_rope(const torch::Tensor& x, const RopeOptions& options) {
                     positions.sizes());
 }
 
+/// rotation() of few rows on the CPU: there the calls of ATen's operators take longer than they do.
+inline Rotation few_rotations(const RopeFrequencies& frequencies, bool halves, int64_t L,
+                              int64_t offset, torch::ScalarType dtype) {
+  const auto* radians = frequencies.radians.const_data_ptr<double>();
+  const int64_t P = frequencies.radians.size(0);
+  const Rotation by{torch::empty({L, P}, dtype), torch::empty({L, P}, dtype), halves};
+  AT_DISPATCH_FLOATING_TYPES(dtype, "rotation", [&] {
+    auto *cos = by.cos.mutable_data_ptr<scalar_t>(), *sin = by.sin.mutable_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < L * P; ++i) {
+      const double angle = static_cast<double>(offset + i / P) * radians[i % P];
+      cos[i] = static_cast<scalar_t>(std::cos(angle) * frequencies.attention_factor);
+      sin[i] = static_cast<scalar_t>(std::sin(angle) * frequencies.attention_factor);
+    }
+  });
+  return by;
+}
+
 ATTZOO_API Rotation rotation(const RopeFrequencies& frequencies, RopePairs pairs, int64_t L,
                              int64_t offset, const torch::Tensor& positions,
                              const torch::Tensor& like) {
+  const bool halves = pairs == RopePairs::kHalves;
+  if (like.device().is_cpu() && !positions.defined() && L <= 4) {
+    return few_rotations(frequencies, halves, L, offset, compute_dtype(like));
+  }
   const auto first = static_cast<double>(offset);
   const auto f64 = torch::dtype(torch::kFloat64).device(like.device());
   const auto position = positions.defined()
@@ -151,7 +173,7 @@ ATTZOO_API Rotation rotation(const RopeFrequencies& frequencies, RopePairs pairs
     if (frequencies.attention_factor != 1) t.mul_(frequencies.attention_factor);
     return t.to(compute_dtype(like)).contiguous();
   };
-  return {made(angle.cos()), made(angle.sin()), pairs == RopePairs::kHalves};
+  return {made(angle.cos()), made(angle.sin()), halves};
 }
 
 /// ", scaling=" and a method with its fields.

@@ -97,20 +97,20 @@ ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
 }
 
 ATTZOO_API torch::Tensor BlockParts::mlp(const torch::Tensor& x, const TransformerBlockOptions& o) {
-  const auto h = linear(x, o.mlp_gated ? mlp_gate : mlp_in);
+  const auto h = o.mlp_gated ? linear_each(x, {mlp_gate, mlp_in}) : linear_each(x, {mlp_in});
   const auto activated = [&] {
     switch (o.activation) {
       case Activation::kRelu:
-        return at::relu(h);
+        return at::relu(h[0]);
       case Activation::kSilu:
-        return at::silu(h);
+        return at::silu(h[0]);
       case Activation::kGeluTanh:
-        return at::gelu(h, "tanh");
+        return at::gelu(h[0], "tanh");
       default:
-        return at::gelu(h);
+        return at::gelu(h[0]);
     }
   }();
-  return linear(o.mlp_gated ? activated * linear(x, mlp_in) : activated, mlp_out);
+  return linear(o.mlp_gated ? activated * h[1] : activated, mlp_out);
 }
 
 ATTZOO_API torch::Tensor BlockParts::before_attention(const torch::Tensor& x,
@@ -123,7 +123,9 @@ ATTZOO_API torch::Tensor BlockParts::after_attention(const torch::Tensor& x,
                                                      const torch::Tensor& given,
                                                      const TransformerBlockOptions& o,
                                                      bool training) {
-  const auto drop = [&](const torch::Tensor& t) { return at::dropout(t, o.dropout, training); };
+  const auto drop = [&](const torch::Tensor& t) {
+    return training ? at::dropout(t, o.dropout, training) : t;
+  };
   switch (o.norm_placement) {
     case NormPlacement::kPost: {
       const auto h = norm_attn(x + drop(given));

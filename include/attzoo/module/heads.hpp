@@ -4,6 +4,7 @@
 
 #include <attzoo/core/documents.hpp>
 #include <attzoo/functional/result.hpp>
+#include <attzoo/module/row_buffer.hpp>
 
 #include <torch/types.h>
 
@@ -22,7 +23,7 @@ struct Past {
   /// int64 [B, L] of the new tokens; undefined: offset, offset + 1 ...
   torch::Tensor positions = {};
   torch::Tensor padding = {};  ///< int64 [B], tokens before the first real one; undefined: none
-  torch::Tensor keys = {};     ///< int64 [S], which tokens the keys are
+  RowNumbers keys = {};        ///< which tokens the keys are
   torch::Tensor real = {};     ///< bool [B, S], keys that may be attended to; undefined: all
   torch::Tensor global = {};   ///< bool [1 or B, S], keys that are global tokens; undefined: none
   std::optional<torch::ScalarType> dtype = std::nullopt;  ///< of the output
@@ -31,12 +32,14 @@ struct Past {
 
   /// The places of the keys in their sequences, negative ones of padding: int64 [1 or B, S].
   torch::Tensor places() const {
-    const auto token = keys.unsqueeze(0);
+    const auto token = keys.tensor().unsqueeze(0);
     return padding.defined() ? token - padding.unsqueeze(1) : token;
   }
   /// The columns of the keys, of a mask [.., 1] or over all tokens.
   torch::Tensor columns(const torch::Tensor& mask) const {
-    return mask.size(-1) == keys.size(0) || mask.size(-1) == 1 ? mask : mask.index_select(-1, keys);
+    return mask.size(-1) == keys.count() || mask.size(-1) == 1
+               ? mask
+               : mask.index_select(-1, keys.tensor());
   }
   /// Weights that are read before the cache changes: its keys do not stay.
   LazyWeights guard(const LazyWeights& weights) const {

@@ -16,6 +16,7 @@
 #include <limits>
 #include <ostream>
 #include <tuple>
+#include <vector>
 
 namespace attzoo::core {
 
@@ -133,8 +134,13 @@ ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch
                                                   const AttentionInputs& inputs,
                                                   const Packing& packing,
                                                   const std::optional<Past>& past) const {
-  const bool crosses = inputs.context.defined();
-  const auto& context = crosses ? inputs.context : x;
+  std::vector<torch::Tensor> qkv;
+  if (inputs.context.defined()) {
+    qkv = linear_each(inputs.context, {to_k, to_v});
+    qkv.insert(qkv.begin(), linear(x, to_q));
+  } else {
+    qkv = linear_each(x, {to_q, to_k, to_v});
+  }
   const auto split = [](const torch::Tensor& t, int64_t size) {  // -> [B, N, heads, size], a view
     return t.view({t.size(0), t.size(1), t.size(2) / size, size});
   };
@@ -142,9 +148,9 @@ ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch
                        const torch::Tensor& t) {  // autocast makes half types of q and k
     return by.is_empty() ? t : by(t.to(by->weight.scalar_type())).to(t.scalar_type());
   };
-  Heads heads{norm(norm_q, split(linear(x, to_q), d_qk())).transpose(1, 2),
-              norm(norm_k, split(linear(context, to_k), d_qk())).transpose(1, 2),
-              split(linear(context, to_v), d_head()).transpose(1, 2), packing, past};
+  Heads heads{norm(norm_q, split(qkv[0], d_qk())).transpose(1, 2),
+              norm(norm_k, split(qkv[1], d_qk())).transpose(1, 2),
+              split(qkv[2], d_head()).transpose(1, 2), packing, past};
   if (!w_g.is_empty()) {
     heads.gate = split(torch::sigmoid(linear(x, w_g)), d_head()).transpose(1, 2);
   }

@@ -20,6 +20,18 @@ struct Keeps {
   int pinned = -1;       ///< the kind, bool, that says of rows that they are never forgotten
 };
 
+/// Which rows a view has, as tensors of numbers that few ask for.
+struct RowNumbers {
+  torch::Tensor pinned;        ///< int64, those at the begin; undefined: no rows at all
+  int64_t first = 0, end = 0;  ///< behind them: first ... end - 1
+
+  int64_t count() const { return pinned.size(0) + end - first; }
+  /// int64 [count]
+  torch::Tensor tensor() const {
+    return torch::cat({pinned, torch::arange(first, end, pinned.options())});
+  }
+};
+
 /// Several tensors [B, heads, rows, features] that grow together. The rows that are kept lie in
 /// order, so that they are plain slices: the pinned ones, and all from a first one on. Where the
 /// memory ends, those that are still needed move to its begin, which costs one copy of a row for
@@ -32,7 +44,7 @@ class RowBuffer {
   /// What the appended rows are read together with.
   struct View {
     std::vector<torch::Tensor> rows;  ///< of each kind, the appended ones last
-    torch::Tensor number;             ///< int64 [rows]
+    RowNumbers numbers;               ///< of the rows
   };
   /// Appends rows of each kind [B, heads, L, features], converted to the kind's dtype. With `whole`
   /// they are read together with all that was kept before.

@@ -1,10 +1,12 @@
 #pragma once
 // Definitions of row_buffer.hpp.
 
+#include <attzoo/core/checks.hpp>
 #include <attzoo/module/cache.hpp>
 #include <attzoo/module/row_buffer.hpp>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace attzoo::core {
@@ -48,6 +50,28 @@ ATTZOO_API void RowBuffer::keep(const std::vector<torch::Tensor>& rows) {
   for (size_t i = 0; i < rows.size(); ++i) this->rows(i).copy_(moved[i]);
 }
 
+/// Copies `rows` [B, heads, L, features] to the rows from `first` on of a buffer's memory.
+inline void write_rows(const torch::Tensor& memory, int64_t first, torch::Tensor rows) {
+  const int64_t L = rows.size(2), features = memory.size(3);
+  if (L > 4 || !rows.device().is_cpu() || rows.scalar_type() != memory.scalar_type() ||
+      !memory.device().is_cpu() || rows.stride(3) != 1) {
+    memory.narrow(2, first, L).copy_(rows);
+    return;
+  }
+  // Few: calls of ATen's operators would take longer than the work.
+  rows = plain(rows);
+  memory.unsafeGetTensorImpl()->bump_version();
+  const auto size = static_cast<size_t>(memory.element_size());
+  const auto* from = static_cast<const char*>(rows.const_data_ptr());
+  auto* to = static_cast<char*>(memory.mutable_data_ptr());
+  for (int64_t i = 0; i < memory.size(0) * memory.size(1) * L; ++i) {
+    const int64_t l = i % L, h = i / L % memory.size(1), b = i / L / memory.size(1);
+    const auto at = static_cast<size_t>(b * rows.stride(0) + h * rows.stride(1) + l * rows.stride(2));
+    const auto row = static_cast<size_t>((i / L * memory.size(2) + first + l) * features);
+    std::memcpy(to + row * size, from + at * size, static_cast<size_t>(features) * size);
+  }
+}
+
 ATTZOO_API RowBuffer::View RowBuffer::append(const std::vector<torch::Tensor>& rows, bool whole) {
   const auto all = [&] {
     std::vector<torch::Tensor> kinds;
@@ -56,10 +80,10 @@ ATTZOO_API RowBuffer::View RowBuffer::append(const std::vector<torch::Tensor>& r
   };
   const int64_t count = rows[0].size(2);
   if (!whole && pinned() + held_ + count > size_) keep(all());
-  View view{{}, torch::cat({pinned_, torch::arange(first_, length() + count, pinned_.options())})};
+  View view{{}, {pinned_, first_, length() + count}};
   if (pinned() + held_ + count <= size_) {
     for (size_t i = 0; i < rows.size(); ++i) {
-      memory_[i].narrow(2, pinned() + held_, count).copy_(rows[i]);
+      write_rows(memory_[i], pinned() + held_, rows[i]);
     }
     held_ += count;
     view.rows = all();

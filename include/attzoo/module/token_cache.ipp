@@ -3,6 +3,7 @@
 
 #include <attzoo/module/token_cache.hpp>
 
+#include <utility>
 #include <vector>
 
 namespace attzoo::core {
@@ -99,7 +100,7 @@ ATTZOO_API void KvCache::append(Heads& heads) {
   heads.q = heads.q.to(head().dtype);
   heads.k = view.rows[0];
   heads.v = view.rows[1];
-  past.keys = view.number;
+  past.keys = std::move(view.numbers);
   past.global = any_global_ ? view.rows[2].squeeze(-1).squeeze(1) : torch::Tensor();
   if (!heads.packing.defined() && padding_.defined()) past.real = past.places() >= 0;
 }
