@@ -88,14 +88,17 @@ void add(const Place& place, const std::string& name, int64_t largest, const Cal
                   [=](benchmark::State& state, bool backward) {
                     once(call, place.input(256, backward));  // what is done once
                     const auto x = place.input(n, backward);
-                    {
-                      attzoo::testing::PeakMemory memory;
-                      once(call, x);
-                      state.counters["peak_bytes"] = static_cast<double>(memory.peak());
-                      state.counters["total_bytes"] = static_cast<double>(memory.total());
-                    }
-                    const auto least = bench::measure_in_turn(
-                        state, [&] { return seconds(call, x); }, nullptr);
+                    int64_t peak = 0, total = 0;
+                    const auto counted = [&] {
+                      const attzoo::testing::PeakMemory memory;
+                      const double t = seconds(call, x);
+                      peak = std::max(peak, memory.peak());
+                      total = memory.total();
+                      return t;
+                    };
+                    const auto least = bench::measure_in_turn(state, counted, nullptr);
+                    state.counters["peak_bytes"] = static_cast<double>(peak);
+                    state.counters["total_bytes"] = static_cast<double>(total);
                     state.counters["least_ms"] = least.first * 1e3;
                   });
   }
@@ -104,8 +107,8 @@ void add(const Place& place, const std::string& name, int64_t largest, const Cal
 void add_against_eager(const Place& place, const std::string& name, const Call& call) {
   register_both(place.prefix + "vs_eager/" + name, "", 5,
                 [=](benchmark::State& state, bool backward) {
+                  once(call, place.input(256, backward));  // what is done once
                   const auto x = place.input(kQuadratic, backward);
-                  once(call, x);
                   const auto least = bench::measure_in_turn(
                       state, [&] { return seconds(call, x); },
                       [&] {
