@@ -32,12 +32,17 @@ inline void add_context() {
 #undef ATTZOO_BENCH_KERNELS
   benchmark::AddCustomContext("attzoo", ATTZOO_VERSION_STRING);
   benchmark::AddCustomContext("LibTorch", TORCH_VERSION);
+  benchmark::AddCustomContext("kernels", kernels);
 #if defined(__clang__)
   benchmark::AddCustomContext("compiler", __VERSION__);
 #else
   benchmark::AddCustomContext("compiler", "g++ " __VERSION__);
 #endif
-  benchmark::AddCustomContext("kernels", kernels);
+#if defined(__OPTIMIZE__)
+  benchmark::AddCustomContext("built", "optimised");
+#else
+  benchmark::AddCustomContext("built", "not optimised");
+#endif
 }
 
 /// Takes `<flag>VALUE` out of the command line; the last value, or `otherwise`.

@@ -189,9 +189,10 @@ def decode(results):
 
 def read_speed(results, size):
     """Bytes a µs at which K and V of the nearest size were merely read; they fit the same caches."""
-    nearest = min(((abs(math.log(of_case / size)), of_case / results.least(name, "read_us"))
-                   for name, *_, of_case in decode_cases(results)), default=(0, None))
-    return nearest[1]
+    speeds = [(of_case, of_case / results.least(name, "read_us"))
+              for name, *_, of_case in decode_cases(results)]
+    nearest = min((of_case for of_case, _ in speeds), key=lambda of_case: abs(math.log(of_case / size)))
+    return max(speed for of_case, speed in speeds if of_case == nearest)
 
 
 def step_bytes(mechanism, state):
@@ -491,11 +492,11 @@ its pictures and the curves on the pages of the [mechanisms](mechanisms.md) from
 {machine}
 
 **How to read it.** All times are the least of all rounds. *Spread* is the largest of the rounds' least times over the
-smallest, that of ours, the worst of a row's: two figures that differ by less are equal. `x / ours` is how many times faster attzoo
-is; below 1, in bold, it is slower. *of mm* is the share of the FLOP/s of the fastest `mm(1024)` in the sitting
-({peaks}), where 4 D for each pair that the pattern allows count forward and 10 D backward, and for modules the
-projections, too. *of reading* is the time that merely reading the same bytes takes as a share of ours. ATen is LibTorch's
-`scaled_dot_product_attention`; both run in turn.
+smallest, that of ours, the worst of a row's: two figures that differ by less are equal. `x / ours` is how many times
+faster attzoo is; below 1, in bold, it is slower. *of mm* is the share of the FLOP/s of the fastest `mm(1024)` in the
+sitting ({peaks}), where 4 D for each pair that the pattern
+allows count forward and 10 D backward, and for modules the projections, too. *of reading* is the time that merely
+reading the same bytes takes as a share of ours. ATen is LibTorch's `scaled_dot_product_attention`; both run in turn.
 
 ## Where attzoo loses
 
@@ -592,9 +593,11 @@ def machine(results):
     name, family, model = (rows.pop(key, "?") for key in ("Model name", "CPU family", "Model"))
     rows = {"CPU": f"{name}, family {family} model {model}"} | rows
     rows |= {"attzoo": f"{versions['attzoo']}, commit {data['commit']}, kernels {versions['kernels']}",
-             "LibTorch": versions["LibTorch"], "Compiler": f"{versions['compiler']}, Release",
+             "LibTorch": versions["LibTorch"], "Compiler": f"{versions['compiler']}, {versions['built']}",
              "Date": f"{data['date']}, {data['minutes']:.0f} minutes, load before {data['load_before']:.2f}",
-             "Rounds": f"{data['rounds']}, of the longest measurements 2 at most", "Threads": data["threads"],
+             "Rounds": (f"{data['rounds']}, of the longest measurements 2 at most" if data["rounds"] > 1 else
+                        "1: provisional, for the spread is unknown"),
+             "Threads": data["threads"],
              "Command": "`bench/run`"}
     return "\n".join(f"| {key} | {value} |" for key, value in rows.items())
 

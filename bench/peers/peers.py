@@ -31,7 +31,7 @@ def least_ms(call, repeats=5):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return min(times) * 1e3
+    return float(f"{min(times) * 1e3:.5g}")
 
 
 def both_ways(make, inputs):
