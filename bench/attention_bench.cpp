@@ -2,11 +2,13 @@
 // in every iteration of one benchmark; the counters are
 //   own_ms, aten_ms   the least times
 //   ratio             aten_ms / own_ms
-//   of_peak           share of the FLOP/s of mm(1024), on CUDA mm(4096), in this run: 4 D for each
-//                     allowed pair forward, 10 D backward
+//   gflops            10^9 FLOP/s of attention(): 4 D for each allowed pair forward, 10 D backward
+//   mm_gflops         those of mm(1024), on CUDA mm(4096), right after
+//   of_peak           gflops / mm_gflops
 //
 //   attention_bench --benchmark_filter='f32.*/n:4096/D:64/threads:2'
 //   attention_bench --device=cuda      cpu, cuda or all; default: all there are
+//   attention_bench --iterations=2     at most so many of each
 //
 // B = 1, H = 8. Where ATen has no name for a pattern, it gets a bool mask forward, its float form
 // backward. In "over_plain" the other side is attention() without the modifier.
@@ -14,7 +16,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
-#include <torch/autograd.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <attzoo/alibi.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
@@ -74,13 +76,21 @@ void measure(benchmark::State& state, torch::Device device, const Case& c, bool 
   const double n = static_cast<double>(c.n);
   const double flops = (backward ? 10.0 : 4.0) * static_cast<double>(c.D) * 8 * n * n * c.share;
   state.counters["own_ms"] = least.first * 1e3;
-  state.counters["of_peak"] = flops / least.first / peak_flops(device, c.dtype);
+  const double rate = flops / least.first, peak = peak_flops(device, c.dtype);
+  state.counters["gflops"] = rate / 1e9;
+  state.counters["mm_gflops"] = peak / 1e9;
+  state.counters["of_peak"] = rate / peak;
   if (!other) return;
   state.counters["aten_ms"] = least.second * 1e3;
   state.counters["ratio"] = least.second / least.first;
 }
 
+int64_t most_iterations;  // of a measurement
+
 void add(torch::Device device, const Case& c, const Call& own, const Call& other) {
+  const int64_t iterations = std::min<int64_t>(most_iterations, c.n <= 2048   ? 30
+                                                                : c.n <= 4096 ? 4
+                                                                              : 2);
   for (const int threads : device.is_cpu() ? std::vector{2, 1} : std::vector{0}) {
     for (const bool backward : {false, true}) {
       const std::string name = std::string(device.is_cpu() ? "" : "cuda/") +
@@ -94,9 +104,7 @@ void add(torch::Device device, const Case& c, const Call& own, const Call& other
                                      measure(state, device, c, backward, own, other);
                                    })
           ->UseManualTime()
-          ->Iterations(c.n <= 2048   ? 30
-                       : c.n <= 4096 ? 4
-                                     : 2)
+          ->Iterations(iterations)
           ->Unit(benchmark::kMillisecond);
     }
   }
@@ -173,6 +181,8 @@ void add_all(torch::Device device) {
 
 int main(int argc, char** argv) {
   const auto devices = bench::take_devices(argc, argv);
+  most_iterations = bench::take_most_iterations(argc, argv);
+  bench::add_context();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   for (const auto device : devices) add_all(device);

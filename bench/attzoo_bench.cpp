@@ -4,6 +4,7 @@
 //   attzoo_bench --benchmark_filter=vs_eager
 //   attzoo_bench --benchmark_filter=packed
 //   attzoo_bench --device=cuda         cpu, cuda or all; default: all there are
+//   attzoo_bench --iterations=2        at most so many of each
 //
 // Batch 1, d_model 512, 8 heads, float32, on CUDA bfloat16, too (cuda/f32/..., cuda/bf16/...); CPU
 // threads by OMP_NUM_THREADS. <name>/<direction>/n times a mechanism, with the peak and total bytes
@@ -16,6 +17,7 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/nn/modules/activation.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -64,6 +66,8 @@ double seconds(const Call& call, const torch::Tensor& x) {
   return bench::seconds(x.device(), [&] { once(call, x); });
 }
 
+int64_t most_iterations;  // of a measurement
+
 /// Registers `run(state, backward)` for both directions.
 void register_both(const std::string& name, const std::string& suffix, int64_t iterations,
                    const std::function<void(benchmark::State&, bool)>& run) {
@@ -72,7 +76,7 @@ void register_both(const std::string& name, const std::string& suffix, int64_t i
     benchmark::RegisterBenchmark(full.c_str(),
                                  [=](benchmark::State& state) { run(state, backward); })
         ->UseManualTime()
-        ->Iterations(iterations)
+        ->Iterations(std::min(iterations, most_iterations))
         ->Unit(benchmark::kMillisecond);
   }
 }
@@ -82,16 +86,19 @@ void add(const Place& place, const std::string& name, int64_t largest, const Cal
     const int64_t iterations = n <= 1024 ? 30 : n <= 4096 ? 10 : 4;
     register_both(place.prefix + name, "/" + std::to_string(n), iterations,
                   [=](benchmark::State& state, bool backward) {
+                    once(call, place.input(256, backward));  // what is done once
                     const auto x = place.input(n, backward);
-                    once(call, x);
-                    {
-                      attzoo::testing::PeakMemory memory;
-                      once(call, x);
-                      state.counters["peak_bytes"] = static_cast<double>(memory.peak());
-                      state.counters["total_bytes"] = static_cast<double>(memory.total());
-                    }
-                    const auto least = bench::measure_in_turn(
-                        state, [&] { return seconds(call, x); }, nullptr);
+                    int64_t peak = 0, total = 0;
+                    const auto counted = [&] {
+                      const attzoo::testing::PeakMemory memory;
+                      const double t = seconds(call, x);
+                      peak = std::max(peak, memory.peak());
+                      total = memory.total();
+                      return t;
+                    };
+                    const auto least = bench::measure_in_turn(state, counted, nullptr);
+                    state.counters["peak_bytes"] = static_cast<double>(peak);
+                    state.counters["total_bytes"] = static_cast<double>(total);
                     state.counters["least_ms"] = least.first * 1e3;
                   });
   }
@@ -100,8 +107,8 @@ void add(const Place& place, const std::string& name, int64_t largest, const Cal
 void add_against_eager(const Place& place, const std::string& name, const Call& call) {
   register_both(place.prefix + "vs_eager/" + name, "", 5,
                 [=](benchmark::State& state, bool backward) {
+                  once(call, place.input(256, backward));  // what is done once
                   const auto x = place.input(kQuadratic, backward);
-                  once(call, x);
                   const auto least = bench::measure_in_turn(
                       state, [&] { return seconds(call, x); },
                       [&] {
@@ -244,6 +251,8 @@ class Summary : public benchmark::ConsoleReporter {
 
 int main(int argc, char** argv) {
   const auto devices = bench::take_devices(argc, argv);
+  most_iterations = bench::take_most_iterations(argc, argv);
+  bench::add_context();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   for (const auto device : devices) {

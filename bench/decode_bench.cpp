@@ -134,6 +134,7 @@ void add(const Case& c) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  bench::add_context();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {

@@ -3,13 +3,15 @@
 
     pip install -r bench/peers/requirements.txt
     cmake --build --preset bench
-    python bench/peers/peers.py --attzoo build/bench --out peers.md
+    python bench/peers/peers.py --attzoo build/bench --out peers.json
 
 Batch 1, d_model 512, 8 heads, float32; forward, and forward + backward; least of several runs, in ms.
-Peers that are not installed, or that refuse the work, are listed with the reason. attzoo's own rows
-come from attention_bench and attzoo_bench, run here between the peers.
+Peers that are not installed, or that refuse the work, are listed with the reason in place of a time.
+attzoo's own rows come from attention_bench and attzoo_bench, run here between the peers. bench/run runs
+this for docs/performance.md.
 """
 import argparse
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -29,7 +31,7 @@ def least_ms(call, repeats=5):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return min(times) * 1e3
+    return float(f"{min(times) * 1e3:.5g}")
 
 
 def both_ways(make, inputs):
@@ -159,28 +161,32 @@ def main():
     parser.add_argument("--attzoo", help="folder of attention_bench and attzoo_bench")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", default="peers.md")
+    parser.add_argument("--out", default="peers.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    lines = [f"torch {torch.__version__}, {args.threads} threads, ms, least of 5", "",
-             "| what | n | forward | forward + backward |", "|---|---|---|---|"]
+    versions = {"torch": torch.__version__}
+    for package in ("transformers", "local-attention"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass  # its rows say so
+    rows = []
     for n in args.lengths:
-        rows = []
         for name, make, inputs in PEERS:
             try:
-                rows.append((name, both_ways(lambda: make(n), inputs(n))))
+                times = both_ways(lambda: make(n), inputs(n))
             except Exception as error:
-                rows.append((name, ["no: " + str(error).splitlines()[0][:60], ""]))
-            print(n, *rows[-1], flush=True)
+                times = ["no: " + str(error).splitlines()[0][:60], ""]
+            rows.append([name, n, *times])
+            print(*rows[-1], flush=True)
         if args.attzoo:
-            rows += own_rows(args.attzoo, n, args.threads)
-        for name, times in rows:
-            cells = [f"{t:.1f}" if isinstance(t, float) else t for t in times]
-            lines.append(f"| {name} | {n} | {' | '.join(cells)} |")
+            rows += [[name, n, *times] for name, times in own_rows(args.attzoo, n, args.threads)]
     with open(args.out, "w", encoding="utf-8") as out:
-        out.write("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        json.dump({"versions": versions, "threads": args.threads, "rows": rows}, out)
+    print(f"{versions}, {args.threads} threads, ms, least of 5: forward, forward + backward")
+    for name, n, *times in rows:
+        print(f"{name:52} {n:6} ", *(f"{t:10.1f}" if isinstance(t, float) else t for t in times))
 
 
 if __name__ == "__main__":
