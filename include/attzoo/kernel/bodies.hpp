@@ -4,7 +4,6 @@
 
 #include <attzoo/kernel/dropout.hpp>
 #include <attzoo/kernel/few_queries.hpp>
-#include <attzoo/kernel/few_tokens.hpp>
 #include <attzoo/kernel/half.hpp>
 #include <attzoo/kernel/isa.hpp>
 #include <attzoo/kernel/key_gradients.hpp>

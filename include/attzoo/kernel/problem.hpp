@@ -76,6 +76,29 @@ struct ScanProblem {
   bool reverse = false;  // sums over later tokens instead of earlier ones
 };
 
+/// Few tokens times the rows of a layer's weights, or some of them. T is float or double.
+template <class T>
+struct FewTokens {
+  static constexpr int64_t kMost = 4;
+
+  const T* tokens;  // [L, from]
+  const T* weight;  // [rows, from]
+  const T* bias;    // [rows], or null
+  T* out;           // [L, rows], `step` apart
+  int64_t L;        // 1 ... kMost
+  int64_t from, rows, step;
+
+  /// Some of the rows.
+  FewTokens part(int64_t begin, int64_t end) const {
+    auto p = *this;
+    p.weight += begin * from;
+    if (bias) p.bias += begin;
+    p.out += begin;
+    p.rows = end - begin;
+    return p;
+  }
+};
+
 /// Features are padded to a multiple of this in the accumulators and in scratch memory.
 inline constexpr int kPad = 16;
 constexpr int padded(int n) { return (n + kPad - 1) / kPad * kPad; }

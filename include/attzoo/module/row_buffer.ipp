@@ -66,7 +66,8 @@ inline void write_rows(const torch::Tensor& memory, int64_t first, torch::Tensor
   auto* to = static_cast<char*>(memory.mutable_data_ptr());
   for (int64_t i = 0; i < memory.size(0) * memory.size(1) * L; ++i) {
     const int64_t l = i % L, h = i / L % memory.size(1), b = i / L / memory.size(1);
-    const auto at = static_cast<size_t>(b * rows.stride(0) + h * rows.stride(1) + l * rows.stride(2));
+    const auto at =
+        static_cast<size_t>(b * rows.stride(0) + h * rows.stride(1) + l * rows.stride(2));
     const auto row = static_cast<size_t>((i / L * memory.size(2) + first + l) * features);
     std::memcpy(to + row * size, from + at * size, static_cast<size_t>(features) * size);
   }
