@@ -54,7 +54,7 @@ ATTZOO_API void RowBuffer::keep(const std::vector<torch::Tensor>& rows) {
 inline void write_rows(const torch::Tensor& memory, int64_t first, torch::Tensor rows) {
   const int64_t L = rows.size(2), features = memory.size(3);
   if (L > 4 || !rows.device().is_cpu() || rows.scalar_type() != memory.scalar_type() ||
-      !memory.device().is_cpu() || rows.stride(3) != 1) {
+      !memory.device().is_cpu() || !memory.is_contiguous() || rows.stride(3) != 1) {
     memory.narrow(2, first, L).copy_(rows);
     return;
   }
