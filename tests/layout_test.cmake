@@ -237,6 +237,14 @@ string(JSON port_version GET "${port}" version-semver)
 if(NOT port_version STREQUAL attzoo_version)
   message(SEND_ERROR "vcpkg.json states version ${port_version}, version.hpp ${attzoo_version}")
 endif()
+foreach(line "CITATION.cff:version: ${attzoo_version}" "README.md:  version = {${attzoo_version}}")
+  string(REGEX MATCH "^([^:]+):(.*)$" found "${line}")
+  file(READ ${ROOT}/${CMAKE_MATCH_1} text)
+  string(FIND "${text}" "${CMAKE_MATCH_2}" found)
+  if(found EQUAL -1)
+    message(SEND_ERROR "${CMAKE_MATCH_1} does not cite version ${attzoo_version}")
+  endif()
+endforeach()
 
 # ---- tests ----------------------------------------------------------------------------------------
 
