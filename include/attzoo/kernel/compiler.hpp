@@ -44,6 +44,16 @@
 #define ATTZOO_END_KERNEL
 #endif
 
+namespace attzoo::kernel {
+/// With -ffast-math Clang takes the arguments and results of intrinsics for finite numbers, also
+/// within ATTZOO_BEGIN_KERNEL; operators on vectors keep their meaning there.
+#if defined(__clang__) && __FINITE_MATH_ONLY__
+inline constexpr bool kOperatorsOnly = true;
+#else
+inline constexpr bool kOperatorsOnly = false;
+#endif
+}  // namespace attzoo::kernel
+
 /// Before functions outside of templates whose definitions lie in an .ipp file: a program that
 /// links the library attzoo::compiled, which defines ATTZOO_COMPILED, finds them there and compiles
 /// none.
