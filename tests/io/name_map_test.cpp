@@ -9,7 +9,7 @@
 namespace attzoo::testing {
 namespace {
 
-TEST(NameMap, PlaceholdersCarryNumbersAndRests) {
+TEST(NameMap, WildcardsCarryNumbersAndRests) {
   Parameters module({{"layers.0.w", torch::zeros({2})},
                      {"layers.12.w", torch::zeros({2})},
                      {"layers.12.experts.3.a.b", torch::zeros({2})},
@@ -44,14 +44,14 @@ TEST(NameMap, PlaceholdersCarryNumbersAndRests) {
 
 TEST(NameMap, PatternsThatDoNotFitAreErrors) {
   NameMap map;
-  expect_error([&] { map.rename("a.{n}.w", "b.w"); }, {"b.w", "a.{n}.w", "placeholders"});
-  expect_error([&] { map.rename("a.w", "b.{n}"); }, {"placeholders"});
-  expect_error([&] { map.rename("a.{n}.*", "b.*"); }, {"placeholders"});
+  expect_error([&] { map.rename("a.{n}.w", "b.w"); }, {"b.w", "a.{n}.w", "wildcards"});
+  expect_error([&] { map.rename("a.w", "b.{n}"); }, {"wildcards"});
+  expect_error([&] { map.rename("a.{n}.*", "b.*"); }, {"wildcards"});
   expect_error([&] { map.rename("a.*.w", "b.*.w"); }, {"last character"});
   expect_error([&] { map.rename("", "b"); }, {"empty"});
   expect_error([&] { map.rename("a", ""); }, {"empty"});
   expect_error([&] { map.split("a", {}); }, {"target"});
-  expect_error([&] { map.tie("a", "b", "c.{n}"); }, {"placeholders"});
+  expect_error([&] { map.tie("a", "b", "c.{n}"); }, {"wildcards"});
   EXPECT_TRUE(map.rules().empty());
 }
 

@@ -17,8 +17,8 @@ namespace attzoo::core {
 
 inline constexpr std::string_view kNumber = "{n}";
 
-/// The placeholders of a pattern in their order: 'n' and '*'.
-ATTZOO_API std::string placeholders(const std::string& pattern) {
+/// The wildcards of a pattern in their order: 'n' and '*'.
+ATTZOO_API std::string wildcards(const std::string& pattern) {
   std::string found;
   for (size_t i = 0; i < pattern.size(); ++i) {
     if (pattern.compare(i, kNumber.size(), kNumber) == 0) found += 'n';
@@ -27,7 +27,7 @@ ATTZOO_API std::string placeholders(const std::string& pattern) {
   return found;
 }
 
-/// What the placeholders of `pattern` stand for in `name`; nothing if it does not match.
+/// What the wildcards of `pattern` stand for in `name`; nothing if it does not match.
 ATTZOO_API std::optional<std::vector<std::string>> match_name(const std::string& pattern,
                                                               const std::string& name) {
   std::vector<std::string> pieces;
@@ -53,7 +53,7 @@ ATTZOO_API std::optional<std::vector<std::string>> match_name(const std::string&
   return pieces;
 }
 
-/// The pattern with its placeholders replaced.
+/// The pattern with its wildcards replaced.
 ATTZOO_API std::string fill_name(const std::string& pattern,
                                  const std::vector<std::string>& pieces) {
   std::string name;
@@ -191,8 +191,8 @@ ATTZOO_API NameMap& NameMap::add_rule(NameRule rule) {
     TORCH_CHECK_VALUE(!pattern.empty(), "NameMap: an empty pattern");
     TORCH_CHECK_VALUE(star == std::string::npos || star + 1 == pattern.size(),
                       "NameMap: * must be the last character, got ", pattern);
-    TORCH_CHECK_VALUE(!same || core::placeholders(pattern) == core::placeholders(rule.from),
-                      "NameMap: ", pattern, " must have the placeholders of ", rule.from);
+    TORCH_CHECK_VALUE(!same || core::wildcards(pattern) == core::wildcards(rule.from),
+                      "NameMap: ", pattern, " must have the wildcards of ", rule.from);
   };
   check(rule.from, false);
   for (const auto& target : rule.to) check(target.name, true);
