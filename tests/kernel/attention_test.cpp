@@ -243,6 +243,36 @@ TEST(Attention, HalfTypesAreTheirFloats) {
   }
 }
 
+/// A query with one key returns its value, which a 16-bit output rounds: numbers of all sizes, and
+/// what is no number.
+TEST(Attention, HalfOutputsAreRoundedFloats) {
+  constexpr int kFeatures = 70;
+  uint32_t bits = 0;
+  for (int i = 0; i < 1000; ++i) {
+    Case<float> n({1, 1, 1, i % 2 == 0 ? 1 : 20, 1, 8, kFeatures});
+    for (auto& x : n.v) x = __builtin_bit_cast(float, bits += 61'357u);
+    Buffer<uint16_t> output;
+    output.resize(n.output.size());
+    for (const auto dtype : {DType::kBFloat16, DType::kFloat16}) {
+      const bool brain = dtype == DType::kBFloat16;
+      auto p = n.problem();
+      p.output = view(output, 1, n.n.L, kFeatures, dtype);
+      Threads runtime(1);
+      attend(p, {everybody().mask, {}}, runtime);
+      for (size_t j = 0; j < output.size(); ++j) {
+        const float from = n.v[j % kFeatures];
+        const uint16_t want = brain ? float_to_bfloat16(from) : float_to_half(from);
+        const uint16_t infinity = brain ? 0x7f80 : 0x7c00;
+        if (is_nan(from)) {
+          ASSERT_GT(output[j] & 0x7fff, infinity) << from;
+        } else {
+          ASSERT_EQ(output[j], want) << from << " brain " << brain;
+        }
+      }
+    }
+  }
+}
+
 /// Whatever such a query and its cotangents are: nothing of it reaches another gradient, and its
 /// own is 0.
 template <class T>

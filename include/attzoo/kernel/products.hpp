@@ -15,7 +15,7 @@ namespace attzoo::kernel {
 /// ```
 ///   Prepared             what is made once for all threads
 ///   Session              what a thread holds while it multiplies
-///   kWide                the best tiling
+///   tiling()             the best one for long patterns
 ///   q     [W x D]        the block's queries times `scale`, for the caller to fill
 ///   grad  [W x Dv]       the gradients of their outputs, likewise; null forward
 ///   scale                of the queries; the caller multiplies their gradients by it
@@ -37,7 +37,7 @@ concept TileProducts =
              bool backward, Scratch<T>& memory) {
       typename P::Session;
       P(problem, tiling, prepared, backward, memory);
-      { P::kWide } -> std::convertible_to<Tiling>;
+      { P::tiling(problem) } -> std::same_as<Tiling>;
       { p.q } -> std::convertible_to<T*>;
       { p.grad } -> std::convertible_to<T*>;
       { p.scale } -> std::convertible_to<T>;
