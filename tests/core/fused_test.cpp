@@ -214,13 +214,13 @@ TEST(Fused, DocumentsAndBlockMask) {
       kNoScore);
 }
 
-/// At most 8 queries against a cache of keys, in a way of their own.
+/// At most 16 queries against a cache of keys, in a way of their own.
 TEST(Fused, FewQueries) {
   Draw draw(11);
   SCOPED_TRACE("few queries, seed 11");
   for (int i = 0; i < 200 && !::testing::Test::HasFailure(); ++i) {
     const int64_t group = draw.integer(1, 6);
-    const core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, 8),
+    const core::Shape n{draw.integer(1, 2), group * draw.integer(1, 2), draw.integer(1, 16),
                         draw.integer(40, 600)};
     const auto near = window(draw.integer(20, 400), draw.integer(0, 9)) && causal();
     const auto padding = mask_tensor(torch::rand({n.B, 1, 1, n.S}) < 0.7);

@@ -13,11 +13,11 @@
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-/// The rule: at most 8 queries, no dropout. Of 16 SIMD lanes, one for each query, most would be
-/// idle; from about 10 queries on that way is faster all the same, as it needs no sums over lanes.
+/// The rule: at most 8 queries, or as many as a vector has lanes, and no dropout. With one query in
+/// each SIMD lane, most of the 16 would be idle.
 template <class T>
-bool has_few_queries(const Problem<T>& p) {
-  return p.L <= 8 && p.dropout == 0;
+bool has_few_queries(const Problem<T>& p, int lanes) {
+  return p.L <= std::max(8, lanes) && p.dropout == 0;
 }
 
 /// Queries of one place modulo the mask's stride in some of the heads that share keys: the rows
