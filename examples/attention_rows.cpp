@@ -88,7 +88,7 @@ int main(int argc, char** argv) {
   auto rows = weights.rows(kLength - 64, kLength)[0][2];  // [64, 8192], the last head's
   std::cout << "\n64 rows: " << memory.peak() / 1000000 << " MB; all would be 805 MB\n";
   auto most = rows.unflatten(1, {-1, 64}).amax(-1);  // [64, 128], the most of each 64 bytes
-  auto visible = most.where(most > 0.1 * most.amax(1, true), 0);
+  auto visible = most.where(most > 0.2 * most.amax(1, true), 0);
   example::write_heat_map(picture, "the last 64 bytes by all 8,192, a cell for 64", visible);
   // [/rows]
   std::cout << "drawn: " << picture << '\n';

@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
   const int64_t n = 4096;
   Reader reader(4);
   std::cout << "before: " << 100 * accuracy(reader, kinds, n, 8) << " % of 32 are right\n";
-  std::cout << "mean loss of the last steps: " << train(reader, kinds, n, 50) << '\n';
+  std::cout << "mean loss of the last steps: " << train(reader, kinds, n, 60) << '\n';
   const double right = accuracy(reader, kinds, n, 16);
   std::cout << "after: " << 100 * right << " % of 64 in files never seen, by chance 25 %\n";
   // [/learn]
@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
   auto x = reader.tokens(document);                       // [1, 1 + n, 32]
   auto is_global = torch::arange(n + 1) == 0;             // [L] or [B, L]
   auto [y, weights] = reader.forward(x, is_global);
-  auto row = weights.rows(0, 1);                         // [1, 4, 1, 1 + n], not (1 + n)^2
+  auto row = weights.rows(0, 1);                         // [1, 2, 1, 1 + n], not (1 + n)^2
   auto [strength, token] = row.mean({0, 1, 2}).topk(3);  // where the first token looks
   // [/rows]
   for (int64_t i = 0; i < 3; ++i) {

@@ -16,19 +16,21 @@
 // [model]
 struct Reader : torch::nn::Module {
   explicit Reader(int64_t kinds, bool causal = false) : head(kWidth, kinds) {
-    attzoo::LongformerSelfAttentionOptions o{.d_model = kWidth, .num_heads = 4, .window_size = 64};
+    attzoo::LongformerSelfAttentionOptions o{.d_model = kWidth, .num_heads = 2, .window_size = 64};
     o.dropout = 0, o.rope = true, o.causal = causal;
     register_module("embed", embed);
+    register_module("embed_before", embed_before);
     for (const char* name : {"first", "second"}) {
       blocks.push_back(register_module(
           name, attzoo::transformer_block(attzoo::LongformerSelfAttention(o), {.mlp_hidden = 64})));
     }
     register_module("head", head);
   }
-  /// bytes [B, n] -> x [B, 1 + n, 32]; the first token is no byte, but stands for all of them.
+  /// bytes [B, n] -> x [B, 1 + n, 32]: each byte with the one before, behind a first token that is
+  /// no byte, but stands for all of them.
   torch::Tensor tokens(const torch::Tensor& bytes) {
-    const auto first = torch::full({bytes.size(0), 1}, 256);
-    return embed(torch::cat({first, bytes}, 1));
+    const auto ids = torch::constant_pad_nd(bytes, {2, 0}, 256);
+    return embed(ids.slice(1, 1)) + embed_before(ids.slice(1, 0, -1));
   }
   /// x [B, L, 32], is_global [L] or [B, L] -> output [B, L, 32], and the last block's weights.
   attzoo::AttentionResult forward(const torch::Tensor& x, const torch::Tensor& is_global) {
@@ -42,7 +44,7 @@ struct Reader : torch::nn::Module {
   }
 
   static constexpr int64_t kWidth = 32;
-  torch::nn::Embedding embed{257, kWidth};
+  torch::nn::Embedding embed{257, kWidth}, embed_before{257, kWidth};
   std::vector<attzoo::TransformerBlock<attzoo::LongformerSelfAttentionImpl>> blocks;
   torch::nn::Linear head;
 };
