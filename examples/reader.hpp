@@ -5,7 +5,6 @@
 #include <torch/nn/modules/embedding.h>
 #include <torch/optim/adamw.h>
 #include <attzoo/attzoo.hpp>
-
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -64,8 +63,7 @@ struct Kind {
         if (endings.count(file.path().extension().string()) > 0) files.insert(file.path());
       }
     }
-    size_t count = 0;
-    for (const auto& file : files) {
+    for (size_t count = 0; const auto& file : files) {
       std::ifstream in(file, std::ios::binary);
       (count++ % 4 == 3 ? held_out : learn).append(std::istreambuf_iterator<char>(in), {});
     }
