@@ -1,6 +1,8 @@
 """Draws docs/pictures/*.svg from the weights that examples/patterns.cpp writes:
 
     build/examples/example_patterns build/patterns && python3 docs/pictures.py build/patterns
+
+All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
 """
 
 import csv

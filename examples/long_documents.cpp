@@ -1,30 +1,17 @@
-// A long document and a question about it: a window and global tokens (docs/long_documents.md).
+// What kind of file is this? Longformer reads 4,096 bytes and answers by one global token
+// (docs/long_documents.md). `example_long_documents [SEED]`, default 0
 
 #include <torch/autograd.h>
-#include <attzoo/attzoo.hpp>
+#include <cstdlib>
+#include <iomanip>
 #include <iostream>
 #include <support/peak_memory.hpp>
+
+#include "reader.hpp"
 
 using namespace attzoo;
 
 namespace {
-
-// [model]
-struct Reader : torch::nn::Module {
-  explicit Reader(bool causal = false) {
-    LongformerSelfAttentionOptions o{.d_model = 64, .num_heads = 4, .window_size = 256};
-    o.dropout = 0, o.rope = true, o.causal = causal;
-    for (const char* name : {"first", "second"}) {
-      blocks.push_back(register_module(name, transformer_block(LongformerSelfAttention(o))));
-    }
-  }
-  AttentionResult forward(const torch::Tensor& x, const torch::Tensor& is_global) {
-    auto h = blocks[0](x, {.global_attention = is_global}).output;
-    return blocks[1](h, {.global_attention = is_global});
-  }
-  std::vector<TransformerBlock<LongformerSelfAttentionImpl>> blocks;
-};
-// [/model]
 
 /// How much token `to`'s output changes with token `from`.
 double effect(Reader& reader, const torch::Tensor& x, const torch::Tensor& is_global, int64_t from,
@@ -34,37 +21,57 @@ double effect(Reader& reader, const torch::Tensor& x, const torch::Tensor& is_gl
   return torch::autograd::grad({y}, {input})[0][0][from].norm().item<double>();
 }
 
+/// The bytes around token i, on one line.
+std::string around(const torch::Tensor& bytes, int64_t i) {
+  std::string text;
+  for (int64_t j = std::max<int64_t>(i - 12, 0); j < std::min(i + 12, bytes.size(1)); ++j) {
+    const auto c = static_cast<char>(bytes[0][j].item<int64_t>());
+    text += c == '\n' ? ' ' : c;
+  }
+  return text;
+}
+
 }  // namespace
 
-int main() {
-  torch::manual_seed(0);
-  Reader reader;
-
-  // [read]
-  const int64_t n = 8192, question = 16;
-  auto x = torch::randn({1, n, 64});             // the question's tokens, then the document's
-  auto is_global = torch::arange(n) < question;  // [L] or [B, L]
-  auto [y, weights] = reader.forward(x, is_global);
-  // [/read]
-
-  // [reach]
-  const double far = effect(reader, x, is_global, 500, 8000);
-  const double without = effect(reader, x, torch::zeros({n}), 500, 8000);
-  std::cout << "token 500 on token 8000: " << far << ", without global tokens " << without << '\n';
-  // [/reach]
+int main(int argc, char** argv) {
+  torch::manual_seed(argc > 1 ? std::atoi(argv[1]) : 0);
+  // [learn]
+  const auto kinds = load_kinds(ATTZOO_SOURCE_DIR);  // library, test, page, script
+  const int64_t n = 4096;
+  Reader reader(4);
+  std::cout << "before: " << 100 * accuracy(reader, kinds, n, 8) << " % of 32 are right\n";
+  std::cout << "mean loss of the last steps: " << train(reader, kinds, n, 60) << '\n';
+  const double right = accuracy(reader, kinds, n, 16);
+  std::cout << "after: " << 100 * right << " % of 64 in files never seen, by chance 25 %\n";
+  // [/learn]
 
   // [rows]
-  auto rows = weights.rows(0, question);                  // [1, 4, 16, 8192], not 8192^2
-  auto [strength, token] = rows.mean({0, 1, 2}).topk(5);  // where the question looks
-  std::cout << "the question looks at " << token << "\nwith " << strength << '\n';
+  auto document = documents_of(kinds[1].held_out, 1, n);  // from a test
+  auto x = reader.tokens(document);                       // [1, 1 + n, 32]
+  auto is_global = torch::arange(n + 1) == 0;             // [L] or [B, L]
+  auto [y, weights] = reader.forward(x, is_global);
+  auto row = weights.rows(0, 1);                         // [1, 2, 1, 1 + n], not (1 + n)^2
+  auto [strength, token] = row.mean({0, 1, 2}).topk(3);  // where the first token looks
   // [/rows]
+  for (int64_t i = 0; i < 3; ++i) {
+    const auto at = token[i].item<int64_t>();
+    std::cout << "it looks at byte " << at << ", " << strength[i].item<double>() * double(n)
+              << " times the mean: " << around(document, at) << '\n';
+  }
+
+  // [reach]
+  const double far = effect(reader, x, is_global, 500, 4000);
+  const double without = effect(reader, x, torch::zeros({n + 1}), 500, 4000);
+  std::cout << "byte 500 on byte 4000: " << far << ", without a global token " << without << '\n';
+  // [/reach]
 
   // [memory]
   std::vector<int64_t> peaks;
-  for (const int64_t length : {2048, 4096, 8192}) {
-    auto part = x.slice(1, 0, length).detach().requires_grad_();
+  auto longer = reader.tokens(documents_of(kinds[0].learn, 1, 16384));
+  for (const int64_t length : {4096, 8192, 16384}) {
+    auto part = longer.slice(1, 0, length).detach().requires_grad_();
     attzoo::testing::PeakMemory memory;
-    reader.forward(part, is_global.slice(0, 0, length)).output.sum().backward();
+    reader.forward(part, torch::arange(length) == 0).output.sum().backward();
     peaks.push_back(memory.peak());
     std::cout << length << " tokens, forward and backward: " << peaks.back() / 1000000 << " MB\n";
   }
@@ -72,18 +79,20 @@ int main() {
 
   // [pieces]
   torch::NoGradGuard no_grad;
-  Reader stream(/*causal=*/true);
+  Reader stream(4, /*causal=*/true);
   auto a = stream.blocks[0]->make_cache(1), b = stream.blocks[1]->make_cache(1);  // no capacity
   std::vector<torch::Tensor> pieces;
-  for (int64_t i = 0; i < n; i += 1024) {
-    auto global = is_global.slice(0, i, i + 1024);
-    auto h = stream.blocks[0](x.slice(1, i, i + 1024), {.global_attention = global, .cache = a});
+  auto is_first = torch::arange(longer.size(1)) == 0;
+  for (int64_t i = 0; i < longer.size(1); i += 1024) {
+    auto global = is_first.slice(0, i, i + 1024);
+    auto h =
+        stream.blocks[0](longer.slice(1, i, i + 1024), {.global_attention = global, .cache = a});
     pieces.push_back(stream.blocks[1](h.output, {.global_attention = global, .cache = b}).output);
   }
   std::cout << "state: " << a.bytes() + b.bytes() << " bytes\n";
   // [/pieces]
-  const auto whole = stream.forward(x, is_global).output;
+  const auto whole = stream.forward(longer, is_first).output;
   const double error = (torch::cat(pieces, 1) - whole).abs().max().item<double>();
   std::cout << "in pieces and at once differ by " << error << '\n';
-  return far > 0 && without == 0 && peaks[2] < 5 * peaks[0] && error < 1e-4 ? 0 : 1;
+  return right > 0.4 && far > 0 && without == 0 && peaks[2] < 5 * peaks[0] && error < 1e-4 ? 0 : 1;
 }

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "examples/heat_map.hpp"
 #include "train.hpp"
 
 namespace demo {
@@ -86,32 +87,6 @@ inline void write_json(const std::filesystem::path& file, const Options& o,
   std::ofstream(file) << json.dump(2) << '\n';
 }
 
-/// A heat map of attention weights [L, L] as SVG: rows are queries, columns keys, and each row is
-/// shaded relative to its own largest weight.
-inline void write_pattern(const std::filesystem::path& file, const std::string& title,
-                          const torch::Tensor& weights) {
-  constexpr int kCell = 6, kTop = 24;
-  const int64_t n = weights.size(0);
-  const auto shade = (weights / weights.amax(1, true).clamp_min(1e-20)).to(torch::kFloat32).cpu();
-  const auto at = shade.accessor<float, 2>();
-  std::ofstream out(file);
-  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << n * kCell << "\" height=\""
-      << n * kCell + kTop << "\" shape-rendering=\"crispEdges\">\n"
-      << "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
-      << "<text x=\"4\" y=\"16\" font-family=\"sans-serif\" font-size=\"13\">" << title
-      << "</text>\n<rect y=\"" << kTop << "\" width=\"" << n * kCell << "\" height=\"" << n * kCell
-      << "\" fill=\"#f2f2f2\"/>\n";
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < n; ++j) {
-      if (at[i][j] <= 0) continue;
-      const int light = 230 - static_cast<int>(200 * std::sqrt(at[i][j]));
-      out << "<rect x=\"" << j * kCell << "\" y=\"" << kTop + i * kCell << "\" width=\"" << kCell
-          << "\" height=\"" << kCell << "\" fill=\"rgb(" << light << "," << light << ",235)\"/>\n";
-    }
-  }
-  out << "</svg>\n";
-}
-
 inline void write_patterns(const std::filesystem::path& folder, const std::vector<Result>& results,
                            const Text& text, const Options& o, torch::Device device) {
   torch::NoGradGuard no_grad;
@@ -120,8 +95,9 @@ inline void write_patterns(const std::filesystem::path& folder, const std::vecto
     attzoo::LazyWeights weights;
     r.model->eval();
     r.model->forward(snippet.to(device), &weights);
-    write_pattern(folder / ("pattern_" + r.name + ".svg"),
-                  r.name + ": mean over heads, last layer, query by key", weights.head_mean()[0]);
+    example::write_heat_map(folder / ("pattern_" + r.name + ".svg"),
+                            r.name + ": mean over heads, last layer, query by key",
+                            weights.head_mean()[0]);
   }
 }
 
