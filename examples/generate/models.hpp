@@ -166,7 +166,7 @@ class LanguageModel : public torch::nn::Module {
 
   /// Features [..., width] -> logits [..., vocab].
   torch::Tensor logits(const torch::Tensor& x) {
-    return attzoo::core::linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
+    return attzoo::apply_linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
   }
 
   Config config;

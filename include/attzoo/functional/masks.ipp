@@ -57,8 +57,10 @@ ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask) {
   TORCH_CHECK_VALUE(mask.dim() >= 2 && mask.dim() <= 4,
                     "mask_tensor: expected a mask [L, S], [B, L, S] or [B, H, L, S], got ",
                     mask.sizes());
-  TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, "mask_tensor: expected bool, got ",
-                   mask.scalar_type());
+  TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool,
+                   "mask_tensor: expected bool (true = attend), got ", mask.scalar_type(),
+                   "; a 0/1 mask becomes one by .to(torch::kBool), what is added to the scores is "
+                   "a bias_tensor");
   return {core::mask_rank4(mask)};
 }
 
@@ -74,6 +76,18 @@ ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, 
   const core::Shape n{batch, heads, L, S};
   mask.check(n, torch::kCPU);
   return {std::move(mask), n};
+}
+
+ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, int64_t heads,
+                                     int64_t L, int64_t S, torch::Device device) {
+  TORCH_CHECK_VALUE(std::min({batch, heads, L, S}) >= 0 && std::max(L, S) <= 1 << 30 &&
+                        core::product_at_most({batch, heads, L, S}, int64_t{1} << 46),
+                    "create_mask: batch, heads, L and S must be >= 0 and at most 2^46 pairs, got "
+                    "batch=",
+                    batch, " heads=", heads, " L=", L, " S=", S);
+  const core::Shape n{batch, heads, L, S};
+  mask.check(n, device);
+  return mask.evaluate(core::Grid(n, 0, L, device)).expand({batch, heads, L, S}).contiguous();
 }
 
 }  // namespace attzoo
