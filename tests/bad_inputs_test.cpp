@@ -294,7 +294,7 @@ TEST(BadInputs, MaskModifiers) {
     create.add_numbers("S", values, [](int64_t n) { create_mask(causal(), 1, 1, 4, n); });
   }
   create.add("a mask of other sizes", [=] { create_mask(mask_tensor(mask), 1, 1, kL, kS + 1); },
-             {"mask_tensor", "S=8"});
+             {"create_mask", "S=8", "mask_tensor"});
   take(create);
   const auto made_for = [&](int64_t l, int64_t s, int64_t b, int64_t h, const std::string& part) {
     block_.add(c10::str("made for ", l, " ", s, " ", b, " ", h),

@@ -65,15 +65,6 @@ ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask);
 ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, int64_t batch = 1,
                                       int64_t heads = 1);
 
-/// A mask as a tensor: bool [batch, heads, L, S], true = attend, FlexAttention's create_mask. For
-/// eager code, for other libraries (`torch::scaled_dot_product_attention(q, k, v, t)`) and to look
-/// at; attention() takes the mask itself, which costs no memory. `batch` and `heads` 1 if the mask
-/// does not depend on them; `device` is that of the mask's tensors, if it has any. Takes O(batch *
-/// heads * L * S) memory. Throws c10::ValueError for a negative size and where the mask does not
-/// fit these sizes. Example: `auto t = create_mask(causal() && window(63, 0), 1, 1, n, n);`
-ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, int64_t heads,
-                                     int64_t L, int64_t S, torch::Device device = torch::kCPU);
-
 }  // namespace attzoo
 
 #ifndef ATTZOO_COMPILED

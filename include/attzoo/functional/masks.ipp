@@ -78,16 +78,4 @@ ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, 
   return {std::move(mask), n};
 }
 
-ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, int64_t heads,
-                                     int64_t L, int64_t S, torch::Device device) {
-  TORCH_CHECK_VALUE(std::min({batch, heads, L, S}) >= 0 && std::max(L, S) <= 1 << 30 &&
-                        core::product_at_most({batch, heads, L, S}, int64_t{1} << 46),
-                    "create_mask: batch, heads, L and S must be >= 0 and at most 2^46 pairs, got "
-                    "batch=",
-                    batch, " heads=", heads, " L=", L, " S=", S);
-  const core::Shape n{batch, heads, L, S};
-  mask.check(n, device);
-  return mask.evaluate(core::Grid(n, 0, L, device)).expand({batch, heads, L, S}).contiguous();
-}
-
 }  // namespace attzoo
