@@ -1,7 +1,7 @@
 #pragma once
 // The models: blocks of the library, and what a language model has besides.
 
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/io/checkpoint.hpp>
 
 #include <torch/nn/modules/container/modulelist.h>
