@@ -29,7 +29,7 @@ struct Gpt : torch::nn::Module {
     for (size_t i = 0; i < blocks.size(); ++i) {
       x = blocks[i](x, {.cache = caches.empty() ? attzoo::Cache() : caches[i]}).output;
     }
-    return attzoo::apply_linear(norm(x), lm_head);  // lm_head(norm(x)), fast for one token
+    return attzoo::apply_linear(norm(x), lm_head);  // lm_head(norm(x)), read by all threads
   }
   /// One for each block.
   std::vector<attzoo::Cache> make_caches(int64_t batch, int64_t capacity) {
