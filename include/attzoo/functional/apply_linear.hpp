@@ -1,7 +1,6 @@
 #pragma once
 /// \file
-/// Linear layers that are fast for a few tokens, as a model's output layer is asked for in
-/// decoding.
+/// Linear layers for a few tokens, such as a model's output layer in decoding.
 
 #include <attzoo/core/few_tokens.hpp>
 
