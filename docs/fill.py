@@ -1,5 +1,5 @@
-"""Fills in the parts of the mechanisms' pages that stand in the sources already, so that they are read
-there as on the site: `python3 docs/fill.py`. The site's build fails where a page is older.
+"""Fills in the parts of pages that stand in the sources already, so that they are read there as on the
+site: `python3 docs/fill.py`. The site's build fails where a page is older.
 
     <!-- options NAME -->     ... the table of the members of `struct NAME` in the page's header
     <!-- snippet FILE -->     ... the lines of FILE between `// [page]` and `// [/page]`
@@ -12,14 +12,16 @@ from pathlib import Path
 
 docs = Path(__file__).parent
 root = docs.parent
+headers = {"masks": "module/inputs", "transformer_block": "module/block_parts"}  # else <page>.hpp
 
 
 def options(name, page):
-    header = (root / f"include/attzoo/{page}.hpp").read_text()
+    header = (root / f"include/attzoo/{headers.get(page, page)}.hpp").read_text()
     if f"using {name} = GateOptions" in header:
         name, header = "GateOptions", (root / "include/attzoo/module/gate.hpp").read_text()
     body = re.search(r"struct %s \{\n(.*?)\n\};" % name, header, re.DOTALL)[1]
-    rows = ["| option | type | default | |", "|---|---|---|---|"]
+    is_options = name.endswith("Options")
+    rows = [f"| {'option' if is_options else 'input'} | type | default | |", "|---|---|---|---|"]
     above = []
     for line in body.split("\n"):
         if comment := re.fullmatch(r"\s*/// (.*)", line):
@@ -27,9 +29,9 @@ def options(name, page):
             continue
         kind, member, value, text = re.fullmatch(
             r"\s*(\S+) (\w+) = (.*?);\s*(?:///< (.*))?", line).groups()
-        kind = re.sub("std::optional<(.*)>", r"\1", kind)
-        value = {"std::nullopt": ""}.get(value, f"`{value}`")
-        required = kind == "int64_t" and value == "`0`"
+        kind = re.sub("std::optional<(.*)>", r"\1", kind).removeprefix("torch::")
+        value = {"std::nullopt": "", "{}": ""}.get(value, f"`{value}`")
+        required = is_options and kind == "int64_t" and value == "`0`"
         rows.append(f"| `{member}` | {kind.removesuffix('_t')} | {'required' if required else value} "
                     f"| {text or ' '.join(above)} |")
         above = []
@@ -51,7 +53,7 @@ def filled(text, page):
 
 
 def pages():
-    return sorted(docs.glob("mechanisms/*.md"))
+    return sorted(docs.glob("mechanisms/*.md")) + [docs / f"{page}.md" for page in headers]
 
 
 if __name__ == "__main__":

@@ -91,8 +91,8 @@ int main() {
   std::cout << "\nbeam: " << score << ", in a whole pass " << sum << '\n';
 
   // [state]
-  auto whole = model.blocks[0]->make_cache(/*batch=*/1, /*capacity=*/4096);
-  auto half = model.blocks[0]->make_cache(1, 4096, {.dtype = torch::kBFloat16});
+  auto whole = model.blocks[0].make_cache(/*batch=*/1, /*capacity=*/4096);
+  auto half = model.blocks[0].make_cache(1, 4096, {.dtype = torch::kBFloat16});
   LocalSelfAttention local({.d_model = 64, .window_size = 64, .causal = true});
   auto window = local->make_cache(1);  // no capacity: the stream may be of any length
   std::cout << whole.bytes() << ", " << half.bytes() << ", " << window.bytes() << " bytes\n";

@@ -15,7 +15,7 @@ struct Gpt : torch::nn::Module {
     for (int64_t i = 0; i < depth; ++i) {
       blocks.push_back(attzoo::transformer_block(attzoo::MultiHeadSelfAttention(
           {.d_model = width, .num_heads = 4, .dropout = 0, .rope = true, .causal = true})));
-      layers->push_back(blocks.back());
+      layers->push_back(blocks.back().ptr());
     }
     register_module("embed", embed);
     register_module("layers", layers);
@@ -29,17 +29,17 @@ struct Gpt : torch::nn::Module {
     for (size_t i = 0; i < blocks.size(); ++i) {
       x = blocks[i](x, {.cache = caches.empty() ? attzoo::Cache() : caches[i]}).output;
     }
-    return lm_head(norm(x));
+    return attzoo::apply_linear(norm(x), lm_head);  // lm_head(norm(x)), read by all threads
   }
   /// One for each block.
   std::vector<attzoo::Cache> make_caches(int64_t batch, int64_t capacity) {
     std::vector<attzoo::Cache> caches;
-    for (auto& block : blocks) caches.push_back(block->make_cache(batch, capacity));
+    for (auto& block : blocks) caches.push_back(block.make_cache(batch, capacity));
     return caches;
   }
 
   torch::nn::Embedding embed;
-  std::vector<attzoo::TransformerBlock<attzoo::MultiHeadSelfAttentionImpl>> blocks;
+  std::vector<attzoo::AnyAttention> blocks;  // of any mechanism, also of several
   torch::nn::ModuleList layers;
   attzoo::RMSNorm norm;
   torch::nn::Linear lm_head;

@@ -39,6 +39,16 @@ int main() {
   // [/tensor]
   const auto same = attention(q, k, v, mask_tensor(allowed)).output;
 
+  // [padding]
+  auto real = create_padding_mask(std::vector<int64_t>{256, 100});  // bool [B, S], true = real
+  auto p = attention(q, k, v, causal() && mask_tensor(real.view({2, 1, 1, n}))).output;
+  // [/padding]
+
+  // [create]
+  auto seen = create_mask(recent, 1, 1, n, n);  // bool [1, 1, L, S], true = attend
+  auto theirs = torch::scaled_dot_product_attention(q, k, v, seen);
+  // [/create]
+
   // [run_time]
   AnyMask mask = causal();  // a mask of any type, chosen at run time
   if (n > 128) mask = mask && window(128, 128);
@@ -47,8 +57,7 @@ int main() {
   const auto x = torch::randn({2, n, 64});
   // [module]
   MultiHeadSelfAttention attn({.d_model = 64, .num_heads = 4});
-  auto real_tokens = create_padding_mask(std::vector<int64_t>{256, 100});  // bool [B, L]
-  auto padded = attn(x, {.mask = allowed, .key_padding_mask = real_tokens, .causal = true});
+  auto padded = attn(x, {.mask = allowed, .key_padding_mask = real, .causal = true});
   // [/module]
 
   // [packed]
@@ -57,7 +66,8 @@ int main() {
   auto together = attn(packed, {.documents = {.offsets = ends}}).output;
   // [/packed]
   const bool right = shares[0] < 0.25 && shares[1] > 0.5 && shares[2] == 0.75 &&
-                     torch::allclose(z, same, 1e-4, 1e-5) &&
+                     torch::allclose(z, same, 1e-4, 1e-5) && p.isfinite().all().item<bool>() &&
+                     torch::allclose(y, theirs, 1e-4, 1e-5) &&
                      padded.output.isfinite().all().item<bool>() && together.size(1) == 356 &&
                      attention(q, k, v, mask).output.isfinite().all().item<bool>();
   return right ? 0 : 1;

@@ -41,7 +41,7 @@ class DecayImpl : public SelfAttention<DecayImpl, DecayOptions> {
   torch::Tensor rate;  ///< [H]
 
  protected:
-  core::Keeps keeps() const override { return {.reach = options.window_size}; }  // for caches
+  Keeps keeps() const override { return {.reach = options.window_size}; }  // for caches
 };
 using Decay = Holder<DecayImpl>;
 // [/mechanism]

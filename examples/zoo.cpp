@@ -1,5 +1,5 @@
-// Every mechanism in a few lines: the snippets of docs/mechanisms, which docs/fill.py copies from
-// here.
+// Every mechanism, and a block, in a few lines: the snippets of their pages, which docs/fill.py
+// copies from here.
 
 #include <attzoo/attzoo.hpp>
 #include <iostream>
@@ -119,6 +119,20 @@ torch::Tensor combined(const torch::Tensor& x) {
   return y;
 }
 
+torch::Tensor blocks(const torch::Tensor& x) {
+  // [transformer_block]
+  attzoo::GroupedSelfAttention attn(
+      {.d_model = 64, .num_query_heads = 8, .num_kv_heads = 2, .rope = true, .causal = true});
+  auto block = attzoo::transformer_block(attn, {.mlp_hidden = 172,
+                                                .norm = attzoo::NormKind::kRMSNorm,
+                                                .activation = attzoo::Activation::kSilu,
+                                                .mlp_gated = true,
+                                                .mlp_bias = false});  // Llama's
+  auto y = block(x).output;
+  // [/transformer_block]
+  return y;
+}
+
 }  // namespace
 
 int main() {
@@ -130,7 +144,8 @@ int main() {
                                    dilated(x), block(x),
                                    alibi(x),   longformer(x),
                                    lsh(x),     linear(x),
-                                   gated(x),   combined(x)};
+                                   gated(x),   combined(x),
+                                   blocks(x)};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

@@ -286,6 +286,16 @@ TEST(BadInputs, MaskModifiers) {
     block_.add_numbers("batch", values, [](int64_t n) { block_mask(causal(), 4, 4, n); });
     block_.add_numbers("heads", values, [](int64_t n) { block_mask(causal(), 4, 4, 1, n); });
   }
+  Cases create("create_mask");
+  for (const auto& values : {std::vector<int64_t>{-1}, kTooLarge}) {
+    create.add_numbers("batch", values, [](int64_t n) { create_mask(causal(), n, 1, 4, 4); });
+    create.add_numbers("heads", values, [](int64_t n) { create_mask(causal(), 1, n, 4, 4); });
+    create.add_numbers("L", values, [](int64_t n) { create_mask(causal(), 1, 1, n, 4); });
+    create.add_numbers("S", values, [](int64_t n) { create_mask(causal(), 1, 1, 4, n); });
+  }
+  create.add("a mask of other sizes", [=] { create_mask(mask_tensor(mask), 1, 1, kL, kS + 1); },
+             {"create_mask", "S=8", "mask_tensor"});
+  take(create);
   const auto made_for = [&](int64_t l, int64_t s, int64_t b, int64_t h, const std::string& part) {
     block_.add(c10::str("made for ", l, " ", s, " ", b, " ", h),
                [=] { attend(block_mask(causal(), l, s, b, h)); }, {part});

@@ -251,6 +251,7 @@ endforeach()
 # A header of functional/, io/ and module/ has the test file of its name, but for these, which say
 # where they are tested.
 set(tested_elsewhere
+  functional/apply_linear=core/few_tokens
   functional/callables=core/callables
   functional/checks=bad_inputs
   functional/debug=functional/linear_attention

@@ -1,7 +1,7 @@
 #pragma once
 // The models: blocks of the library, and what a language model has besides.
 
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/io/checkpoint.hpp>
 
 #include <torch/nn/modules/container/modulelist.h>
@@ -166,7 +166,7 @@ class LanguageModel : public torch::nn::Module {
 
   /// Features [..., width] -> logits [..., vocab].
   torch::Tensor logits(const torch::Tensor& x) {
-    return attzoo::core::linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
+    return attzoo::apply_linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
   }
 
   Config config;

@@ -16,6 +16,7 @@
 #include <attzoo/vanilla.hpp>
 #include <attzoo/version.hpp>
 
+#include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/linear_attention.hpp>
@@ -26,6 +27,7 @@
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/module/any_attention.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/module/transformer.hpp>

@@ -94,7 +94,7 @@ class BlockSelfAttentionImpl
   }
 
  protected:
-  core::Keeps keeps() const override {
+  Keeps keeps() const override {
     if (!options.overlap) return {.reach = options.block_size - 1, .unit = options.block_size};
     const core::OverlappingBlocks blocks(0, options.block_size, {});
     return {.reach = options.block_size - 1, .unit = blocks.period()};

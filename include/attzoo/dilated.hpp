@@ -70,7 +70,7 @@ class DilatedSelfAttentionImpl
   }
 
  protected:
-  core::Keeps keeps() const override {
+  Keeps keeps() const override {
     if (!options.window_size) return {};
     return {.reach = *options.window_size / 2};
   }

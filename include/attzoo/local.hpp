@@ -62,7 +62,7 @@ class LocalSelfAttentionImpl
   }
 
  protected:
-  core::Keeps keeps() const override { return {.reach = options.window_size / 2}; }
+  Keeps keeps() const override { return {.reach = options.window_size / 2}; }
 };
 
 /// Example: `LocalSelfAttention attn({.d_model = 256, .window_size = 64, .causal = true});`

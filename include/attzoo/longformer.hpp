@@ -101,7 +101,7 @@ class LongformerSelfAttentionImpl
   torch::nn::Linear w_q_global{nullptr}, w_k_global{nullptr}, w_v_global{nullptr};
 
  protected:
-  core::Keeps keeps() const override { return {.reach = options.window_size / 2}; }
+  Keeps keeps() const override { return {.reach = options.window_size / 2}; }
 
  private:
   /// `yes` in the rows of the tokens [1 or B, L] where `which` is true, `no` in the others.

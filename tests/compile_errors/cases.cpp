@@ -3,6 +3,9 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
+#if CASE >= 23
+#include <attzoo/multi_head.hpp>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -53,5 +56,19 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
   return use([](auto, auto, auto q, auto kv) { return q >= kv; });
 #elif CASE == 18  // CASE 18: mask_tensor\(t\) or bias_tensor\(t\)
   return use(t);
+#elif CASE == 19  // CASE 19: in this order
+  return attention(q, q, q, softcap(3.0), causal()).output;
+#elif CASE == 20  // CASE 20: joined by &&
+  return attention(q, q, q, causal(), window(3, 0)).output;
+#elif CASE == 21  // CASE 21: write score_mod\(f\)
+  return attention(q, q, q, causal(), [](auto s, auto, auto, auto, auto) { return 2 * s; }).output;
+#elif CASE == 22  // CASE 22: bias_tensor\(t\) for a tensor t
+  return attention(q, q, q, causal(), t).output;
+#elif CASE == 23  // CASE 23: named inputs
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, t).output;
+#elif CASE == 24  // CASE 24: attention\(q, k, v\)
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, q, q).output;
 #endif
 }

@@ -1,7 +1,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/functional/apply_linear.hpp>
 
 #include <torch/csrc/autograd/autograd.h>
 
@@ -39,6 +39,20 @@ TEST(FewTokens, LinearIsItsDefinition) {
       }
     }
   }
+}
+
+TEST(FewTokens, WhatDoesNotFitIsTorchLinears) {
+  const torch::NoGradGuard no_grad;
+  const auto x = torch::randn({2, 30}), w = torch::randn({7, 30});
+  EXPECT_TRUE(torch::equal(apply_linear(x, w), core::linear(x, w)));
+  const torch::nn::Linear layer(30, 7);
+  EXPECT_TRUE(torch::equal(apply_linear(x, layer), apply_linear(x, layer->weight, layer->bias)));
+  const auto number = torch::randn({1});  // broadcast
+  EXPECT_TRUE(torch::allclose(apply_linear(x, w, number), torch::linear(x, w) + number));
+  EXPECT_TRUE(torch::allclose(apply_linear(x, w[0]), torch::linear(x, w[0])));
+  EXPECT_THROW(apply_linear(x, w, torch::randn({3})), c10::Error);
+  EXPECT_THROW(apply_linear(x, torch::randn({7, 31})), c10::Error);
+  EXPECT_THROW(apply_linear(torch::Tensor(), w), c10::Error);
 }
 
 TEST(FewTokens, SeveralLayersAreEachOfThem) {

@@ -212,6 +212,8 @@ TEST(Attention, OptionsBesideAMaskOrAScoreAlone) {
                            attention(q, q, q, {}, softcap(2.0), options).output));
   EXPECT_TRUE(torch::equal(attention(q, q, q, causal(), {}).output,
                            attention(q, q, q, any, core::AnyScore()).output));
+  EXPECT_TRUE(torch::equal(attention(q, q, q, {.scale = 0.7}).output,
+                           attention(q, q, q, full(), {}, options).output));
 }
 
 TEST(Attention, DropoutGradientsUseTheSameEntries) {
@@ -248,6 +250,36 @@ TEST(Attention, LeadingDimensionsBroadcast) {
   EXPECT_TRUE(torch::allclose(r.weights.rows(1, 3), w.slice(-2, 1, 3)));
 }
 
+TEST(Attention, BatchesOfOneBroadcast) {
+  const auto p = random_problem(3, 4, 2, 5, 6, 8, 7);
+  const auto slopes = torch::tensor({0.1, 0.2, 0.3, 0.4}, torch::kFloat64);
+  for (int which = 1; which < 7; ++which) {  // q, k and v, each of batch 1 or 3
+    std::vector<torch::Tensor> given, copies;
+    const torch::Tensor* all[] = {&p.q, &p.k, &p.v};
+    for (int i = 0; i < 3; ++i) {
+      const auto t = which >> i & 1 ? all[i]->slice(0, 0, 1) : *all[i];
+      given.push_back(t.clone().requires_grad_());
+      copies.push_back(t.clone().requires_grad_());
+    }
+    const auto repeated = [&](size_t i) {
+      return copies[i].size(0) == 3 ? copies[i] : copies[i].repeat({3, 1, 1, 1});
+    };
+    const auto got = attention(given[0], given[1], given[2], causal(), alibi(slopes));
+    const auto want = attention(repeated(0), repeated(1), repeated(2), causal(), alibi(slopes));
+    EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-12, 1e-13)) << which;
+    EXPECT_TRUE(torch::allclose(got.weights, want.weights, 1e-12, 1e-13)) << which;
+    EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-12, 1e-13)) << which;
+    const auto g = torch::randn_like(want.output);
+    const auto gradients = torch::autograd::grad({got.output}, given, {g});
+    const auto expected = torch::autograd::grad({want.output}, copies, {g});
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(torch::allclose(gradients[i], expected[i], 1e-10, 1e-12)) << which << " " << i;
+    }
+  }
+  const auto none = attention(p.q.slice(0, 3), p.k.slice(0, 0, 1), p.v.slice(0, 0, 1));
+  EXPECT_EQ(none.output.sizes(), (std::vector<int64_t>{0, 4, 5, 7}));
+}
+
 TEST(Attention, Errors) {
   const auto p = random_problem(2, 4, 2, 5, 6, 8, 3, torch::kFloat32);
   const auto bad = [&](auto change, const std::vector<std::string>& parts) {
@@ -256,11 +288,12 @@ TEST(Attention, Errors) {
     expect_error([&] { attention(x.q, x.k, x.v); }, parts);
   };
   bad([](auto& x) { x.q = torch::Tensor(); }, {"attention", "q", "undefined"});
-  bad([](auto& x) { x.q = x.q[0]; }, {"attention", "q", "[B, H, L or S, D]", "[4, 5, 8]"});
+  bad([](auto& x) { x.q = x.q[0]; }, {"attention", "q", "[B, H, L, D]", "[4, 5, 8]"});
   bad([](auto& x) { x.k = x.k.to(torch::kFloat64); }, {"attention", "k", "Float", "Double"});
   bad([](auto& x) { x.v = x.v.to(torch::kInt64); }, {"attention", "v", "Long"});
   bad([](auto& x) { x.v = x.v.to(torch::kMeta); }, {"attention", "v", "device", "meta"});
-  bad([](auto& x) { x.k = x.k.slice(0, 1); }, {"attention", "batch", "[1, 2, 6, 8]"});
+  bad([](auto& x) { x.k = torch::cat({x.k, x.k}); }, {"attention", "batch", "[4, 2, 6, 8]"});
+  bad([](auto& x) { x.k = x.k.slice(0, 2); }, {"attention", "batch", "[0, 2, 6, 8]"});
   bad([](auto& x) { x.q = x.q.slice(1, 1); }, {"attention", "heads", "[2, 3, 5, 8]"});
   bad([](auto& x) { x.k = x.k.slice(1, 2), x.v = x.v.slice(1, 2); }, {"attention", "heads"});
   bad([](auto& x) { x.v = x.v.slice(2, 1); }, {"attention", "v", "length"});

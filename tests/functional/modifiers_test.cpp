@@ -55,6 +55,31 @@ TEST(Modifiers, MasksCompose) {
   EXPECT_TRUE(torch::equal(table(full() && causal(), 8, 8)[0][0], a));
 }
 
+TEST(Modifiers, CreateMaskIsWhatAttentionSees) {
+  const auto ids = torch::tensor({0, 0, 0, 1, 1, 2, 2}), q = torch::randn({2, 3, 5, 4}),
+             k = torch::randn({2, 3, 7, 4});
+  const auto global = torch::tensor({{1, 0, 0, 0, 0, 0, 0}, {0, 0, 0, 1, 0, 0, 0}});
+  const auto heads =
+      mask_mod([](auto b, auto h, auto q, auto kv) { return (q + kv) % 3 >= h + b; });
+  const std::vector<AnyMask> masks{full(),
+                                   AnyMask(),
+                                   causal(),
+                                   window(1, 2) && !dilated(2),
+                                   documents({.ids = ids}) || global_tokens(global),
+                                   heads,
+                                   block_mask(heads, 5, 7, 2, 3),
+                                   mask_tensor(torch::rand({2, 1, 5, 7}) < 0.5)};
+  for (size_t i = 0; i < masks.size(); ++i) {
+    const auto mask = create_mask(masks[i], 2, 3, 5, 7);
+    EXPECT_EQ(mask.scalar_type(), torch::kBool);
+    EXPECT_EQ(mask.sizes(), (std::vector<int64_t>{2, 3, 5, 7}));
+    EXPECT_TRUE(mask.is_contiguous());
+    EXPECT_TRUE(torch::equal(mask, attention(q, k, k, masks[i]).weights.tensor() > 0)) << i;
+  }
+  EXPECT_TRUE(torch::equal(create_mask(causal(), 1, 1, 6, 6)[0][0], create_causal_mask(6)));
+  EXPECT_EQ(create_mask(causal(), 1, 1, 0, 6).numel(), 0);
+}
+
 TEST(Modifiers, CallablesReadLikeScalars) {
   const auto odd = mask_mod([](auto b, auto h, auto q, auto kv) {
     return (q - kv) % 3 == 0 || (h == 1 && kv / 2 < 2 && !(b == 0));
@@ -131,7 +156,11 @@ TEST(Modifiers, Errors) {
   expect_error([] { documents(torch::tensor({1, 3})); }, {"documents", "begin with 0"});
   expect_error([] { documents(torch::tensor({0.0, 3.0})); }, {"documents", "integer"});
   expect_error([] { global_tokens(torch::ones({1, 2, 3})); }, {"global_tokens"});
-  expect_error([] { mask_tensor(torch::ones({4, 4})); }, {"mask_tensor", "bool", "Float"});
+  expect_error(
+      [] {
+        mask_tensor(torch::ones({4, 4}));
+      },
+      {"mask_tensor", "bool", "Float", "bias_tensor"});
   expect_error([] { mask_tensor(torch::ones({4}, torch::kBool)); }, {"mask_tensor", "[L, S]"});
   expect_error([] { alibi(torch::ones({2, 2})); }, {"alibi", "[H]", "[2, 2]"});
   expect_error([] { softcap(0); }, {"softcap", "0"});

@@ -70,7 +70,7 @@ TEST_F(SafeTensorsTest, RefusesBrokenFiles) {
   write("{}", 0, 100);
   expect_error([&] { load_safetensors(path_); }, {"truncated", "100"});
   write("{}", 0, uint64_t{1} << 63);
-  expect_error([&] { load_safetensors(path_); }, {"over the limit"});
+  expect_error([&] { load_safetensors(path_); }, {"over the limit", "a safetensors file?"});
   expect_refused("{", 0, {"JSON", "byte"});
   expect_refused("[]", 0, {"an object"});
   expect_refused(R"({"__metadata__":{"a":1}})", 0, {"a string"});
@@ -345,6 +345,11 @@ TEST_F(SafeTensorsTest, ModulesLoadStrictlyByName) {
   state["attn.w_v.weight"] = torch::zeros({8, 8});
   state["more"] = torch::zeros({1});
   state["attn.alibi_bias"] = torch::zeros({1});  // ignored
+  expect_error(
+      [&] {
+        load_state_dict(*b, {{"in_proj_weight", torch::zeros({2})}});
+      },
+      {"missing: attn.w_q.weight", "extra: in_proj_weight", "no name fits", "NameMap"});
   expect_error([&] { load_state_dict(*b, state); },
                {"missing: gate.0.bias", "attn.w_q.weight: expected [8, 8] Float, got [8, 9] Float",
                 "attn.w_k.weight: expected [8, 8] Float, got [8, 8] Double", "extra: more"});

@@ -71,7 +71,8 @@ ATTZOO_API void check_key_padding(const torch::Tensor& mask, const Shape& n,
   check_dense(mask, who, "key_padding_mask");
   TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, who,
                    ": key_padding_mask must be bool (true = real token), got ", mask.scalar_type(),
-                   "; pass key_padding_mask.to(torch::kBool)");
+                   "; where 1 is a real token pass key_padding_mask.to(torch::kBool), of 0 and "
+                   "-inf key_padding_mask == 0");
   TORCH_CHECK_VALUE(mask.dim() == 2 && mask.size(0) == n.B && mask.size(1) == n.S, who,
                     ": key_padding_mask must have shape [B, S] = [", n.B, ", ", n.S, "], got ",
                     mask.sizes());

@@ -35,10 +35,12 @@ struct Affine {
 /// Whether a layer is computed here: for few tokens, each of as many numbers as a row has.
 inline bool takes_few(const torch::Tensor& x, const Affine& layer) {
   constexpr int64_t kMost = kernel::FewTokens<float>::kMost;
-  const int64_t from = layer.weight.size(1);
+  if (!x.defined() || !layer.weight.defined() || layer.weight.dim() != 2) return false;
+  const int64_t to = layer.weight.size(0), from = layer.weight.size(1);
   return x.dim() > 0 && x.size(-1) == from && x.numel() > 0 && x.numel() <= kMost * from &&
          layer.weight.is_contiguous() && plain_numbers(x, layer.weight) &&
-         (!layer.bias.defined() || plain_numbers(x, layer.bias));
+         (!layer.bias.defined() ||
+          (layer.bias.sizes() == torch::IntArrayRef{to} && plain_numbers(x, layer.bias)));
 }
 
 inline std::vector<torch::Tensor> linear_each(const torch::Tensor& x, std::vector<Affine> layers) {

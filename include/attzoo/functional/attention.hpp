@@ -27,13 +27,13 @@ struct AttentionOptions {
 /// Scaled dot-product attention: softmax over the allowed keys of score_mod(scale * q k^T), times v
 /// (Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762).
 ///
-/// \param q [B, H, L, D], any strides
+/// \param q [B, H, L, D], any strides; q, k and v of batch 1 are broadcast
 /// \param k [B, Hkv, S, D], H a multiple of Hkv: query head h reads head h / (H / Hkv)
 /// \param v [B, Hkv, S, Dv]
 /// \param mask who may attend to whom (masks.hpp, callables.hpp); default everybody
-/// \param score how scores change before the softmax (scores.hpp, callables.hpp); default not at
-/// all \return output [B, H, L, Dv], weights [B, H, L, S] on demand, lse [B, H, L] (float32;
-/// float64
+/// \param score how scores change before the softmax (scores.hpp, callables.hpp); default they
+///   do not
+/// \return output [B, H, L, Dv], weights [B, H, L, S] on demand, lse [B, H, L] (float32; float64
 ///   for float64). A query without any allowed key has output 0, weights 0 and lse -inf.
 ///
 /// Throws c10::Error on wrong ranks, sizes, dtypes, layouts or devices, before anything is
@@ -59,6 +59,12 @@ AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const 
   return attention(q, k, v, core::AnyMask(mask), core::AnyScore(), options);
 }
 
+/// The same with neither: `attention(q, k, v, {.scale = 0.5})`.
+inline AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k,
+                                 const torch::Tensor& v, const AttentionOptions& options) {
+  return attention(q, k, v, core::AnyMask(), core::AnyScore(), options);
+}
+
 /// What is neither does not compile.
 template <class Other, class... More>
 requires(std::is_class_v<Other> && !MaskMod<Other> && !ScoreMod<Other>) AttentionResult
@@ -68,6 +74,20 @@ requires(std::is_class_v<Other> && !MaskMod<Other> && !ScoreMod<Other>) Attentio
       !sizeof(Other),
       "attzoo::attention: v is followed by a mask or a score modifier: write mask_mod(f) "
       "or score_mod(f) for a callable f, mask_tensor(t) or bias_tensor(t) for a tensor t");
+  return attention(q, k, v);
+}
+
+/// Neither does what is in another order.
+template <class First, class Second, class... More>
+requires(std::is_class_v<Second> && !std::same_as<Second, AttentionOptions> &&
+         (ScoreMod<First> || (MaskMod<First> && !ScoreMod<Second>))) AttentionResult
+    attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, const First&,
+              const Second&, const More&...) {
+  static_assert(
+      !sizeof(First),
+      "attzoo::attention: q, k and v are followed by a mask, a score modifier and options, "
+      "in this order; masks are joined by &&, scores by +; write score_mod(f) for a "
+      "callable f, bias_tensor(t) for a tensor t");
   return attention(q, k, v);
 }
 

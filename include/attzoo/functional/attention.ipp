@@ -11,20 +11,30 @@
 namespace attzoo {
 namespace core {
 
+/// The size that those of 1 broadcast to.
+ATTZOO_API int64_t batch_size(const torch::Tensor& q, const torch::Tensor& k,
+                              const torch::Tensor& v) {
+  return q.size(0) != 1 ? q.size(0) : k.size(0) != 1 ? k.size(0) : v.size(0);
+}
+
 ATTZOO_API void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
                           const AttentionOptions& options) {
   check_arguments("attention", q, k, v, options.dropout);
   const char* names[] = {"q", "k", "v"};
   const torch::Tensor* tensors[] = {&q, &k, &v};
   for (int i = 0; i < 3; ++i) {
-    TORCH_CHECK_VALUE(tensors[i]->dim() == 4, "attention: ", names[i],
-                      " must have shape [B, H, L or S, D], got ", tensors[i]->sizes());
+    TORCH_CHECK_VALUE(tensors[i]->dim() == 4, "attention: ", names[i], " must have shape [B, H, ",
+                      i == 0 ? 'L' : 'S', ", D], got ", tensors[i]->sizes());
   }
-  TORCH_CHECK_VALUE(k.size(0) == q.size(0) && v.size(0) == q.size(0),
-                    "attention: q, k and v must have the same batch size, got ", q.sizes(), ", ",
-                    k.sizes(), ", ", v.sizes());
+  const int64_t batch = batch_size(q, k, v);
+  for (const auto* t : tensors) {
+    TORCH_CHECK_VALUE(t->size(0) == batch || t->size(0) == 1,
+                      "attention: q, k and v must have the same batch size, or 1, got ", q.sizes(),
+                      ", ", k.sizes(), ", ", v.sizes());
+  }
   TORCH_CHECK_VALUE(q.size(1) > 0 && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
-                    "attention: the heads of q must be a multiple of the heads of k, got q ",
+                    "attention: the heads of q [B, H, L, D] must be a multiple of the heads of "
+                    "k [B, Hkv, S, D], got q ",
                     q.sizes(), ", k ", k.sizes());
   TORCH_CHECK_VALUE(v.size(1) == k.size(1) && v.size(2) == k.size(2),
                     "attention: v must have the heads and the length of k, got v ", v.sizes(),
@@ -65,6 +75,11 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
                                      const torch::Tensor& v, const core::AnyMask& mask,
                                      const core::AnyScore& score, const AttentionOptions& options) {
   core::check_qkv(q, k, v, options);
+  const int64_t batch = core::batch_size(q, k, v);
+  if (q.size(0) != batch || k.size(0) != batch || v.size(0) != batch) {
+    const auto expand = [&](const torch::Tensor& t) { return t.expand({batch, -1, -1, -1}); };
+    return attention(expand(q), expand(k), expand(v), mask, score, options);
+  }
   const core::Qkv tensors{q, k, v};
   const auto n = tensors.shape();
   mask.check(n, q.device());

@@ -5,6 +5,7 @@
 /// A mask that no machine can address (2^47 bytes and more), or that the device has no memory for,
 /// is an error that names the function, before anything is computed.
 
+#include <attzoo/core/any_mask.hpp>
 #include <attzoo/kernel/compiler.hpp>
 
 #include <torch/types.h>
@@ -15,6 +16,16 @@
 #include <vector>
 
 namespace attzoo {
+
+/// Any mask of attention() (masks.hpp, callables.hpp) as a tensor [batch, heads, L, S],
+/// FlexAttention's create_mask. For eager code, for other libraries
+/// (`torch::scaled_dot_product_attention(q, k, v, t)`) and to look at; attention() takes the mask
+/// itself, which costs no memory. `batch` and `heads` may be 1 if the mask does not depend on them;
+/// `device` is that of its tensors, if it has any. Throws c10::ValueError for a negative size, and
+/// where the mask does not fit these sizes. Example:
+/// `auto t = create_mask(causal() && window(63, 0), 1, 1, n, n);`
+ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, int64_t heads,
+                                     int64_t L, int64_t S, torch::Device device = torch::kCPU);
 
 /// [n, n]: query i attends to the keys j <= i. Throws c10::ValueError for n < 0.
 ATTZOO_API torch::Tensor create_causal_mask(int64_t seq_len, torch::Device device = torch::kCPU);

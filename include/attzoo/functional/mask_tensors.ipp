@@ -3,6 +3,7 @@
 #include <attzoo/core/checks.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -38,6 +39,19 @@ torch::Tensor make_square_mask(int64_t n, const torch::Device& device, const cha
 }
 
 }  // namespace core
+
+ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, int64_t heads,
+                                     int64_t L, int64_t S, torch::Device device) {
+  const auto who = c10::str("create_mask: batch=", batch, " heads=", heads, " L=", L, " S=", S);
+  TORCH_CHECK_VALUE(std::min({batch, heads, L, S}) >= 0, who, ": sizes must be >= 0");
+  TORCH_CHECK_VALUE(core::product_at_most({batch, heads, L, S}, core::kMaxMaskBytes), who,
+                    ": a mask of that size is too large to be addressed");
+  return core::make_mask(L, S, who, [&] {
+    const core::Shape n{batch, heads, L, S};
+    mask.check(n, device);
+    return mask.evaluate(core::Grid(n, 0, L, device)).expand({batch, heads, L, S}).contiguous();
+  });
+}
 
 ATTZOO_API torch::Tensor create_causal_mask(int64_t seq_len, torch::Device device) {
   return core::make_square_mask(seq_len, device, "create_causal_mask",

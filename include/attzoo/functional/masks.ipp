@@ -57,8 +57,10 @@ ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask) {
   TORCH_CHECK_VALUE(mask.dim() >= 2 && mask.dim() <= 4,
                     "mask_tensor: expected a mask [L, S], [B, L, S] or [B, H, L, S], got ",
                     mask.sizes());
-  TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool, "mask_tensor: expected bool, got ",
-                   mask.scalar_type());
+  TORCH_CHECK_TYPE(mask.scalar_type() == torch::kBool,
+                   "mask_tensor: expected bool (true = attend), got ", mask.scalar_type(),
+                   "; a 0/1 mask becomes one by .to(torch::kBool), what is added to the scores is "
+                   "a bias_tensor");
   return {core::mask_rank4(mask)};
 }
 

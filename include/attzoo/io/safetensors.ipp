@@ -7,6 +7,7 @@
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/io/safetensors_header.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <system_error>
@@ -149,6 +150,15 @@ ATTZOO_API void load_state_dict(torch::nn::Module& module,
   for (const auto& [name, tensor] : state) {
     const bool ignored = name == "alibi_bias" || name.ends_with(".alibi_bias");
     if (!ignored && own.count(name) == 0) wrong += "\n  extra: " + core::printable(name);
+  }
+  const bool strangers = !own.empty() && !state.empty() &&
+                         std::none_of(state.begin(), state.end(), [&](const auto& entry) {
+                           return own.count(entry.first) > 0;
+                         });
+  if (strangers) {
+    wrong +=
+        "\n  no name fits: another library's names need a NameMap (io/name_maps.hpp), a part "
+        "of a model tensors_under()";
   }
   if (wrong.empty()) wrong = core::check_shared(own, state);
   const std::string who = "load_state_dict: the tensors do not fit the module " + module.name();

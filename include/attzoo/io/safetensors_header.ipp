@@ -15,7 +15,8 @@ ATTZOO_API std::string tensor_in(const std::string& file, const std::string& nam
 
 ATTZOO_API void check_header_size(uint64_t bytes, const std::string& file) {
   TORCH_CHECK_VALUE(bytes <= kMaxSafeTensorsHeader, file, ": a header of ", bytes,
-                    " bytes is over the limit of ", kMaxSafeTensorsHeader);
+                    " bytes is over the limit of ", kMaxSafeTensorsHeader,
+                    "; is it a safetensors file?");
 }
 
 ATTZOO_API void check_bool_bytes(const torch::Tensor& t, const std::string& where) {

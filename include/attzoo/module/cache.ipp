@@ -80,7 +80,8 @@ ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache&
                     x.device());
   TORCH_CHECK_VALUE(x.size(1) <= head.capacity - cache.length(), who,
                     ": the cache is full: it has ", cache.length(), " of ", head.capacity,
-                    " tokens, and ", x.size(1), " more came");
+                    " tokens, and ", x.size(1),
+                    " more came; give make_cache a larger capacity, or reset() it");
 }
 
 ATTZOO_API Cache make_pair_cache(const char* who, const Identity& owner, Cache a, Cache b) {

@@ -43,13 +43,14 @@ struct Past {
   }
   /// Weights that are read before the cache changes: its keys do not stay.
   LazyWeights guard(const LazyWeights& weights) const {
-    return weights.map([changes = changes, seen = seen](const torch::Tensor& rows, int64_t,
-                                                        int64_t) {
-      TORCH_CHECK_VALUE(*changes == seen,
-                        "LazyWeights: the cache has gone on since; weights of a call with a cache "
-                        "are read before the next one");
-      return rows;
-    });
+    return {weights.sizes().vec(),
+            [weights, now = changes, then = seen](int64_t begin, int64_t end) {
+              TORCH_CHECK_VALUE(*now == then,
+                                "LazyWeights: the cache has gone on since, and these weights need "
+                                "the keys that it had; read them before its next call: "
+                                "torch::Tensor w = result.weights;");
+              return weights.rows(begin, end);
+            }};
   }
 };
 

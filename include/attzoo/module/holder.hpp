@@ -8,6 +8,7 @@
 #include <torch/nn/pimpl.h>
 
 #include <memory>
+#include <type_traits>
 
 namespace attzoo {
 
@@ -27,6 +28,18 @@ class Holder : public torch::nn::ModuleHolder<Impl> {
   /// LibTorch's is, so that the inputs can be written in braces: `attn(x, {.causal = true})`.
   /// Throws c10::Error if it holds no module.
   AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {});
+
+  /// Further tensors, as LibTorch's modules take them, do not compile: each input has a name.
+  template <class Other, class... More>
+  requires std::is_convertible_v<Other, torch::Tensor> AttentionResult
+  operator()(const torch::Tensor&, const Other&, const More&...) {
+    static_assert(
+        !sizeof(Other),
+        "attzoo: a module is called with x and named inputs: attn(x), attn(x, {.mask = "
+        "m}), attn(x, {.context = c}) for keys and values of c; q, k and v of your own are "
+        "for attzoo::attention(q, k, v)");
+    return {};
+  }
 };
 
 // Outside of the class, or else they are inline, and compiled by programs that link them, too.

@@ -10,15 +10,20 @@
 #include <limits>
 #include <vector>
 
-namespace attzoo::core {
+namespace attzoo {
 
-/// Which rows a RowBuffer keeps.
+/// Which tokens a cache keeps: what a mechanism's keeps() returns. By default all.
 struct Keeps {
+  /// No limit.
   static constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
-  int64_t reach = kAll;  ///< rows before a row that it is read together with
-  int64_t unit = 1;      ///< rows are forgotten in multiples of this
-  int pinned = -1;       ///< the kind, bool, that says of rows that they are never forgotten
+  int64_t reach = kAll;  ///< how many tokens back a query sees: `{.reach = window}`
+  int64_t unit = 1;      ///< tokens are forgotten in multiples of this, as blocks need
+  /// Which of a cache's tensors, bool, says of tokens that they are never forgotten; -1: none. The
+  /// base sets it where there are global tokens.
+  int pinned = -1;
 };
+
+namespace core {
 
 /// Which rows a view has, as tensors of numbers that few ask for.
 struct RowNumbers {
@@ -73,7 +78,8 @@ class RowBuffer {
   int64_t first_ = 0, held_ = 0;  // behind them: rows first_ ... first_ + held_ - 1
 };
 
-}  // namespace attzoo::core
+}  // namespace core
+}  // namespace attzoo
 
 #ifndef ATTZOO_COMPILED
 #include <attzoo/module/row_buffer.ipp>

@@ -98,7 +98,7 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   }
 
   /// Which tokens a cache must keep, where the pattern does not reach all of them.
-  virtual core::Keeps keeps() const { return keeps_window(); }
+  virtual Keeps keeps() const { return keeps_window(); }
 
   /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
   /// and k: SelfAttentionParts::project.
