@@ -214,6 +214,7 @@ TEST(Attention, OptionsBesideAMaskOrAScoreAlone) {
                            attention(q, q, q, any, core::AnyScore()).output));
   EXPECT_TRUE(torch::equal(attention(q, q, q, {.scale = 0.7}).output,
                            attention(q, q, q, full(), {}, options).output));
+  EXPECT_TRUE(torch::equal(attention(q, q, q, {}).output, attention(q, q, q).output));
 }
 
 TEST(Attention, DropoutGradientsUseTheSameEntries) {

@@ -5,6 +5,7 @@
 #include <attzoo/core/any_score.hpp>
 #include <attzoo/functional/result.hpp>
 
+#include <concepts>
 #include <optional>
 #include <type_traits>
 
@@ -59,9 +60,11 @@ AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const 
   return attention(q, k, v, core::AnyMask(mask), core::AnyScore(), options);
 }
 
-/// The same with neither: `attention(q, k, v, {.scale = 0.5})`.
-inline AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k,
-                                 const torch::Tensor& v, const AttentionOptions& options) {
+/// The same with neither: `attention(q, k, v, {.scale = 0.5})`. (A template, so that `{}` alone
+/// is not ambiguous.)
+template <std::same_as<AttentionOptions> Options = AttentionOptions>
+AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const Options& options) {
   return attention(q, k, v, core::AnyMask(), core::AnyScore(), options);
 }
 
