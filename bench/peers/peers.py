@@ -34,7 +34,7 @@ def least_ms(call, repeats=5):
     return float(f"{min(times) * 1e3:.5g}")
 
 
-def both_ways(make, inputs):
+def both_ways(make, inputs, repeats=5):
     """Times make() -> function of `inputs`, forward and forward + backward."""
     function = make()
 
@@ -48,9 +48,9 @@ def both_ways(make, inputs):
         out = function(*leaves)
         out.sum().backward()
 
-    row = [least_ms(forward)]
+    row = [least_ms(forward, repeats)]
     try:
-        row.append(least_ms(backward))
+        row.append(least_ms(backward, repeats))
     except Exception as error:  # a peer that cannot train says so in its row
         row.append("no: " + str(error).splitlines()[0][:60])
     return row
@@ -135,18 +135,29 @@ OWN = {
 }
 
 
+def benchmark(folder, program, pattern, counter, threads):
+    """{whether a benchmark is of a backward pass: its counter}, of those that fit the pattern."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        subprocess.run([os.path.join(folder, program), f"--benchmark_filter={pattern}",
+                        f"--benchmark_out={out.name}", "--benchmark_out_format=json"],
+                       check=True, stdout=subprocess.DEVNULL,
+                       env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
+        runs = json.load(out)["benchmarks"]
+    return {"backward" in run["name"]: run[counter] for run in runs}
+
+
+def attzoo_bench_times(folder, name, n, threads):
+    """A mechanism's forward, and forward + backward."""
+    times = benchmark(folder, "attzoo_bench", f"^{name}/forward[^/]*/{n}/", "least_ms", threads)
+    return [times[False], times[True]]
+
+
 def own_rows(folder, n, threads):
     rows = []
     for name, (program, prefix, counter) in OWN.items():
         core = program == "attention_bench"
         pattern = f"^{prefix}.*/n:{n}/.*threads:{threads}/" if core else f"^{prefix}.*/{n}/"
-        with tempfile.NamedTemporaryFile(suffix=".json") as out:
-            subprocess.run([os.path.join(folder, program), f"--benchmark_filter={pattern}",
-                            f"--benchmark_out={out.name}", "--benchmark_out_format=json"],
-                           check=True, stdout=subprocess.DEVNULL,
-                           env=dict(os.environ, OMP_NUM_THREADS=str(threads)))
-            runs = json.load(out)["benchmarks"]
-        times = {"backward" in run["name"]: run[counter] for run in runs}
+        times = benchmark(folder, program, pattern, counter, threads)
         if not times:
             continue
         # attention_bench times the backward pass alone
