@@ -33,7 +33,7 @@ struct RowBlock {
 /// alone, so that results do not depend on the number of threads.
 template <class T>
 struct FewQueriesPlan {
-  static constexpr int kTile = 256;       // keys: memory likes long runs of K and of V
+  static constexpr int kTile = 256;       // keys at most: memory likes long runs of K and of V
   static constexpr int kGroup = 8;        // keys that are read together
   static constexpr int kRows = 4;         // rows that meet them together
   static constexpr int kMostRows = 64;    // of a block, but for a head's own
@@ -41,7 +41,8 @@ struct FewQueriesPlan {
 
   const Problem<T>& p;
   const Modifiers<T>& m;
-  int residues, heads, parts, rows, chunks;  // heads and rows: of the largest block; whole kRows
+  int residues, heads, parts, rows;  // heads and rows: of the largest block; whole kRows
+  int chunks, tile;                  // tile: keys
 
   FewQueriesPlan(const Problem<T>& problem, const Modifiers<T>& modifiers)
       : p(problem), m(modifiers) {
@@ -53,7 +54,9 @@ struct FewQueriesPlan {
     const int64_t keys = (p.S - 1) / stride() + 1;
     const int64_t by_keys = keys / std::max(2 * kTile, 8 * heads * queries),
                   by_tasks = kMostTasks / blocks();
-    chunks = static_cast<int>(std::max<int64_t>(1, std::min(by_keys, by_tasks)));
+    const bool alone = blocks() == 1 && rows > 8 && keys >= kTile;  // and so one thread's, uncut
+    chunks = static_cast<int>(std::max<int64_t>(alone ? 2 : 1, std::min(by_keys, by_tasks)));
+    tile = std::clamp(padded(static_cast<int>(keys / chunks)), kPad, kTile);
   }
 
   int stride() const { return m.mask.stride; }
@@ -93,7 +96,7 @@ class RowSchedule {
       segments_ = combine(segments_, other_, S,
                           [](Cover x, Cover y) { return x == y ? x : Cover::kPartial; });
     }
-    cut(segments_, at.block.residue, stride, plan.kTile, plan.kGroup, tiles_);
+    cut(segments_, at.block.residue, stride, plan.tile, plan.kGroup, tiles_);
     return tiles_;
   }
 
