@@ -5,6 +5,7 @@
 #include <attzoo/functional/rope.hpp>
 
 #include <ATen/Dispatch.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
 
 #include <algorithm>
@@ -144,7 +145,8 @@ inline Rotation few_rotations(const RopeFrequencies& frequencies, bool halves, i
                               int64_t offset, torch::ScalarType dtype) {
   const auto* radians = frequencies.radians.const_data_ptr<double>();
   const int64_t P = frequencies.radians.size(0);
-  const Rotation by{torch::empty({L, P}, dtype), torch::empty({L, P}, dtype), halves};
+  const Rotation by{at::detail::empty_cpu({L, P}, dtype), at::detail::empty_cpu({L, P}, dtype),
+                    halves};
   AT_DISPATCH_FLOATING_TYPES(dtype, "rotation", [&] {
     auto *cos = by.cos.mutable_data_ptr<scalar_t>(), *sin = by.sin.mutable_data_ptr<scalar_t>();
     for (int64_t i = 0; i < L * P; ++i) {
