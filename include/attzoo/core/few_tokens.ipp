@@ -57,6 +57,7 @@ inline std::vector<torch::Tensor> linear_each(const torch::Tensor& x, std::vecto
   const int64_t from = sizes.back(), L = x.numel() / from;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear", [&] {
     std::vector<kernel::FewTokens<scalar_t>> problems;
+    problems.reserve(layers.size());
     int64_t rows = 0;  // of all layers, one after the other
     for (auto& l : layers) {
       l.weight = plain(l.weight);
@@ -98,6 +99,7 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear&
 ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
                                                   const std::vector<torch::nn::Linear>& layers) {
   std::vector<Affine> all;
+  all.reserve(layers.size());
   for (const auto& layer : layers) all.push_back({layer->weight, layer->bias});
   return linear_each(x, std::move(all));
 }

@@ -364,8 +364,9 @@ ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inp
   if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
   auto result = attention(heads.q, heads.k, heads.v, pattern, score, how);
   if (heads.past) {
-    result.output = result.output.to(*heads.past->dtype);
-    result.weights = heads.past->guard(result.weights);
+    const auto dtype = *heads.past->dtype;
+    if (result.output.scalar_type() != dtype) result.output = result.output.to(dtype);
+    result.weights = heads.past->guard(std::move(result.weights));
   }
   return result;
 }

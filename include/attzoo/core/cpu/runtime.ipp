@@ -4,6 +4,7 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
 
 namespace attzoo::core {
 
@@ -12,8 +13,8 @@ ATTZOO_API void TorchRuntime::run(const std::function<void()>& worker) {
 }
 
 ATTZOO_API std::shared_ptr<void> TorchRuntime::allocate(size_t bytes) {
-  const at::Tensor memory = at::detail::empty_cpu({static_cast<int64_t>(bytes)}, torch::kUInt8);
-  return {memory.data_ptr(), [memory](void*) {}};
+  const auto memory = std::make_shared<c10::DataPtr>(c10::GetCPUAllocator()->allocate(bytes));
+  return {memory, memory->get()};
 }
 
 ATTZOO_API kernel::View view(const torch::Tensor& t) {
