@@ -10,6 +10,7 @@
 #include <attzoo/core/rotate.ipp>
 #include <attzoo/core/storage.ipp>
 #include <attzoo/core/unchanged.ipp>
+#include <attzoo/core/views.ipp>
 #include <attzoo/functional/linear_attention.ipp>
 #include <attzoo/functional/mask_tensors.ipp>
 #include <attzoo/functional/rope.ipp>

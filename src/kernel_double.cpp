@@ -13,6 +13,8 @@ template void attend_backward_tensors(const Problem<double>&, const Modifiers<do
                                       const Gradients<double>&, const TensorGradients<double>&,
                                       Runtime&);
 template void multiply(const FewTokens<double>&);
+template void add(const double*, const double*, double*, int64_t);
+template void swiglu(const double*, const double*, double*, int64_t);
 template void scan<double>(const ScanProblem&, Runtime&);
 
 }  // namespace attzoo::kernel

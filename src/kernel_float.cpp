@@ -13,6 +13,8 @@ template void attend_backward_tensors(const Problem<float>&, const Modifiers<flo
                                       const Gradients<float>&, const TensorGradients<float>&,
                                       Runtime&);
 template void multiply(const FewTokens<float>&);
+template void add(const float*, const float*, float*, int64_t);
+template void swiglu(const float*, const float*, float*, int64_t);
 template void scan<float>(const ScanProblem&, Runtime&);
 
 }  // namespace attzoo::kernel

@@ -3,7 +3,16 @@
 #include <gtest/gtest.h>
 #include <attzoo/functional/apply_linear.hpp>
 
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/error_rule.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -109,6 +118,83 @@ TEST(FewTokens, WhatDoesNotFitIsAnError) {
   const torch::NoGradGuard no_grad;
   EXPECT_THROW(core::linear(torch::ones({2, 3}), torch::ones({4, 5})), c10::Error);
   EXPECT_THROW(core::linear(torch::ones({2, 5}), torch::ones({4, 5}, torch::kFloat64)), c10::Error);
+}
+
+/// Sums and gated numbers of two tensors, by core and in plain ATen.
+struct Between {
+  std::string name;
+  std::function<torch::Tensor(const torch::Tensor&, const torch::Tensor&)> core, plain;
+};
+const std::vector<Between>& between() {
+  static const std::vector<Between> all{
+      {"plus", core::plus, [](const auto& a, const auto& b) { return a + b; }},
+      {"swiglu", core::swiglu, [](const auto& a, const auto& b) { return torch::silu(a) * b; }}};
+  return all;
+}
+
+TEST(FewTokens, WhatStandsBetweenLayersIsItsDefinition) {
+  torch::manual_seed(1);
+  const torch::NoGradGuard no_grad;
+  for (const auto dtype : {torch::kFloat64, torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
+    const auto make = [&](torch::IntArrayRef sizes) { return 4 * torch::randn(sizes, dtype); };
+    const std::vector<std::pair<torch::Tensor, torch::Tensor>> pairs{
+        {make({1, 1, 1376}), make({1, 1, 1376})},
+        {make({2, 3, 17}), make({2, 3, 17})},
+        {make({40, 1000}), make({40, 1000})},  // more than few
+        {make({5, 3}).t(), make({3, 5})},      // other strides
+        {at::_neg_view(make({4, 33})), make({4, 66}).slice(1, 33)},
+        {make({3, 7}), make({1, 7})},  // broadcast
+        {make({0, 7}), make({0, 7})}};
+    for (const auto& [a, b] : pairs) {
+      for (const auto& f : between()) {
+        expect_within_rule(f.core(a, b), f.plain(a.to(torch::kFloat64), b.to(torch::kFloat64)),
+                           f.plain(a, b), 2, 1, c10::str(f.name, " ", dtype, " ", a.sizes()));
+      }
+    }
+  }
+  const auto far = torch::tensor({-INFINITY, INFINITY, NAN, -1e4f, 1e4f}), one = torch::ones({5});
+  for (const auto& f : between()) {
+    EXPECT_TRUE(torch::allclose(f.core(far, one), f.plain(far, one), 1e-6, 1e-6, true)) << f.name;
+  }
+  const auto mixed = core::plus(torch::ones({3}), torch::ones({3}, torch::kFloat64));
+  EXPECT_EQ(mixed.scalar_type(), torch::kFloat64);
+  EXPECT_THROW(core::plus(torch::ones({3}), torch::ones({4})), c10::Error);
+}
+
+TEST(FewTokens, WhatStandsBetweenLayersHasDerivatives) {
+  const auto a = torch::randn({2, 6}, torch::requires_grad()), b = torch::randn({2, 6});
+  for (const auto& f : between()) {
+    for (const auto& [x, y] : {std::pair(a, b), std::pair(b, a)}) {
+      const auto got = torch::autograd::grad({f.core(x, y).square().sum()}, {a})[0];
+      const auto want = torch::autograd::grad({f.plain(x, y).square().sum()}, {a})[0];
+      EXPECT_TRUE(torch::equal(got, want)) << f.name;
+    }
+    const torch::NoGradGuard no_grad;
+    const auto level = torch::autograd::forward_ad::enter_dual_level();
+    const auto dual = torch::_make_dual(b, torch::ones({2, 6}), static_cast<int64_t>(level));
+    const bool kept = f.core(dual, a.detach())._fw_grad(level).defined();
+    torch::autograd::forward_ad::exit_dual_level(level);
+    EXPECT_TRUE(kept) << f.name;
+  }
+}
+
+TEST(FewTokens, WhatStandsBetweenLayersUnderAutocastAndInference) {
+  const auto a = torch::randn({2, 6}), b = torch::randn({2, 6});
+  for (const auto& f : between()) {
+    const c10::InferenceMode inference;
+    const auto got = f.core(a, b);
+    EXPECT_TRUE(got.is_inference());
+    EXPECT_TRUE(torch::allclose(got, f.plain(a, b))) << f.name;
+  }
+  const auto half = a.to(torch::kBFloat16);
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+  for (const auto& f : between()) {
+    EXPECT_TRUE(torch::equal(f.core(half, b), f.plain(half, b))) << f.name;
+    EXPECT_TRUE(torch::equal(f.core(a, b), f.plain(a, b))) << f.name;
+  }
+  at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
 }
 
 }  // namespace

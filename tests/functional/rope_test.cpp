@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
 #include <attzoo/functional/rope.hpp>
 
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
 #include <cmath>
 #include <numbers>
 #include <sstream>
+#include <thread>
 
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
@@ -236,6 +240,76 @@ TEST(Rope, EveryFormHasItsGradient) {
                                  {.positions = -torch::arange(4), .pairs = RopePairs::kHalves});
     EXPECT_LE((low.grad().to(torch::kFloat64) - want).abs().max().item<double>(), 0.01);
   }
+}
+
+TEST(Rope, OwnMemoryIsTurnedAsAnyOther) {
+  for (const auto& form : forms(40)) {
+    const auto frequencies = rope_frequencies(form.options, 40);
+    for (const auto dtype : {torch::kFloat64, torch::kFloat32, torch::kBFloat16, torch::kFloat16}) {
+      for (const int64_t L : {1, 3, 9}) {
+        const auto x = torch::randn({2, L, 3, 40}, dtype).transpose(1, 2);
+        const auto by = core::rotation(frequencies, form.options.pairs, L, 5, {}, x);
+        const auto want = core::rotate(x, by);
+        auto y = x.clone();
+        const auto* memory = y.const_data_ptr();
+        core::rotate_own(y, by);
+        EXPECT_TRUE(torch::equal(y, want)) << form.name << " " << dtype << " " << L;
+        EXPECT_EQ(y.const_data_ptr(), memory);
+        auto strided =
+            torch::cat({x, x}, -1).unflatten(-1, {2, 40}).transpose(-1, -2).select(-1, 1);
+        core::rotate_own(strided, by);
+        EXPECT_TRUE(torch::equal(strided, want)) << form.name << " " << dtype << " " << L;
+      }
+    }
+  }
+  const auto x = torch::randn({1, 2, 1, 6}, torch::requires_grad()), kept = x.detach().clone();
+  auto y = x;
+  core::rotate_own(y, core::rotation(rope_frequencies({}, 6), {}, 1, 3, {}, x));
+  EXPECT_TRUE(torch::equal(x, kept)) << "a gradient may need what it was";
+  EXPECT_TRUE(torch::autograd::grad({y.sum()}, {x})[0].defined());
+}
+
+TEST(Rope, AnglesThatAThreadKeepsAreThoseThatAreAskedFor) {
+  const auto a = rope_frequencies({}, 8), b = rope_frequencies({.base = 500}, 8),
+             yarn = rope_frequencies(
+                 {.scaling = YarnRopeScaling{.factor = 4, .original_max_position = 64}}, 8),
+             none = rope_frequencies({}, 0), large = rope_frequencies({}, 4096);
+  const auto f32 = torch::ones({1}), f64 = torch::ones({1}, torch::kFloat64);
+  const auto check = [](const RopeFrequencies& f, RopePairs pairs, int64_t L, int64_t offset,
+                        const torch::Tensor& like) {
+    const auto got = core::rotation(f, pairs, L, offset, {}, like);
+    const auto place = torch::arange(offset, offset + L, torch::kInt64);
+    const auto want = core::rotation(f, pairs, L, 0, place, like);
+    EXPECT_EQ(got.halves, want.halves);
+    EXPECT_TRUE(torch::allclose(got.cos, want.cos, 0, 1e-6));
+    EXPECT_TRUE(torch::allclose(got.sin, want.sin, 0, 1e-6));
+    EXPECT_EQ(got.cos.scalar_type(), want.cos.scalar_type());
+  };
+  const auto check_all = [&] {
+    for (int round = 0; round < 2; ++round) {
+      for (const auto* f : {&none, &a, &b, &yarn, &large, &a}) {
+        for (const auto pairs : {RopePairs::kHalves, RopePairs::kInterleaved}) {
+          for (const int64_t L : {0, 1, 4}) {
+            for (const int64_t offset : {int64_t{0}, int64_t{17}, int64_t{1} << 20}) {
+              for (const auto& like : {f32, f64, f32}) check(*f, pairs, L, offset, like);
+            }
+          }
+        }
+      }
+    }
+  };
+  std::thread other(check_all);
+  check_all();
+  other.join();
+  {  // made for inference, asked for again with a gradient
+    const c10::InferenceMode inference;
+    check(a, RopePairs::kHalves, 1, 99, f32);
+  }
+  const auto x = torch::randn({1, 1, 1, 8}, torch::requires_grad());
+  const auto y = core::rotate(x, core::rotation(a, RopePairs::kHalves, 1, 99, {}, x));
+  const auto g = torch::autograd::grad({y.square().sum()}, {x}, {}, true, /*create_graph=*/true)[0];
+  EXPECT_TRUE(torch::allclose(g, 2 * x));
+  EXPECT_TRUE(torch::autograd::grad({g.sum()}, {x})[0].defined());
 }
 
 TEST(Rope, PrintsItsOptions) {

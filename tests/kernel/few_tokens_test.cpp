@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <attzoo/kernel/few_tokens.hpp>
 
+#include <cmath>
 #include <vector>
 
 #include "support.hpp"
@@ -54,6 +55,39 @@ TEST(KernelFewTokens, AreTheirDefinition) {
       }
     }
   }
+}
+
+template <class T>
+void check_between_layers(int64_t n, double unit) {
+  const auto size = static_cast<size_t>(n);
+  auto a = random_numbers<T>(size, 1), b = random_numbers<T>(size, 2);
+  std::vector<T> sum(size + 1, T(7)), gated = sum;  // what lies behind must stay
+  add(a.data(), b.data(), sum.data(), n);
+  swiglu(a.data(), b.data(), gated.data(), n);
+  for (size_t i = 0; i < size; ++i) {
+    ASSERT_EQ(sum[i], a[i] + b[i]) << n << " " << i;
+    const double x = a[i], want = x / (1 + std::exp(-x)) * double{b[i]};
+    ASSERT_NEAR(gated[i], want, 8 * unit * (1 + std::abs(x)) * std::abs(want)) << n << " " << i;
+  }
+  ASSERT_EQ(sum[size], 7);
+  ASSERT_EQ(gated[size], 7);
+}
+
+TEST(KernelFewTokens, WhatStandsBetweenLayers) {
+  for (const int64_t n : {0, 1, 3, 15, 16, 17, 100, 1376}) {
+    check_between_layers<float>(n, 6e-8);
+    check_between_layers<double>(n, 1.2e-16);
+  }
+}
+
+TEST(KernelFewTokens, GatesFarOut) {
+  std::vector<float> gate(32), in(32, 1.0f), out(32);
+  for (size_t i = 0; i < 32; ++i) gate[i] = i % 2 ? 200.0f : -200.0f;
+  swiglu(gate.data(), in.data(), out.data(), 32);
+  for (size_t i = 0; i < 32; ++i) ASSERT_EQ(out[i], i % 2 ? 200.0f : 0.0f);
+  // In place.
+  swiglu(gate.data(), in.data(), gate.data(), 32);
+  ASSERT_EQ(gate, out);
 }
 
 }  // namespace

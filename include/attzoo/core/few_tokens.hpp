@@ -29,6 +29,13 @@ ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
 /// ten small operators, whose calls take longer than the work where there is one token.
 ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps);
 
+/// a + b, as a residual: for few plain_numbers() without ATen's operator, whose call takes longer.
+ATTZOO_API torch::Tensor plus(const torch::Tensor& a, const torch::Tensor& b);
+
+/// silu(gate) * in, inside a gated MLP (Shazeer, 2020, arXiv:2002.05202): for few plain_numbers()
+/// one loop.
+ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& in);
+
 }  // namespace attzoo::core
 
 #ifndef ATTZOO_COMPILED

@@ -10,7 +10,9 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
+#include <ATen/ops/add.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/silu.h>
 
 #include <algorithm>
 #include <cmath>
@@ -55,6 +57,7 @@ inline std::vector<torch::Tensor> linear_each(const torch::Tensor& x, std::vecto
   const int64_t from = sizes.back(), L = x.numel() / from;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear", [&] {
     std::vector<kernel::FewTokens<scalar_t>> problems;
+    problems.reserve(layers.size());
     int64_t rows = 0;  // of all layers, one after the other
     for (auto& l : layers) {
       l.weight = plain(l.weight);
@@ -96,6 +99,7 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear&
 ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
                                                   const std::vector<torch::nn::Linear>& layers) {
   std::vector<Affine> all;
+  all.reserve(layers.size());
   for (const auto& layer : layers) all.push_back({layer->weight, layer->bias});
   return linear_each(x, std::move(all));
 }
@@ -119,6 +123,33 @@ ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& w
     at::parallel_for(0, rows.numel() / n, at::internal::GRAIN_SIZE / n + 1, norm_rows);
   });
   return y;
+}
+
+/// Whether a loop over the numbers of both is all there is to do, and one thread's work.
+inline bool are_few(const torch::Tensor& a, const torch::Tensor& b) {
+  return a.sizes() == b.sizes() && a.numel() <= at::internal::GRAIN_SIZE && plain_numbers(a, b);
+}
+
+/// f(a, b, out, how many) on the numbers of both.
+template <class F>
+torch::Tensor each_number(const torch::Tensor& a, const torch::Tensor& b, const F& f) {
+  const auto x = plain(a).contiguous(), y = plain(b).contiguous();
+  auto out = at::detail::empty_cpu(x.sizes(), x.scalar_type());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "few_tokens", [&] {
+    f(x.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), out.mutable_data_ptr<scalar_t>(),
+      x.numel());
+  });
+  return out;
+}
+
+ATTZOO_API torch::Tensor plus(const torch::Tensor& a, const torch::Tensor& b) {
+  if (!are_few(a, b)) return at::add(a, b);
+  return each_number(a, b, [](auto... p) { kernel::add(p...); });
+}
+
+ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& in) {
+  if (!are_few(gate, in)) return at::silu(gate) * in;
+  return each_number(gate, in, [](auto... p) { kernel::swiglu(p...); });
 }
 
 }  // namespace attzoo::core

@@ -20,6 +20,9 @@ struct Rotation {
 /// D]; the others pass. cos and sin broadcast to x's rows. Differentiable of any order in x, which
 /// it does not keep; one pass over memory on the CPU.
 ATTZOO_API torch::Tensor rotate(const torch::Tensor& x, const Rotation& by);
+/// x = rotate(x, by) for who made x and lets nobody else see its memory: that is used again where
+/// no gradient is asked for.
+ATTZOO_API void rotate_own(torch::Tensor& x, const Rotation& by);
 
 }  // namespace attzoo::core
 

@@ -4,6 +4,7 @@
 #include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/rotate.hpp>
+#include <attzoo/core/views.hpp>
 #include <attzoo/kernel/rotate.hpp>
 
 #include <ATen/Parallel.h>
@@ -41,6 +42,26 @@ void rotate_rows(const torch::Tensor& x, const torch::Tensor& y, const torch::Te
   });
 }
 
+/// On the CPU. x has contiguous rows, and so has y, which may be x.
+inline void rotate_on_cpu(const torch::Tensor& x, const torch::Tensor& y, const Rotation& by) {
+  const auto run = [&]<class T, class A>(T, A) {
+    rotate_rows<T, A>(x, y, by.cos, by.sin, by.halves);
+  };
+  switch (x.scalar_type()) {
+    case torch::kFloat64:
+      run(double(), double());
+      break;
+    case torch::kFloat32:
+      run(float(), float());
+      break;
+    case torch::kBFloat16:
+      run(kernel::BFloat16(), float());
+      break;
+    default:
+      run(kernel::Float16(), float());
+  }
+}
+
 /// On any device: the first and the second features of all pairs, as views.
 inline std::pair<torch::Tensor, torch::Tensor> pairs_of(const torch::Tensor& x, int64_t P,
                                                         bool halves) {
@@ -66,22 +87,7 @@ inline torch::Tensor rotated(torch::Tensor x, const Rotation& by) {
     yb.copy_(b * by.cos + a * by.sin);
     return y;
   }
-  const auto run = [&]<class T, class A>(T, A) {
-    rotate_rows<T, A>(x, y, by.cos, by.sin, by.halves);
-  };
-  switch (x.scalar_type()) {
-    case torch::kFloat64:
-      run(double(), double());
-      break;
-    case torch::kFloat32:
-      run(float(), float());
-      break;
-    case torch::kBFloat16:
-      run(kernel::BFloat16(), float());
-      break;
-    default:
-      run(kernel::Float16(), float());
-  }
+  rotate_on_cpu(x, y, by);
   return y;
 }
 
@@ -99,6 +105,17 @@ struct Rotate final : Differentiable {
 ATTZOO_API torch::Tensor rotate(const torch::Tensor& x, const Rotation& by) {
   if (!torch::GradMode::is_enabled() || !x.requires_grad()) return rotated(x, by);
   return differentiable(c10::make_intrusive<Rotate>(by), {x})[0];
+}
+
+ATTZOO_API void rotate_own(torch::Tensor& x, const Rotation& by) {
+  const bool in_place = x.device().is_cpu() && x.layout() == torch::kStrided && !x.is_neg() &&
+                        !x._is_zerotensor() && x.dim() > 0 && x.stride(-1) == 1 && x.numel() > 0 &&
+                        !is_differentiated(x);
+  if (in_place) {
+    rotate_on_cpu(x, x, by);
+  } else {
+    x = rotate(x, by);
+  }
 }
 
 }  // namespace attzoo::core

@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 namespace attzoo {
 namespace core {
@@ -95,13 +96,15 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
   rule.mask.tensors(read);
   rule.score.tensors(read);
   LazyWeights weights(
-      {n.B, n.H, n.L, n.S}, [=, unchanged = core::Unchanged(read)](int64_t begin, int64_t end) {
+      {n.B, n.H, n.L, n.S}, [q, k, rule = std::move(rule), unchanged = core::Unchanged(read)](
+                                int64_t begin, int64_t end) {
         unchanged.check("LazyWeights");
         return core::reference_weights(q, k, rule, begin, end).weights.to(q.scalar_type());
       });
-  const AttentionResult result{output, std::move(weights), lse};
+  AttentionResult result{output, std::move(weights), lse};
   const auto sink = score.sink();
-  return sink.defined() ? core::with_sink(result, sink) : result;
+  if (sink.defined()) return core::with_sink(result, sink);
+  return result;
 }
 
 }  // namespace attzoo

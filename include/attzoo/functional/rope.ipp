@@ -5,6 +5,7 @@
 #include <attzoo/functional/rope.hpp>
 
 #include <ATen/Dispatch.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/ExpandUtils.h>
 
 #include <algorithm>
@@ -139,21 +140,44 @@ inline void check_rope(const torch::Tensor& x, const RopeOptions& options) {
                     positions.sizes());
 }
 
+/// What a rotation of rows at offset, offset + 1, ... is made of.
+struct Angles {
+  std::vector<double> radians;
+  double attention_factor = 1;
+  bool halves = false;
+  int64_t L = 0, offset = 0;
+  torch::ScalarType dtype = torch::kFloat64;
+
+  bool operator==(const Angles&) const = default;
+};
+
 /// rotation() of few rows on the CPU: there the calls of ATen's operators take longer than they do.
-inline Rotation few_rotations(const RopeFrequencies& frequencies, bool halves, int64_t L,
-                              int64_t offset, torch::ScalarType dtype) {
-  const auto* radians = frequencies.radians.const_data_ptr<double>();
-  const int64_t P = frequencies.radians.size(0);
-  const Rotation by{torch::empty({L, P}, dtype), torch::empty({L, P}, dtype), halves};
-  AT_DISPATCH_FLOATING_TYPES(dtype, "rotation", [&] {
+inline Rotation few_rotations(const Angles& of) {
+  const auto P = static_cast<int64_t>(of.radians.size());
+  const Rotation by{at::detail::empty_cpu({of.L, P}, of.dtype),
+                    at::detail::empty_cpu({of.L, P}, of.dtype), of.halves};
+  AT_DISPATCH_FLOATING_TYPES(of.dtype, "rotation", [&] {
     auto *cos = by.cos.mutable_data_ptr<scalar_t>(), *sin = by.sin.mutable_data_ptr<scalar_t>();
-    for (int64_t i = 0; i < L * P; ++i) {
-      const double angle = static_cast<double>(offset + i / P) * radians[i % P];
-      cos[i] = static_cast<scalar_t>(std::cos(angle) * frequencies.attention_factor);
-      sin[i] = static_cast<scalar_t>(std::sin(angle) * frequencies.attention_factor);
+    for (int64_t i = 0; i < of.L * P; ++i) {
+      const double angle =
+          static_cast<double>(of.offset + i / P) * of.radians[static_cast<size_t>(i % P)];
+      cos[i] = static_cast<scalar_t>(std::cos(angle) * of.attention_factor);
+      sin[i] = static_cast<scalar_t>(std::sin(angle) * of.attention_factor);
     }
   });
   return by;
+}
+
+/// The same; a thread keeps its last one, for the next layer turns by the same angles.
+inline Rotation kept_rotations(Angles of) {
+  constexpr size_t kMost = 1024;  // pairs that are kept
+  if (of.radians.size() > kMost) return few_rotations(of);
+  static thread_local std::pair<Angles, Rotation> last;
+  if (!last.second.cos.defined() || of != last.first) {
+    last.second = few_rotations(of);
+    last.first = std::move(of);
+  }
+  return last.second;
 }
 
 ATTZOO_API Rotation rotation(const RopeFrequencies& frequencies, RopePairs pairs, int64_t L,
@@ -161,7 +185,14 @@ ATTZOO_API Rotation rotation(const RopeFrequencies& frequencies, RopePairs pairs
                              const torch::Tensor& like) {
   const bool halves = pairs == RopePairs::kHalves;
   if (like.device().is_cpu() && !positions.defined() && L <= 4) {
-    return few_rotations(frequencies, halves, L, offset, compute_dtype(like));
+    const auto& radians = frequencies.radians;
+    const auto* first = radians.const_data_ptr<double>();
+    return kept_rotations({{first, first + radians.numel()},
+                           frequencies.attention_factor,
+                           halves,
+                           L,
+                           offset,
+                           compute_dtype(like)});
   }
   const auto first = static_cast<double>(offset);
   const auto f64 = torch::dtype(torch::kFloat64).device(like.device());

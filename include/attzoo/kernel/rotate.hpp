@@ -28,26 +28,33 @@ ATTZOO_ALWAYS_INLINE void round_to(float x, Float16& to) { to.bits = float_to_ha
 ATTZOO_ALWAYS_INLINE void round_to(float x, BFloat16& to) { to.bits = float_to_bfloat16(x); }
 
 /// Turns `pairs` pairs (a, b) of a row: (a cos - b sin, b cos + a sin). Pair i has its a at
-/// i * step and its b `apart` behind. A is float or double, the type of T's arithmetic.
-template <class T, class A>
+/// i * kStep and its b `apart` behind. A is float or double, the type of T's arithmetic.
+template <int64_t kStep, class T, class A>
 ATTZOO_ALWAYS_INLINE void rotate_pairs(const T* x, T* y, const A* cos, const A* sin, int64_t pairs,
-                                       int64_t step, int64_t apart) {
-  for (int64_t i = 0; i < pairs; ++i) {
-    const A a = widened(x[i * step]), b = widened(x[i * step + apart]);
-    round_to(a * cos[i] - b * sin[i], y[i * step]);
-    round_to(b * cos[i] + a * sin[i], y[i * step + apart]);
+                                       int64_t apart) {
+  const auto turn = [&](int64_t i) ATTZOO_INLINE_LAMBDA {
+    const A a = widened(x[i * kStep]), b = widened(x[i * kStep + apart]);
+    round_to(a * cos[i] - b * sin[i], y[i * kStep]);
+    round_to(b * cos[i] + a * sin[i], y[i * kStep + apart]);
+  };
+  constexpr int64_t kTogether = 16;  // a length that compilers vectorise
+  int64_t i = 0;
+  for (; i + kTogether <= pairs; i += kTogether) {
+    ATTZOO_LANES
+    for (int64_t j = 0; j < kTogether; ++j) turn(i + j);
   }
+  for (; i < pairs; ++i) turn(i);
 }
 
 /// Turns the first 2 * pairs features of a row of D, (2i, 2i + 1) or, by `halves`, (i, i + pairs);
-/// the others pass. x and y do not overlap.
+/// the others pass. y is x, or does not overlap it.
 template <class T, class A>
 void rotate_row(const T* x, T* y, const A* cos, const A* sin, int64_t pairs, int64_t D,
                 bool halves) {
   if (halves) {
-    rotate_pairs(x, y, cos, sin, pairs, 1, pairs);
+    rotate_pairs<1>(x, y, cos, sin, pairs, pairs);
   } else {
-    rotate_pairs(x, y, cos, sin, pairs, 2, 1);
+    rotate_pairs<2>(x, y, cos, sin, pairs, 1);
   }
   for (int64_t i = 2 * pairs; i < D; ++i) y[i] = x[i];
 }

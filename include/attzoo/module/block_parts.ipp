@@ -98,6 +98,7 @@ ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
 
 ATTZOO_API torch::Tensor BlockParts::mlp(const torch::Tensor& x, const TransformerBlockOptions& o) {
   const auto h = o.mlp_gated ? linear_each(x, {mlp_gate, mlp_in}) : linear_each(x, {mlp_in});
+  if (o.mlp_gated && o.activation == Activation::kSilu) return linear(swiglu(h[0], h[1]), mlp_out);
   const auto activated = [&] {
     switch (o.activation) {
       case Activation::kRelu:
@@ -128,18 +129,18 @@ ATTZOO_API torch::Tensor BlockParts::after_attention(const torch::Tensor& x,
   };
   switch (o.norm_placement) {
     case NormPlacement::kPost: {
-      const auto h = norm_attn(x + drop(given));
-      return norm_mlp(h + drop(mlp(h, o)));
+      const auto h = norm_attn(plus(x, drop(given)));
+      return norm_mlp(plus(h, drop(mlp(h, o))));
     }
     case NormPlacement::kParallel:
-      return x + drop(given) + drop(mlp(read, o));
+      return plus(plus(x, drop(given)), drop(mlp(read, o)));
     case NormPlacement::kSandwich: {
-      const auto h = x + drop(norm_attn_out(given));
-      return h + drop(norm_mlp_out(mlp(norm_mlp(h), o)));
+      const auto h = plus(x, drop(norm_attn_out(given)));
+      return plus(h, drop(norm_mlp_out(mlp(norm_mlp(h), o))));
     }
     default: {
-      const auto h = x + drop(given);
-      return h + drop(mlp(norm_mlp(h), o));
+      const auto h = plus(x, drop(given));
+      return plus(h, drop(mlp(norm_mlp(h), o)));
     }
   }
 }

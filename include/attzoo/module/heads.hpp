@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 
 namespace attzoo {
 
@@ -42,9 +43,10 @@ struct Past {
                : mask.index_select(-1, keys.tensor());
   }
   /// Weights that are read before the cache changes: its keys do not stay.
-  LazyWeights guard(const LazyWeights& weights) const {
-    return {weights.sizes().vec(),
-            [weights, now = changes, then = seen](int64_t begin, int64_t end) {
+  LazyWeights guard(LazyWeights weights) const {
+    auto sizes = weights.sizes().vec();
+    return {std::move(sizes),
+            [weights = std::move(weights), now = changes, then = seen](int64_t begin, int64_t end) {
               TORCH_CHECK_VALUE(*now == then,
                                 "LazyWeights: the cache has gone on since, and these weights need "
                                 "the keys that it had; read them before its next call: "

@@ -2,6 +2,7 @@
 // Definitions of parts.hpp.
 
 #include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/views.hpp>
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>
@@ -141,19 +142,15 @@ ATTZOO_API Heads SelfAttentionParts::project_with(torch::nn::Linear& to_q, torch
   } else {
     qkv = linear_each(x, {to_q, to_k, to_v});
   }
-  const auto split = [](const torch::Tensor& t, int64_t size) {  // -> [B, N, heads, size], a view
-    return t.view({t.size(0), t.size(1), t.size(2) / size, size});
+  const auto split = [](const torch::Tensor& t, int64_t size, RMSNorm norm) {
+    if (norm.is_empty()) return split_heads(t, size);
+    const auto heads = t.view({t.size(0), t.size(1), t.size(2) / size, size});
+    // Autocast makes half types of q and k.
+    return norm(heads.to(norm->weight.scalar_type())).to(t.scalar_type()).transpose(1, 2);
   };
-  const auto norm = [](RMSNorm by,
-                       const torch::Tensor& t) {  // autocast makes half types of q and k
-    return by.is_empty() ? t : by(t.to(by->weight.scalar_type())).to(t.scalar_type());
-  };
-  Heads heads{norm(norm_q, split(qkv[0], d_qk())).transpose(1, 2),
-              norm(norm_k, split(qkv[1], d_qk())).transpose(1, 2),
-              split(qkv[2], d_head()).transpose(1, 2), packing, past};
-  if (!w_g.is_empty()) {
-    heads.gate = split(torch::sigmoid(linear(x, w_g)), d_head()).transpose(1, 2);
-  }
+  Heads heads{split(qkv[0], d_qk(), norm_q), split(qkv[1], d_qk(), norm_k),
+              split_heads(qkv[2], d_head()), packing, past};
+  if (!w_g.is_empty()) heads.gate = split_heads(torch::sigmoid(linear(x, w_g)), d_head());
   if (rope_) rotate_heads(heads, x, inputs);
   return heads;
 }
@@ -171,11 +168,11 @@ ATTZOO_API void SelfAttentionParts::rotate_heads(Heads& heads, const torch::Tens
   if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
   const auto& [frequencies, pairs] = *rope_;
   auto by = rotation(frequencies, pairs, x.size(1), offset, positions, heads.q);
-  heads.q = rotate(heads.q, by);
+  rotate_own(heads.q, by);
   if (inputs.context.defined()) {
     by = rotation(frequencies, pairs, inputs.context.size(1), 0, {}, heads.k);
   }
-  heads.k = rotate(heads.k, by);
+  rotate_own(heads.k, by);
 }
 
 ATTZOO_API CacheHead SelfAttentionParts::new_cache_head(int64_t batch,
@@ -242,7 +239,7 @@ ATTZOO_API Keeps SelfAttentionParts::keeps_window() const {
 }
 
 ATTZOO_API AttentionResult SelfAttentionParts::finish(AttentionResult result) {
-  result.output = linear(result.output.transpose(1, 2).flatten(2), w_o);
+  result.output = linear(join_heads(result.output), w_o);
   return result;
 }
 
@@ -367,8 +364,9 @@ ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inp
   if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
   auto result = attention(heads.q, heads.k, heads.v, pattern, score, how);
   if (heads.past) {
-    result.output = result.output.to(*heads.past->dtype);
-    result.weights = heads.past->guard(result.weights);
+    const auto dtype = *heads.past->dtype;
+    if (result.output.scalar_type() != dtype) result.output = result.output.to(dtype);
+    result.weights = heads.past->guard(std::move(result.weights));
   }
   return result;
 }

@@ -2,6 +2,7 @@
 /// \file
 /// Rows that are appended in memory taken once, the oldest of which may be forgotten.
 
+#include <attzoo/core/views.hpp>
 #include <attzoo/kernel/compiler.hpp>
 
 #include <torch/types.h>
@@ -63,7 +64,7 @@ class RowBuffer {
   void reorder(const torch::Tensor& order);
   RowBuffer clone() const;
   /// All kept rows of one kind.
-  torch::Tensor rows(size_t kind) const { return memory_[kind].narrow(2, 0, pinned() + held_); }
+  torch::Tensor rows(size_t kind) const { return view_rows(memory_[kind], 0, pinned() + held_); }
 
  private:
   int64_t pinned() const { return pinned_.size(0); }

@@ -97,7 +97,7 @@ ATTZOO_API void KvCache::append(Heads& heads) {
   any_global_ |= more_global;
   padding_ = past.padding;
   past.dtype = heads.q.scalar_type();
-  heads.q = heads.q.to(head().dtype);
+  if (past.dtype != head().dtype) heads.q = heads.q.to(head().dtype);
   heads.k = view.rows[0];
   heads.v = view.rows[1];
   past.keys = std::move(view.numbers);

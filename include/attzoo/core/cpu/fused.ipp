@@ -5,6 +5,8 @@
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/kernel/attention.hpp>
 
+#include <ATen/EmptyTensor.h>
+
 #include <algorithm>
 
 namespace attzoo::core {
@@ -50,9 +52,9 @@ ATTZOO_API Qkv plain(const Qkv& t) { return {plain(t.q), plain(t.k), plain(t.v)}
 
 ATTZOO_API OutputAndLse FusedCpuBackend::run(const Qkv& any, const Call& call) const {
   const auto t = core::plain(any);
-  const OutputAndLse result{empty_as(t.q, t.v.size(3), t.q.scalar_type()),
-                            torch::empty({t.q.size(0), t.q.size(1), t.q.size(2)},
-                                         t.q.options().dtype(compute_dtype(t.q)))};
+  const OutputAndLse result{
+      empty_as(t.q, t.v.size(3), t.q.scalar_type()),
+      at::detail::empty_cpu({t.q.size(0), t.q.size(1), t.q.size(2)}, compute_dtype(t.q))};
   with_compute_type(t.q, [&]<class T>(T) {
     TorchRuntime runtime;
     kernel::attend(problem<T>(t, result, call.rule), modifiers<T>(call, t.shape()), runtime);

@@ -23,8 +23,8 @@ class TorchRuntime final : public kernel::Runtime {
 /// Of a plain() tensor [B, H, N, features], which must outlive it.
 ATTZOO_API kernel::View view(const torch::Tensor& t);
 
-/// Empty [B, H, N, features] with the memory order of `like`: heads inside of positions, if they
-/// are there.
+/// Empty [B, H, N, features] on the CPU with the memory order of `like`: heads inside of positions,
+/// if they are there.
 ATTZOO_API torch::Tensor empty_as(const torch::Tensor& like, int64_t features,
                                   torch::ScalarType dtype);
 

@@ -2,7 +2,9 @@
 
 #include <attzoo/core/cpu/runtime.hpp>
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
 
 namespace attzoo::core {
 
@@ -11,8 +13,8 @@ ATTZOO_API void TorchRuntime::run(const std::function<void()>& worker) {
 }
 
 ATTZOO_API std::shared_ptr<void> TorchRuntime::allocate(size_t bytes) {
-  const auto memory = torch::empty({static_cast<int64_t>(bytes)}, torch::kUInt8);
-  return {memory.data_ptr(), [memory](void*) {}};
+  const auto memory = std::make_shared<c10::DataPtr>(c10::GetCPUAllocator()->allocate(bytes));
+  return {memory, memory->get()};
 }
 
 ATTZOO_API kernel::View view(const torch::Tensor& t) {
@@ -30,11 +32,9 @@ ATTZOO_API kernel::View view(const torch::Tensor& t) {
 
 ATTZOO_API torch::Tensor empty_as(const torch::Tensor& like, int64_t features,
                                   torch::ScalarType dtype) {
-  const int64_t B = like.size(0), H = like.size(1), N = like.size(2);
-  const auto options = torch::dtype(dtype).device(like.device());
-  return like.stride(1) < like.stride(2)
-             ? torch::empty({B, N, H, features}, options).transpose(1, 2)
-             : torch::empty({B, H, N, features}, options);
+  const int64_t B = like.size(0), H = like.size(1), N = like.size(2), row = H * features;
+  if (like.stride(1) >= like.stride(2)) return at::detail::empty_cpu({B, H, N, features}, dtype);
+  return at::detail::empty_strided_cpu({B, H, N, features}, {N * row, features, row, 1}, dtype);
 }
 
 }  // namespace attzoo::core
