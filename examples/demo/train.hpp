@@ -1,6 +1,7 @@
 #pragma once
 // Training, validation and sampling.
 
+#include <c10/core/InferenceMode.h>
 #include <torch/nn/functional/loss.h>
 #include <torch/nn/utils/clip_grad.h>
 #include <torch/optim/adamw.h>
@@ -132,7 +133,7 @@ double rate(int64_t most, F f) {
 
 inline Generation measure_generation(const Mechanism& mechanism, LanguageModel& model,
                                      const Text& text, const Options& o, torch::Device device) {
-  torch::NoGradGuard no_grad;
+  const c10::InferenceMode inference;
   model.eval();
   const auto context = text.valid.slice(0, 0, o.seq_len).unsqueeze(0).to(device);
   const int64_t count = std::min<int64_t>(64, o.seq_len / 2);
@@ -207,7 +208,7 @@ inline LongStep long_step(const Mechanism& mechanism, const Text& text, const Op
 /// positions: where they are used up, it starts again with the later half of them.
 inline std::string sample(LanguageModel& model, const torch::Tensor& start, int64_t count,
                           const Options& o, torch::Device device) {
-  torch::NoGradGuard no_grad;
+  const c10::InferenceMode inference;
   torch::manual_seed(static_cast<uint64_t>(o.seed));
   model.eval();
   auto state = model.make_state(1);

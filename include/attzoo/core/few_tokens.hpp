@@ -32,6 +32,10 @@ ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& w
 /// a + b, as a residual: for few plain_numbers() without ATen's operator, whose call takes longer.
 ATTZOO_API torch::Tensor plus(const torch::Tensor& a, const torch::Tensor& b);
 
+/// at::gelu(x), exact. oneDNN, which computes that, takes ten times the work's time to begin, so
+/// few plain_numbers() get the same formula from operators that do not.
+ATTZOO_API torch::Tensor gelu(const torch::Tensor& x);
+
 /// silu(gate) * in, inside a gated MLP (Shazeer, 2020, arXiv:2002.05202): for few plain_numbers()
 /// one loop.
 ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& in);

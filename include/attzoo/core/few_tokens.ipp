@@ -3,6 +3,7 @@
 
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/views.hpp>
 #include <attzoo/kernel/few_tokens.hpp>
 #include <attzoo/kernel/inner_product.hpp>
 
@@ -11,11 +12,14 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/silu.h>
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <utility>
 
 namespace attzoo::core {
@@ -25,8 +29,7 @@ ATTZOO_API bool plain_numbers(const torch::Tensor& x, const torch::Tensor& weigh
   return x.device().is_cpu() && weight.device().is_cpu() && weight.scalar_type() == dtype &&
          (dtype == torch::kFloat64 ||
           (dtype == torch::kFloat32 && !at::autocast::is_autocast_enabled(at::kCPU))) &&
-         !(torch::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad())) &&
-         !x._fw_grad(0).defined() && !weight._fw_grad(0).defined();
+         !is_differentiated(x) && !is_differentiated(weight);
 }
 
 /// Weight and bias of a layer; the latter may be undefined.
@@ -145,6 +148,11 @@ torch::Tensor each_number(const torch::Tensor& a, const torch::Tensor& b, const 
 ATTZOO_API torch::Tensor plus(const torch::Tensor& a, const torch::Tensor& b) {
   if (!are_few(a, b)) return at::add(a, b);
   return each_number(a, b, [](auto... p) { kernel::add(p...); });
+}
+
+ATTZOO_API torch::Tensor gelu(const torch::Tensor& x) {
+  if (!are_few(x, x)) return at::gelu(x);
+  return at::mul(x, std::numbers::sqrt2 / 2).erf_().add_(1).mul_(x).mul_(0.5);
 }
 
 ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& in) {

@@ -108,7 +108,7 @@ ATTZOO_API torch::Tensor BlockParts::mlp(const torch::Tensor& x, const Transform
       case Activation::kGeluTanh:
         return at::gelu(h[0], "tanh");
       default:
-        return at::gelu(h[0]);
+        return core::gelu(h[0]);
     }
   }();
   return linear(o.mlp_gated ? activated * h[1] : activated, mlp_out);
