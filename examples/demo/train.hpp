@@ -111,10 +111,12 @@ inline int64_t attention_memory(const Mechanism& mechanism, const Options& o,
   return memory.peak();
 }
 
-/// A byte [1, 1] on the CPU after those whose logits [1, L, 256] are given, drawn at a temperature
-/// of 0.7.
+/// A byte [1, 1] on the CPU after those whose logits [1, L, 256] are given, drawn from
+/// softmax(logits / 0.7): the largest logit after Gumbel noise is added to each.
 inline torch::Tensor draw(const torch::Tensor& logits) {
-  return torch::multinomial(torch::softmax(logits.select(1, -1).cpu() / 0.7, -1), 1);
+  const auto last = logits.select(1, -1).cpu();
+  const auto noise = torch::empty_like(last).exponential_().log_();  // Gumbel's, negative
+  return (last / 0.7 - noise).argmax(-1, /*keepdim=*/true);
 }
 
 /// Calls of f in a second, the first not counted: of so many calls, or of those of half a second.
