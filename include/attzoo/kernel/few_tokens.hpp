@@ -1,7 +1,7 @@
 #pragma once
 /// \file
 /// What few tokens need besides attention. A layer's outputs take the time of reading the weights
-/// once, so all that matters is that vectors read them, one row after the other.
+/// once, so all that matters is that vectors read them, from several places in turn.
 
 #include <attzoo/kernel/problem.hpp>
 
