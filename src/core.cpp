@@ -11,6 +11,7 @@
 #include <attzoo/core/dispatch.ipp>
 #include <attzoo/core/grid.ipp>
 #include <attzoo/core/mask_values.ipp>
+#include <attzoo/core/pair_products.ipp>
 #include <attzoo/core/reference.ipp>
 #include <attzoo/core/score_values.ipp>
 #include <attzoo/core/table.ipp>

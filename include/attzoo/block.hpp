@@ -117,7 +117,8 @@ class BlockSelfAttentionImpl
           attend({heads.q, heads.k, heads.v, {}, heads.past}, inputs, blocks.family(f)));
     }
     const auto shares = options.python_blend ? blocks.python_shares() : blocks.shares();
-    auto result = core::blend(parts, shares.to(parts[0].output.options()), core::joint_lse(parts));
+    auto result =
+        core::blend(parts, shares.to(parts[0].output.options()), core::join_softmaxes(parts).lse);
     if (options.python_blend) result.weights = blocks.last_block_wins(parts);
     return result;
   }

@@ -3,6 +3,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <attzoo/core/pair_products.hpp>
 #include <attzoo/core/reference.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/lsh.hpp>
@@ -117,13 +118,11 @@ inline LazyWeights bucket_weights(const torch::Tensor& q, const torch::Tensor& k
             auto allowed = torch::logical_and(keys >= of_query(buckets.band.begin),
                                               keys < of_query(buckets.band.end));
             const auto dtype = compute_dtype(q);
-            auto scores = *how.scale * torch::matmul(q.slice(2, begin, end).to(dtype),
-                                                     k.to(dtype).transpose(-2, -1));
-            if (mask.defined()) {
-              const auto said = mask_and_bias(mask_rank4(mask));
-              allowed = torch::logical_and(allowed, said.mask.evaluate(grid));
-              scores = said.bias.evaluate(scores, grid);
-            }
+            const auto said = mask.defined() ? mask_and_bias(mask_rank4(mask)) : MaskAndBias{};
+            allowed = torch::logical_and(allowed, said.mask.evaluate(grid));
+            auto scores =
+                *how.scale * pair_products(q.slice(2, begin, end).to(dtype), k.to(dtype), allowed);
+            scores = said.bias.evaluate(scores, grid);
             auto weights = masked_softmax(scores, allowed).weights;
             if (how.dropout > 0) {  // entries are numbered by their ranks
               grid.q = rows(buckets.rank_q);
@@ -246,15 +245,11 @@ LSHSelfAttentionImpl::attend_cached(const Heads& heads, const AttentionInputs& i
 ATTZOO_API AttentionResult
 LSHSelfAttentionImpl::join_rounds(const std::vector<AttentionResult>& rounds) const {
   if (rounds.size() == 1) return rounds[0];
-  std::vector<torch::Tensor> each;
-  for (const auto& r : rounds) each.push_back(r.lse);
-  const auto lse = torch::stack(each);  // [rounds, B, H, L]
-  const auto total = core::joint_lse(rounds);
-  // A query that found no key in any round has -inf - -inf here: its share is 0.
+  const auto joint = core::join_softmaxes(rounds);
   const auto shares = options.exact_buckets
-                          ? torch::full_like(lse, 1.0 / static_cast<double>(rounds.size()))
-                          : torch::exp(lse - total.masked_fill(total.isinf(), 0.0));
-  return core::blend(rounds, shares, total);
+                          ? torch::full_like(joint.shares, 1.0 / static_cast<double>(rounds.size()))
+                          : joint.shares;
+  return core::blend(rounds, shares, joint.lse);
 }
 
 }  // namespace attzoo

@@ -372,5 +372,47 @@ TEST(Attention, SkippedKeysAreNeverRead) {
   EXPECT_TRUE(clean.gq == dirty.gq);
 }
 
+/// n equal weights of values that are all 0.1, and as many equal gradients: each sum is known.
+void expect_digits(int L, int S) {
+  Tensors<float> c({1, 1, 1, L, S, 16, 16});
+  for (auto& x : c.v) x = 0.1f;
+  for (auto& x : c.grad) x = 0.1f;
+  for (auto& x : c.grad_lse) x = 0.5f;  // for dQ = the mean of the keys
+  for (auto& x : c.k) x = 0.1f;
+  for (auto& x : c.q) x = 0;
+  Threads runtime(2);
+  attend(c.problem(1), {}, runtime);
+  attend_backward(c.problem(1), {}, c.gradients(), runtime);
+  double output = 0, gq = 0, gv = 0;
+  const double tenth = 0.1f;
+  for (const float x : c.output) output = std::max(output, std::abs(x / tenth - 1));
+  for (const float x : c.gv) gv = std::max(gv, std::abs(x * S / (tenth * L) - 1));
+  for (const float x : c.gq) gq = std::max(gq, std::abs(x / (0.5 * tenth) - 1));
+  EXPECT_LE(output, 5e-6) << L << " " << S;  // as one chain of S, or of L, 1e-3
+  EXPECT_LE(gq, 5e-6) << L << " " << S;
+  EXPECT_LE(gv, 5e-6) << L << " " << S;
+}
+
+TEST(Attention, KeepsItsDigitsOverManyKeysAndQueries) {
+  expect_digits(20, 100'000);
+  expect_digits(100'000, 20);
+}
+
+/// Every score is far from 0: the gradients are those of the same problem without the distance.
+TEST(Attention, HasExactGradientsWhereScoresAreLarge) {
+  for (const float distance : {-1e9f, 3e6f}) {
+    const Sizes n{1, 2, 1, 40, 50, 8, 8};
+    Case<float> c(n);
+    for (auto& x : c.q) x = 0;
+    for (auto& x : c.grad_lse) x = 0;
+    const auto far = [distance](auto s, auto, auto, auto, auto) { return s + distance; };
+    c.run({{}, make_score<float>(CallableScore{far, 0})}, 2);
+    double sum = 0, want = 0;
+    for (const float x : c.gv) sum += x;
+    for (const float x : c.grad) want += x;
+    EXPECT_NEAR(sum, want, 1e-3) << distance;
+  }
+}
+
 }  // namespace
 }  // namespace attzoo::kernel

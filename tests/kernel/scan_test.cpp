@@ -50,5 +50,33 @@ TEST(Scan, IsTheDefinition) {
   }
 }
 
+/// Long sums keep their digits: of n times the same value, each output is exactly that value.
+TEST(Scan, KeepsItsDigitsOverManyTokens) {
+  constexpr int n = 100'000;
+  Buffer<float> q, k, v, out;
+  for (auto* x : {&q, &k, &v, &out}) x->resize(n, 1);
+  for (auto& x : v) x = 0.1f;
+  for (const bool reverse : {false, true}) {
+    Threads runtime(1);
+    scan<float>({.q = view(q, 1, n, 1),
+                 .k = view(k, 1, n, 1),
+                 .v = view(v, 1, n, 1),
+                 .out = view(out, 1, n, 1),
+                 .B = 1,
+                 .H = 1,
+                 .n = n,
+                 .F = 1,
+                 .E = 1,
+                 .reverse = reverse},
+                runtime);
+    double error = 0;
+    for (int i = 0; i < n; ++i) {
+      const double sum = 0.1f * double(reverse ? n - i : i + 1);
+      error = std::max(error, std::abs(out[static_cast<size_t>(i)] - sum) / sum);
+    }
+    EXPECT_LE(error, 5e-6) << reverse;  // as one chain it is 1e-3
+  }
+}
+
 }  // namespace
 }  // namespace attzoo::kernel

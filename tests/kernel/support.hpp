@@ -115,14 +115,14 @@ struct Tensors {
   Sizes n;
   double dropout;
   Buffer<In> q, k, v;
-  Buffer<T> grad, grad_lse, output, lse, gq, gk, gv;
+  Buffer<T> grad, grad_lse, output, lse, max, log_sum, gq, gk, gv;
 
   explicit Tensors(const Sizes& sizes, double p = 0) : n(sizes), dropout(p) {
     q.resize(n.count(n.H, n.L, n.D));
     k.resize(n.count(n.Hkv, n.S, n.D));
     v.resize(n.count(n.Hkv, n.S, n.Dv));
     output.resize(n.count(n.H, n.L, n.Dv));
-    lse.resize(n.count(n.H, n.L, 1));
+    for (auto* x : {&lse, &max, &log_sum}) x->resize(n.count(n.H, n.L, 1));
     grad.resize(output.size());
     grad_lse.resize(lse.size());
     gq.resize(q.size());
@@ -133,6 +133,8 @@ struct Tensors {
   Problem<T> problem(T scale) {
     auto p = problem_of<T>(n, view(q, n.H, n.L, n.D), view(k, n.Hkv, n.S, n.D),
                            view(v, n.Hkv, n.S, n.Dv), view(output, n.H, n.L, n.Dv), lse.data());
+    p.max = max.data();
+    p.log_sum = log_sum.data();
     p.scale = scale;
     p.dropout = dropout;
     p.seed = 99;

@@ -7,6 +7,7 @@
 #include <attzoo/functional/result.hpp>
 #include <attzoo/module/inputs.hpp>
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -91,10 +92,30 @@ void expect_documents_are_alone(Module& m, const AttentionInputs& inputs, const 
   }
 }
 
+/// A NaN in one document stays there, forward and backward.
+template <class Module>
+void expect_documents_are_apart(Module& m, const std::string& what) {
+  m->to(torch::kFloat64);
+  m->eval();
+  const auto second = torch::arange(40) >= 17;
+  const auto run = [&](double value) {
+    torch::manual_seed(13);
+    const auto x = torch::randn({1, 40, m->input_dim()}, torch::kFloat64)
+                       .masked_fill(second.unsqueeze(1), value)
+                       .requires_grad_();
+    const auto out = m(x, {.documents = {.ids = second.to(torch::kInt64)}}).output;
+    const auto grad = torch::autograd::grad({out}, {x}, {torch::randn_like(out)})[0];
+    return torch::stack({out.slice(1, 0, 17).sum(-1), grad.slice(1, 0, 17).sum(-1)});
+  };
+  EXPECT_TRUE(torch::allclose(run(std::numeric_limits<double>::quiet_NaN()), run(0), 1e-9, 1e-11))
+      << what;
+}
+
 /// The inputs that every module takes, together.
 template <class Module>
 void expect_packs(Module& m, const std::string& what) {
   expect_documents_are_alone(m, {}, what);
+  expect_documents_are_apart(m, what);
   const auto none = torch::zeros({2, 0, m->input_dim()}, torch::kFloat64);
   const auto nobody = torch::zeros({0, 5, m->input_dim()}, torch::kFloat64);
   const auto zeros = torch::zeros({5}, torch::kInt64);

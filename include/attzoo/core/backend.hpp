@@ -13,6 +13,7 @@ namespace attzoo::core {
 struct Call {
   Rule rule;
   std::vector<Learnable> tensors;  // of the score modifier; undefined where no gradient is wanted
+  bool learns = false;             // whether a backward pass may follow
 
   explicit Call(Rule of);
   /// The tensors that gradients flow to.

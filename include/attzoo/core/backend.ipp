@@ -6,6 +6,7 @@
 
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace attzoo::core {
@@ -63,7 +64,9 @@ class AttentionFunction final : public Differentiable {
 
   Tensors forward(const Tensors& x) override {
     const auto result = backend_.run({x[0], x[1], x[2]}, call_);
-    return {result.output, result.lse};
+    Tensors outputs{result.output, result.lse};
+    if (result.softmax.defined()) outputs.push_back(result.softmax);
+    return outputs;
   }
 
   Tensors backward(const Tensors& x, const Tensors& grads) override {
@@ -73,10 +76,13 @@ class AttentionFunction final : public Differentiable {
     if (torch::GradMode::is_enabled() || (!from.output.defined() && !from.lse.defined())) {
       return reference_backward(call_, t, from);
     }
-    const auto g = backend_.run_backward(t, call_, {x[x.size() - 2], x[x.size() - 1]}, from);
-    Tensors result{g.q, g.k, g.v};
-    result.insert(result.end(), g.learning.begin(), g.learning.end());
-    return result;
+    const auto output = x.begin() + 3 + static_cast<int64_t>(call_.learning().size());
+    const OutputAndLse result{output[0], output[1],
+                              x.end() - output > 2 ? output[2] : torch::Tensor()};
+    const auto g = backend_.run_backward(t, call_, result, from);
+    Tensors grads_in{g.q, g.k, g.v};
+    grads_in.insert(grads_in.end(), g.learning.begin(), g.learning.end());
+    return grads_in;
   }
 
   bool saves_outputs() const override { return true; }
@@ -91,6 +97,9 @@ ATTZOO_API OutputAndLse run(const Backend& backend, const Qkv& t, const Rule& ru
   Call call(rule);
   Tensors inputs{t.q, t.k, t.v};
   for (const auto& l : call.learning()) inputs.push_back(l);
+  call.learns = torch::GradMode::is_enabled() &&
+                std::any_of(inputs.begin(), inputs.end(),
+                            [](const torch::Tensor& t) { return t.requires_grad(); });
   const auto result =
       differentiable(c10::make_intrusive<AttentionFunction>(backend, std::move(call)), inputs);
   return {result[0], result[1]};

@@ -120,13 +120,15 @@ ATTZOO_API OutputAndLse attend_rows(const Grid& grid, const Qkv& part, const Rul
 
 ATTZOO_API OutputAndLse ChunkedBackend::run(const Qkv& t, const Call& call) const {
   // Whole at once, so that what does not fit is known before anything is computed.
-  auto output = torch::empty({t.q.size(0), t.q.size(1), t.q.size(2), t.v.size(3)}, t.q.options());
+  const auto dtype = call.rule.output_dtype(t.q);
+  auto output = torch::empty({t.q.size(0), t.q.size(1), t.q.size(2), t.v.size(3)},
+                             t.q.options().dtype(dtype));
   auto lse = torch::empty({t.q.size(0), t.q.size(1), t.q.size(2)},
                           t.q.options().dtype(compute_dtype(t.q)));
   for (const auto& chunk : chunks_of(t, call.rule)) {
     const auto rows = chunk.rows(t.q.device()), columns = chunk.columns(t.q.device());
     const Qkv part{rows.of(t.q, 2), columns.of(t.k, 2), columns.of(t.v, 2)};
-    const auto r = attend_rows(Grid(t.shape(), rows, columns), part, call.rule, t.q.scalar_type());
+    const auto r = attend_rows(Grid(t.shape(), rows, columns), part, call.rule, dtype);
     rows.assign(output, 2, r.output);
     rows.assign(lse, 2, r.lse);
   }
@@ -149,7 +151,7 @@ ATTZOO_API Gradients ChunkedBackend::run_backward(const Qkv& t, const Call& call
     torch::autograd::variable_list inputs{leaf(rows.of(t.q, 2)), leaf(columns.of(t.k, 2)),
                                           leaf(columns.of(t.v, 2))};
     const auto r = attend_rows(Grid(t.shape(), rows, columns), {inputs[0], inputs[1], inputs[2]},
-                               call.rule, t.q.scalar_type());
+                               call.rule, call.rule.output_dtype(t.q));
     inputs.insert(inputs.end(), learning.begin(), learning.end());
     torch::autograd::variable_list outputs, cotangents;
     if (from.output.defined()) {

@@ -6,6 +6,7 @@
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/eager.hpp>
 #include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/pair_products.hpp>
 
 #include <algorithm>
 #include <array>
@@ -24,14 +25,17 @@ ATTZOO_API torch::Tensor scan_by_chunks(const torch::Tensor& q, const torch::Ten
     return torch::constant_pad_nd(t, {0, 0, 0, chunks * kChunk - n}).unflatten(2, {chunks, kChunk});
   };
   const auto qc = split(q), kc = split(k), vc = split(v);
-  auto scores = torch::matmul(qc, kc.transpose(-2, -1));
-  scores = reverse ? scores.triu() : scores.tril();
+  const auto square = torch::ones({kChunk, kChunk}, q.options().dtype(torch::kBool));
+  const auto visible = reverse ? square.triu() : square.tril();
+  const auto flat = [](const torch::Tensor& t) { return t.flatten(1, 2); };  // chunks are heads
+  const auto near = sum_over_pairs(pair_products(flat(qc), flat(kc), visible), flat(vc), visible)
+                        .unflatten(1, {q.size(1), chunks});
   auto sums = torch::matmul(kc.transpose(-2, -1), vc);  // [B, H, chunks, F, E]
   if (reverse) sums = sums.flip(2);
   // The chunks before, moved on by one: nothing is added and taken away again.
   auto before = torch::constant_pad_nd(sums.slice(2, 0, chunks - 1), {0, 0, 0, 0, 1, 0}).cumsum(2);
   if (reverse) before = before.flip(2);
-  return (torch::matmul(scores, vc) + torch::matmul(qc, before)).flatten(2, 3).slice(2, 0, n);
+  return (near + torch::matmul(qc, before)).flatten(2, 3).slice(2, 0, n);
 }
 
 /// By the first backend that takes it, else by tensor operations.
@@ -73,21 +77,28 @@ ATTZOO_API torch::Tensor causal_scan(const torch::Tensor& q, const torch::Tensor
   return differentiable(c10::make_intrusive<CausalScan>(reverse), {q, k, v})[0];
 }
 
+/// Which pairs of the query rows [begin, end) attend: bool [1 or B, 1, end - begin, S].
+ATTZOO_API torch::Tensor linear_pairs(const torch::Tensor& q, const torch::Tensor& k, bool causal,
+                                      const torch::Tensor& run, int64_t begin, int64_t end) {
+  auto visible = torch::ones({1, 1, end - begin, k.size(2)}, q.options().dtype(torch::kBool));
+  if (causal) visible = visible.tril(begin + k.size(2) - q.size(2));
+  if (!run.defined()) return visible;
+  const auto same = run.slice(1, begin, end).unsqueeze(2) == run.unsqueeze(1);
+  return torch::logical_and(visible, same.unsqueeze(1));
+}
+
 ATTZOO_API torch::Tensor linear_scores(const torch::Tensor& q, const torch::Tensor& k, bool causal,
                                        const torch::Tensor& run, int64_t begin, int64_t end) {
-  auto s = torch::matmul(q.slice(2, begin, end), k.transpose(-2, -1));
-  if (causal) s = s.tril(begin + k.size(2) - q.size(2));
-  if (!run.defined()) return s;
-  const auto other = run.slice(1, begin, end).unsqueeze(2) != run.unsqueeze(1);
-  return s.masked_fill(other.unsqueeze(1), 0.0);
+  return pair_products(q.slice(2, begin, end), k, linear_pairs(q, k, causal, run, begin, end));
 }
 
 /// Everything n x n.
 ATTZOO_API LinearSums sums_by_definition(const torch::Tensor& q, const torch::Tensor& k,
                                          const torch::Tensor& v, bool causal,
                                          const torch::Tensor& run) {
-  const auto s = linear_scores(q, k, causal, run, 0, q.size(2));
-  return {torch::matmul(s, v), s.sum(-1)};
+  const auto visible = linear_pairs(q, k, causal, run, 0, q.size(2));
+  const auto s = pair_products(q, k, visible);
+  return {sum_over_pairs(s, v, visible), s.sum(-1)};
 }
 
 /// Every query collects every key.

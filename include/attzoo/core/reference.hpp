@@ -34,14 +34,21 @@ struct Rule {
   AnyScore score = {};
   double scale = 1.0;
   Dropout dropout = {};
+  bool wide = false;  // the output is not rounded to q's dtype: it goes on to be computed with
+
+  torch::ScalarType output_dtype(const torch::Tensor& q) const {
+    return wide ? compute_dtype(q) : q.scalar_type();
+  }
 };
 
 struct OutputAndLse {
-  torch::Tensor output, lse;  // [B, H, L, Dv] in q's dtype, [B, H, L] in the compute dtype
+  torch::Tensor output, lse;   // [B, H, L, Dv] in q's dtype, [B, H, L] in the compute dtype
+  torch::Tensor softmax = {};  // what a backend keeps of it for its backward pass
 };
 
 struct ReferenceWeights {
   torch::Tensor weights, lse;  // [B, H, rows, columns], [B, H, rows]; compute dtype
+  torch::Tensor visible;       // [B, H, rows, columns]: allowed, and no score of -inf
 };
 
 /// 1 / (1 - p) where a weight is kept and 0 where it is dropped, [B, H, rows, columns].

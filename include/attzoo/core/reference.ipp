@@ -1,6 +1,7 @@
 #pragma once
 // Definitions of reference.hpp.
 
+#include <attzoo/core/pair_products.hpp>
 #include <attzoo/core/reference.hpp>
 #include <attzoo/core/tensor_lane.hpp>
 #include <attzoo/kernel/dropout.hpp>
@@ -27,19 +28,11 @@ ATTZOO_API torch::Tensor dropout_factor(const Dropout& dropout, const Grid& g,
   return keep.t.to(dtype) / std::max(1.0 - dropout.p, std::numeric_limits<double>::min());
 }
 
-/// a [B, H, M, K] times b [B, Hkv, K, N], where heads of a share heads of b in groups of H / Hkv:
-/// the group is folded into the rows, so that b is never repeated in memory.
-ATTZOO_API torch::Tensor grouped_matmul(const torch::Tensor& a, const torch::Tensor& b) {
-  if (a.size(1) == b.size(1)) return torch::matmul(a, b);
-  const int64_t group = a.size(1) / b.size(1);
-  const auto rows = a.reshape({a.size(0), b.size(1), group * a.size(2), a.size(3)});
-  return torch::matmul(rows, b).view({a.size(0), a.size(1), a.size(2), b.size(3)});
-}
-
 ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
                                            const torch::Tensor& allowed) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
-  const auto masked = scores.masked_fill(allowed.logical_not(), -kInf);
+  const auto hidden = torch::logical_or(allowed.logical_not(), scores == -kInf);
+  const auto masked = scores.masked_fill(hidden, -kInf);
   // A row with nothing to attend has the maximum -inf: shift it by 0 and divide it by 1, so that
   // its weights are 0 and no gradient meets inf - inf.
   auto max = masked.size(-1) > 0
@@ -52,22 +45,19 @@ ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
   sum = sum.masked_fill(empty, 1.0);
   // Filled, although 0 already: whatever the cotangent of such a row is, NaN included, ends here.
   return {(weights / sum).masked_fill_(empty, 0.0),
-          (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1)};
+          (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1), hidden.logical_not()};
 }
 
-/// The cotangent of a row without keys goes no further than its weights: 0 times NaN would reach
-/// every row of v.
 ATTZOO_API torch::Tensor weighted_values(const ReferenceWeights& r, const torch::Tensor& v) {
-  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
-  return grouped_matmul(r.weights, v.to(r.weights.scalar_type()))
-      .masked_fill(empty.unsqueeze(-1), 0.0);
+  return sum_over_pairs(r.weights, v.to(r.weights.scalar_type()), r.visible);
 }
 
 ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& q,
                                          const torch::Tensor& k, const Rule& rule) {
   const auto dtype = compute_dtype(q);
-  const auto scores = grouped_matmul(q.to(dtype), k.to(dtype).transpose(-2, -1)) * rule.scale;
-  auto result = masked_softmax(rule.score.evaluate(scores, grid), rule.mask.evaluate(grid));
+  const auto allowed = rule.mask.evaluate(grid);
+  const auto scores = pair_products(q.to(dtype), k.to(dtype), allowed) * rule.scale;
+  auto result = masked_softmax(rule.score.evaluate(scores, grid), allowed);
   if (rule.dropout.p > 0) {
     result.weights = result.weights * dropout_factor(rule.dropout, grid, dtype);
   }
@@ -82,7 +72,7 @@ ATTZOO_API ReferenceWeights reference_weights(const torch::Tensor& q, const torc
 
 ATTZOO_API OutputAndLse reference(const Qkv& t, const Rule& rule) {
   const auto r = reference_weights(t.q, t.k, rule, 0, t.q.size(2));
-  return {weighted_values(r, t.v).to(t.q.scalar_type()), r.lse};
+  return {weighted_values(r, t.v).to(rule.output_dtype(t.q)), r.lse};
 }
 
 }  // namespace attzoo::core

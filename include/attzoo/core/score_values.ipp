@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace attzoo::core {
 
@@ -18,7 +19,8 @@ ATTZOO_API torch::Tensor SoftcapScore::evaluate(const torch::Tensor& s, const Gr
 }
 
 ATTZOO_API torch::Tensor TensorBias::evaluate(const torch::Tensor& s, const Grid& g) const {
-  return s + g.of(bias).to(s.scalar_type());
+  const auto added = g.of(bias).to(s.scalar_type());
+  return torch::where(added == -std::numeric_limits<double>::infinity(), added, s + added);
 }
 
 ATTZOO_API torch::Tensor DistanceScore::evaluate(const torch::Tensor& s, const Grid& g) const {

@@ -54,18 +54,20 @@ ATTZOO_API void check_qkv(const torch::Tensor& q, const torch::Tensor& k, const 
 }
 
 /// Adds exp(sink[h]) to the softmax's denominator: all weights shrink by the share that is left.
-ATTZOO_API AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& sink) {
+/// `r` is in the compute dtype, and rounded to `dtype` here.
+ATTZOO_API AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& sink,
+                                     torch::ScalarType dtype) {
   const auto logit = sink.to(r.lse.scalar_type()).view({1, -1, 1});
   // A row without keys has the sink alone; where that is -inf too, -inf - -inf must not arise.
   const auto empty = r.lse == -std::numeric_limits<double>::infinity();
   const auto lse = r.lse.masked_fill(empty, 0.0);
   const auto share =
       torch::sigmoid(lse - logit).masked_fill(empty, 0.0).unsqueeze(-1);  // [B, H, L, 1]
-  return {(r.output * share).to(r.output.scalar_type()),
+  return {(r.output * share).to(dtype),
           LazyWeights(r.weights.sizes().vec(),
-                      [weights = r.weights, share](int64_t begin, int64_t end) {
+                      [weights = r.weights, share, dtype](int64_t begin, int64_t end) {
                         const auto w = weights.rows(begin, end);
-                        return (w * share.slice(2, begin, end)).to(w.scalar_type());
+                        return (w * share.slice(2, begin, end)).to(dtype);
                       }),
           torch::where(empty, logit, torch::logaddexp(lse, logit))};
 }
@@ -88,9 +90,10 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
   core::Rule rule{.mask = mask,
                   .score = score.resolve(n),
                   .scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3)))),
-                  .dropout = {options.dropout}};
+                  .dropout = {options.dropout},
+                  .wide = score.sink().defined()};
   if (rule.dropout.p > 0) rule.dropout.seed = options.seed.value_or(core::random_seed());
-  const auto [output, lse] = core::dispatch(tensors, rule);
+  const auto computed = core::dispatch(tensors, rule);
   core::Captured read;
   if (!options.private_qk || !q.is_inference()) read = {q, k};
   rule.mask.tensors(read);
@@ -99,11 +102,11 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
       {n.B, n.H, n.L, n.S}, [q, k, rule = std::move(rule), unchanged = core::Unchanged(read)](
                                 int64_t begin, int64_t end) {
         unchanged.check("LazyWeights");
-        return core::reference_weights(q, k, rule, begin, end).weights.to(q.scalar_type());
+        return core::reference_weights(q, k, rule, begin, end).weights.to(rule.output_dtype(q));
       });
-  AttentionResult result{output, std::move(weights), lse};
+  AttentionResult result{computed.output, std::move(weights), computed.lse};
   const auto sink = score.sink();
-  if (sink.defined()) return core::with_sink(result, sink);
+  if (sink.defined()) return core::with_sink(result, sink, q.scalar_type());
   return result;
 }
 

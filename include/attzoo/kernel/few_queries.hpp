@@ -14,10 +14,11 @@ ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
 /// The rule: at most 8 queries, or as many as a vector has lanes, and no dropout. With one query in
-/// each SIMD lane, most of the 16 would be idle.
+/// each SIMD lane, most of the 16 would be idle. A backward pass must find the very same scores, so
+/// none may follow.
 template <class T>
 bool has_few_queries(const Problem<T>& p, int lanes) {
-  return p.L <= std::max(8, lanes) && p.dropout == 0;
+  return p.L <= std::max(8, lanes) && p.dropout == 0 && !p.max;
 }
 
 /// Queries of one place modulo the mask's stride in some of the heads that share keys: the rows

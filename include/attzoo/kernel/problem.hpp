@@ -5,6 +5,7 @@
 #include <attzoo/kernel/modifier.hpp>
 #include <attzoo/kernel/runtime.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -40,6 +41,9 @@ template <class T>
 struct Problem {
   View q, k, v, output;
   T* lse = nullptr;  // [B, H, L], contiguous; natural log, -inf for a row without keys
+  // The two parts of lse, likewise, for the backward pass: of large scores the sum has no digits
+  // left for the second. Null where no backward pass follows.
+  T *max = nullptr, *log_sum = nullptr;
   int B = 0, H = 0, Hkv = 0, L = 0, S = 0, D = 0, Dv = 0;
   T scale = 1;
   double dropout = 0;
@@ -47,6 +51,14 @@ struct Problem {
 
   int group() const { return H / Hkv; }  // heads that share keys
   int64_t lse_row(int b, int h) const { return (int64_t{b} * H + h) * L; }
+  /// A row's largest score, and the sum of exponentials of all below it.
+  void set_softmax(int64_t row, T largest, T sum) const {
+    const T log = std::log(sum);
+    lse[row] = largest + log;
+    if (!max) return;
+    max[row] = largest;
+    log_sum[row] = log;
+  }
 };
 
 /// What the backward pass reads and writes beyond the problem.

@@ -5,6 +5,8 @@
 #include <attzoo/kernel/form.hpp>
 #include <attzoo/kernel/lane.hpp>
 
+#include <limits>
+
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
@@ -40,7 +42,7 @@ struct Softcap {
   }
 };
 
-/// A tensor [B, H, L, S] by strides, added; null: nothing.
+/// A tensor [B, H, L, S] by strides, added; null: nothing. Its -inf hides a pair, whatever the score.
 template <class T>
 struct Bias {
   const T* data = nullptr;
@@ -48,7 +50,10 @@ struct Bias {
   ATTZOO_ALWAYS_INLINE bool changes() const { return data != nullptr; }
   template <class R, class I>
   ATTZOO_ALWAYS_INLINE R operator()(R s, I ib, I ih, I iq, I ikv) const {
-    return data ? s + R(Real<T>(data[ib.v * b + ih.v * h + iq.v * q + ikv.v * kv])) : s;
+    if (!data) return s;
+    const T bias = data[ib.v * b + ih.v * h + iq.v * q + ikv.v * kv];
+    const R added(Real<T>{bias});
+    return where(bias == -std::numeric_limits<T>::infinity(), added, s + added);
   }
   template <class I>
   ATTZOO_ALWAYS_INLINE T gradient(T, T g, I ib, I ih, I iq, I ikv,

@@ -7,9 +7,13 @@
 
 namespace attzoo::core {
 
-/// The lse of all parts' keys together, log(sum(exp(lse))): [B, H, L]. Where all are -inf it is
-/// -inf, with gradients of 0.
-ATTZOO_API torch::Tensor joint_lse(const std::vector<AttentionResult>& parts);
+/// The softmax over all parts' keys together: what each part has of it, exp(lse) over their sum
+/// [parts, B, H, L], and its lse [B, H, L]. Where no part has a key these are 0 and -inf, with
+/// gradients of 0.
+struct JointSoftmax {
+  torch::Tensor shares, lse;
+};
+ATTZOO_API JointSoftmax join_softmaxes(const std::vector<AttentionResult>& parts);
 
 /// The sum of the parts' outputs and weights, each times its share: `shares` [parts, ..., L]
 /// broadcasts to [parts, B, H, L]. Dtypes are those of the parts; `lse` is passed on.

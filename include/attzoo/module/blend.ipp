@@ -7,16 +7,18 @@
 
 namespace attzoo::core {
 
-ATTZOO_API torch::Tensor joint_lse(const std::vector<AttentionResult>& parts) {
+ATTZOO_API JointSoftmax join_softmaxes(const std::vector<AttentionResult>& parts) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   std::vector<torch::Tensor> each;
   for (const auto& part : parts) each.push_back(part.lse);
   const auto lse = torch::stack(each);
   auto max = std::get<0>(lse.detach().max(0));
   max = max.masked_fill(max == -kInf, 0.0);
-  const auto sum = torch::exp(lse - max).sum(0);
+  const auto exponentials = torch::exp(lse - max);
+  auto sum = exponentials.sum(0);
   const auto none = sum == 0;
-  return (torch::log(sum.masked_fill(none, 1.0)) + max).masked_fill(none, -kInf);
+  sum = sum.masked_fill(none, 1.0);
+  return {exponentials / sum, (torch::log(sum) + max).masked_fill(none, -kInf)};
 }
 
 ATTZOO_API AttentionResult blend(const std::vector<AttentionResult>& parts,

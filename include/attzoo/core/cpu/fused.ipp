@@ -36,6 +36,10 @@ kernel::Problem<T> problem(const Qkv& t, const OutputAndLse& result, const Rule&
           .v = view(t.v),
           .output = view(result.output),
           .lse = result.lse.template data_ptr<T>(),
+          .max = result.softmax.defined() ? result.softmax.template data_ptr<T>() : nullptr,
+          .log_sum = result.softmax.defined()
+                         ? result.softmax.template data_ptr<T>() + result.lse.numel()
+                         : nullptr,
           .B = n(t.q.size(0)),
           .H = n(t.q.size(1)),
           .Hkv = n(t.k.size(1)),
@@ -52,9 +56,10 @@ ATTZOO_API Qkv plain(const Qkv& t) { return {plain(t.q), plain(t.k), plain(t.v)}
 
 ATTZOO_API OutputAndLse FusedCpuBackend::run(const Qkv& any, const Call& call) const {
   const auto t = core::plain(any);
-  const OutputAndLse result{
-      empty_as(t.q, t.v.size(3), t.q.scalar_type()),
-      at::detail::empty_cpu({t.q.size(0), t.q.size(1), t.q.size(2)}, compute_dtype(t.q))};
+  const int64_t B = t.q.size(0), H = t.q.size(1), L = t.q.size(2);
+  OutputAndLse result{empty_as(t.q, t.v.size(3), call.rule.output_dtype(t.q)),
+                      at::detail::empty_cpu({B, H, L}, compute_dtype(t.q))};
+  if (call.learns) result.softmax = at::detail::empty_cpu({2, B, H, L}, compute_dtype(t.q));
   with_compute_type(t.q, [&]<class T>(T) {
     TorchRuntime runtime;
     kernel::attend(problem<T>(t, result, call.rule), modifiers<T>(call, t.shape()), runtime);
@@ -120,7 +125,7 @@ ATTZOO_API Gradients FusedCpuBackend::run_backward(const Qkv& any, const Call& c
   const auto t = core::plain(any);
   // A gradient of lse alone: zeros of no size in memory.
   const auto grad_output = from.output.defined()
-                               ? plain(from.output).to(t.q.scalar_type())
+                               ? plain(from.output).to(result.output.scalar_type())
                                : torch::zeros({}, t.q.options()).expand(result.output.sizes());
   const auto grad_lse =
       from.lse.defined() ? plain(from.lse).to(compute_dtype(t.q)).contiguous() : torch::Tensor();
