@@ -453,7 +453,8 @@ TEST_F(SafeTensorsTest, ModulesLoadStrictlyByName) {
       [&] {
         load_state_dict(*b, {{"in_proj_weight", torch::zeros({2})}});
       },
-      {"missing: attn.w_q.weight", "extra: in_proj_weight", "no name fits", "NameMap"});
+      {"missing: attn.w_q.weight", "extra: in_proj_weight",
+       "no name fits: did you mean names::torch_multihead_attention()?", "NameMap"});
   expect_error([&] { load_state_dict(*b, state); },
                {"missing: gate.0.bias", "attn.w_q.weight: expected [8, 8] Float, got [8, 9] Float",
                 "attn.w_k.weight: expected [8, 8] Float, got [8, 8] Double", "extra: more"});
