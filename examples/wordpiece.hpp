@@ -233,8 +233,11 @@ inline std::vector<std::u32string> split_words(std::string_view text) {
 class Tokenizer {
  public:
   /// Reads a vocab.txt: a piece a line, pieces within a word begin with ##. Throws
-  /// std::runtime_error if it cannot be read or lacks [UNK], [CLS] or [SEP].
+  /// std::runtime_error if it is no regular file, cannot be read, or lacks [UNK], [CLS] or [SEP].
   explicit Tokenizer(const std::filesystem::path& vocabulary) {
+    if (!std::filesystem::is_regular_file(vocabulary)) {  // a pipe waits, a device never ends
+      throw std::runtime_error(vocabulary.string() + " is no regular file");
+    }
     std::ifstream in(vocabulary, std::ios::binary);
     std::string line;
     for (int64_t id = 0; std::getline(in, line); ++id) {

@@ -10,6 +10,7 @@
 #include <attzoo/core/cpu/score_forms.ipp>
 #include <attzoo/core/dispatch.ipp>
 #include <attzoo/core/grid.ipp>
+#include <attzoo/core/isa.ipp>
 #include <attzoo/core/mask_values.ipp>
 #include <attzoo/core/pair_products.ipp>
 #include <attzoo/core/reference.ipp>

@@ -380,9 +380,9 @@ int run(const std::filesystem::path& folder) {
   for (const auto& [reason, cases] : skips) {
     std::printf("SKIP %s (%zu cases): %s\n", cases[0].c_str(), cases.size(), reason.c_str());
   }
-  std::printf("%-24s %-8s %6s %24s\n", "mechanism", "dtype", "cases", "worst error / allowance");
+  std::printf("%-26s %-8s %6s %24s\n", "mechanism", "dtype", "cases", "worst error / allowance");
   for (const auto& [key, value] : table) {
-    std::printf("%-24s %-8s %6d %24.3g\n", key.first.c_str(), key.second.c_str(), value.first,
+    std::printf("%-26s %-8s %6d %24.3g\n", key.first.c_str(), key.second.c_str(), value.first,
                 value.second);
   }
   if (files.empty()) std::printf("no cases in %s\n", folder.string().c_str());

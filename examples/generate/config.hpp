@@ -7,6 +7,7 @@
 
 #include <attzoo/grouped.hpp>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <set>
 #include <string>
@@ -50,11 +51,20 @@ class Reader {
   /// The value; null where there is none.
   Json get(const std::string& key) { return has(key) ? json_[key] : Json(); }
 
-  int64_t integer(const std::string& key, std::optional<int64_t> otherwise = std::nullopt) {
-    return read<int64_t>(key, otherwise, [](const Json& v) { return v.integer(); });
+  int64_t integer(const std::string& key, std::optional<int64_t> otherwise = std::nullopt,
+                  int64_t least = std::numeric_limits<int64_t>::min(),
+                  int64_t most = std::numeric_limits<int64_t>::max()) {
+    return read<int64_t>(key, otherwise,
+                         [&](const Json& v) { return within(least, v.integer(), most); });
   }
-  double number(const std::string& key, std::optional<double> otherwise = std::nullopt) {
-    return read<double>(key, otherwise, [](const Json& v) { return v.number(); });
+  /// Of a tensor: no product of two overflows.
+  int64_t size(const std::string& key, std::optional<int64_t> otherwise = std::nullopt) {
+    return integer(key, otherwise, 1, int64_t{1} << 30);
+  }
+  double number(const std::string& key, std::optional<double> otherwise = std::nullopt,
+                double least = -1e9, double most = 1e9) {
+    return read<double>(key, otherwise,
+                        [&](const Json& v) { return within(least, v.number(), most); });
   }
   bool boolean(const std::string& key, bool otherwise) {
     return read<bool>(key, otherwise, [](const Json& v) { return v.boolean(); });
@@ -85,6 +95,13 @@ class Reader {
   void add(const std::string& problems) { problems_ += problems; }
 
  private:
+  template <class T>
+  static T within(T least, T value, T most) {
+    TORCH_CHECK_VALUE(least <= value && value <= most, "must be within ", least, " ... ", most,
+                      ", got ", value);
+    return value;
+  }
+
   template <class T, class F>
   T read(const std::string& key, const std::optional<T>& otherwise, const F& convert) {
     const auto value = get(key);
@@ -107,7 +124,7 @@ class Reader {
 
 inline attzoo::RopeScaling read_scaling(Reader& rope, const std::string& type, int64_t context) {
   if (type == "default") return {};
-  const double factor = rope.number("factor");
+  const double factor = rope.number("factor", std::nullopt, 1, 1e9);
   if (type == "linear") return attzoo::LinearRopeScaling{.factor = factor};
   if (type == "llama3") {
     return attzoo::Llama3RopeScaling{
@@ -148,8 +165,11 @@ inline attzoo::RopeOptions read_rope(Reader& in, const Config& c, int64_t head_d
   if (given.is_null() && c.family == "gpt_oss") in.wrong("rope_parameters is missing");
   Reader rope(given.is_null() ? attzoo::core::Json::Object() : given, std::string(key) + ": ");
   attzoo::RopeOptions o{.pairs = attzoo::RopePairs::kHalves};
-  o.base = rope.number("rope_theta", in.number("rope_theta", 10000));
-  const double part = rope.number("partial_rotary_factor", in.number("partial_rotary_factor", 1));
+  const auto number = [&](const char* name, double otherwise, double least, double most) {
+    return rope.number(name, in.number(name, otherwise, least, most), least, most);
+  };
+  o.base = number("rope_theta", 10000, 1e-100, 1e100);
+  const double part = number("partial_rotary_factor", 1, 0, 1);
   if (part != 1) o.dimensions = static_cast<int64_t>(part * static_cast<double>(head_dim));
   const auto type = rope.string("type", "default");
   o.scaling = read_scaling(rope, rope.string("rope_type", type), c.context);
@@ -169,10 +189,7 @@ inline attzoo::Activation read_activation(Reader& in, const char* key, const cha
 }
 
 inline int64_t read_layers(Reader& in, const char* key) {
-  const int64_t layers = in.integer(key);
-  if (layers >= 0 && layers <= 10000) return layers;
-  in.wrong(std::string(key) + " must be within 0 ... 10000");
-  return 0;
+  return in.integer(key, std::nullopt, 0, 10000);
 }
 
 /// Which layers have a window: by layer_types, or else by the family's rule.
@@ -183,7 +200,7 @@ inline std::vector<std::optional<int64_t>> read_windows(Reader& in, const std::s
   if (family == "llama") return windows;
   // Without the key, what transformers takes then; null is none.
   const int64_t usual = in.has("sliding_window") ? 0 : family == "gpt_oss" ? 128 : 4096;
-  std::optional<int64_t> window = in.integer("sliding_window", usual);
+  std::optional<int64_t> window = in.integer("sliding_window", usual, 0);
   if (*window == 0) window.reset();
   if (qwen && !in.boolean("use_sliding_window", false)) window.reset();
   const int64_t first = qwen ? in.integer("max_window_layers", 28) : 0;
@@ -212,14 +229,15 @@ inline std::vector<std::optional<int64_t>> read_windows(Reader& in, const std::s
 }
 
 inline void read_gpt2(Reader& in, Config& c) {
-  const int64_t width = in.integer("n_embd"), heads = in.integer("n_head");
-  c.vocab = in.integer("vocab_size");
-  c.context = c.positions = in.integer("n_positions");
+  const int64_t width = in.size("n_embd"), heads = in.size("n_head");
+  if (heads > 0 && width % heads != 0) in.wrong("n_head must divide n_embd");
+  c.vocab = in.size("vocab_size");
+  c.context = c.positions = in.size("n_positions");
   c.tied = in.boolean("tie_word_embeddings", true);
   c.windows.resize(static_cast<size_t>(read_layers(in, "n_layer")));
   c.attention = {.d_model = width, .num_query_heads = heads, .num_kv_heads = heads, .bias = true};
-  c.block = {.mlp_hidden = in.integer("n_inner", 4 * width),
-             .norm_eps = in.number("layer_norm_epsilon", 1e-5),
+  c.block = {.mlp_hidden = in.size("n_inner", 4 * width),
+             .norm_eps = in.number("layer_norm_epsilon", 1e-5, 0, 1),
              .activation = read_activation(in, "activation_function", "gelu_new")};
   c.names = attzoo::names::gpt2();
   in.only("scale_attn_weights", true);
@@ -232,17 +250,17 @@ inline void read_gpt2(Reader& in, Config& c) {
 
 inline void read_llama_like(Reader& in, Config& c) {
   const bool oss = c.family == "gpt_oss", qwen2 = c.family == "qwen2", qwen3 = c.family == "qwen3";
-  const int64_t width = in.integer("hidden_size"), heads = in.integer("num_attention_heads");
+  const int64_t width = in.size("hidden_size"), heads = in.size("num_attention_heads");
   const int64_t usual = qwen3 ? 128 : oss ? 64 : width / std::max<int64_t>(heads, 1);
-  const int64_t head_dim = in.integer("head_dim", usual);
-  const double eps = in.number("rms_norm_eps", oss ? 1e-5 : 1e-6);
+  const int64_t head_dim = in.size("head_dim", usual);
+  const double eps = in.number("rms_norm_eps", oss ? 1e-5 : 1e-6, 0, 1);
   const bool bias = c.family != "mistral" && !qwen2 && in.boolean("attention_bias", oss);
-  c.vocab = in.integer("vocab_size");
-  c.context = in.integer("max_position_embeddings");
+  c.vocab = in.size("vocab_size");
+  c.context = in.integer("max_position_embeddings", std::nullopt, 1);
   c.tied = in.boolean("tie_word_embeddings", false);
   c.attention = {.d_model = width,
                  .num_query_heads = heads,
-                 .num_kv_heads = in.integer("num_key_value_heads", heads),
+                 .num_kv_heads = in.size("num_key_value_heads", heads),
                  .bias = bias || qwen2,
                  .rope = read_rope(in, c, head_dim),
                  .head_dim = head_dim,
@@ -250,7 +268,7 @@ inline void read_llama_like(Reader& in, Config& c) {
                  .qk_norm = qwen3,
                  .qk_norm_eps = eps,
                  .sinks = oss};
-  c.block = {.mlp_hidden = in.integer("intermediate_size"),
+  c.block = {.mlp_hidden = in.size("intermediate_size"),
              .norm = attzoo::NormKind::kRMSNorm,
              .norm_eps = eps,
              .mlp_gated = true,
@@ -263,10 +281,13 @@ inline void read_llama_like(Reader& in, Config& c) {
     return;
   }
   in.only("hidden_act", "silu");
-  c.experts = ExpertsOptions{.count = in.integer("num_local_experts"),
-                             .per_token = in.integer("num_experts_per_tok", 4),
+  c.experts = ExpertsOptions{.count = in.size("num_local_experts"),
+                             .per_token = in.size("num_experts_per_tok", 4),
                              .alpha = in.number("swiglu_alpha", 1.702),
-                             .limit = in.number("swiglu_limit", 7)};
+                             .limit = in.number("swiglu_limit", 7, 0)};
+  if (c.experts->per_token > c.experts->count) {
+    in.wrong("num_experts_per_tok must be at most num_local_experts");
+  }
   c.names = attzoo::names::gpt_oss();
   in.ignore({"experts_per_token", "initial_context_length", "output_router_logits",
              "router_aux_loss_coef"});
@@ -292,7 +313,13 @@ inline Config read_config(const attzoo::core::Json& json) {
   }
   const auto stop = in.get("eos_token_id");
   if (stop.is<attzoo::core::Json::Array>()) {
-    for (const auto& id : stop.array()) c.stop.push_back(id.integer());
+    for (const auto& id : stop.array()) {
+      if (id.is<int64_t>()) {
+        c.stop.push_back(id.integer());
+      } else {
+        in.wrong("eos_token_id: " + id.dump() + " is no token");
+      }
+    }
   } else if (!stop.is_null()) {
     c.stop.push_back(in.integer("eos_token_id"));
   }

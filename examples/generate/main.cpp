@@ -68,7 +68,9 @@ void run(const Options& o) {
                  static_cast<long long>(config.context));
   }
 
-  auto state = model->make_state(1, size + std::max<int64_t>(o.tokens, 1));
+  const int64_t capacity = size + std::max<int64_t>(o.tokens, 1);
+  auto state = attzoo::core::naming(c10::str("the state of ", capacity, " tokens"),
+                                    [&] { return model->make_state(1, capacity); });
   Sampler sample({o.temperature, o.top_k, o.top_p}, o.seed);
   const auto next = [&](const torch::Tensor& ids) {
     const auto x = model->forward(ids.to(device), state);
@@ -105,7 +107,18 @@ void run(const Options& o) {
 }  // namespace generate
 
 int main(int argc, char** argv) {
-  const auto options = generate::parse_options(argc, argv);
+  generate::Options options;
+  try {
+    options = generate::parse_options({argv + 1, argv + argc});
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "attzoo_generate: %s\n\n%s", error.what_without_backtrace(),
+                 generate::kHelp);
+    return 2;
+  }
+  if (options.help) {
+    std::printf("%s", generate::kHelp);
+    return 0;
+  }
   // LibTorch's: large tensors in large pages, which are read faster. A value that is there stays.
   setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
   try {

@@ -3,17 +3,18 @@
 
 #include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/io/checkpoint.hpp>
+#include <attzoo/io/safetensors_header.hpp>
 
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
 
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <utility>
 
 #include "config.hpp"
+#include "sizes.hpp"
 
 namespace generate {
 
@@ -205,12 +206,14 @@ class LanguageModel : public torch::nn::Module {
 /// The model of a folder with config.json and safetensors.
 inline std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& folder,
                                                  torch::ScalarType dtype, torch::Device device) {
-  std::ifstream file(folder / "config.json");
-  TORCH_CHECK_VALUE(file, "no ", (folder / "config.json").string());
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  auto model = std::make_unique<LanguageModel>(read_config(attzoo::core::Json::parse(text)));
+  const auto file = folder / "config.json";
+  const auto json = attzoo::core::read_json(file, file.string());
+  const auto config = attzoo::core::naming("config.json", [&] { return read_config(json); });
+  const auto tensors = attzoo::open_checkpoint(folder).tensors;
+  check_sizes(config, tensors);
+  auto model = std::make_unique<LanguageModel>(config);
   model->to(device, dtype);
-  attzoo::load_state_dict(*model, folder, model->config.names, {.convert_dtype = true});
+  attzoo::load_state_dict(*model, tensors, config.names, {.convert_dtype = true});
   return model;
 }
 

@@ -22,7 +22,8 @@ struct SampleOptions {
 /// the top_k largest, and of these over the likeliest that have top_p together (Holtzman et al.,
 /// 2020, arXiv:1904.09751); the likeliest one always stays.
 inline torch::Tensor probabilities(const torch::Tensor& logits, const SampleOptions& o) {
-  auto scores = logits.to(torch::kCPU, torch::kFloat64) / o.temperature;
+  const auto wide = logits.to(torch::kCPU, torch::kFloat64);
+  auto scores = (wide - wide.max()) / o.temperature;  // <= 0: no temperature makes one infinite
   if (o.top_k > 0 && o.top_k < scores.numel()) {
     const auto least = std::get<0>(scores.topk(o.top_k)).min();
     scores = scores.masked_fill(scores < least, -INFINITY);

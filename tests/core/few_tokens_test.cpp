@@ -1,12 +1,19 @@
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
+#include <attzoo/core/few_tokens.hpp>
 #include <attzoo/functional/apply_linear.hpp>
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/callables.hpp>
+#include <attzoo/functional/linear_attention.hpp>
+#include <attzoo/functional/masks.hpp>
 
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <utility>
@@ -199,6 +206,39 @@ TEST(FewTokens, WhatStandsBetweenLayersUnderAutocastAndInference) {
   }
   at::autocast::clear_cache();
   at::autocast::set_autocast_enabled(at::kCPU, false);
+}
+
+/// In a process of its own, where no kernel has run: `f` must throw an error that lists the names.
+template <class F>
+void expect_isa_error(const F& f) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        ::setenv("ATTZOO_ISA", "nonsense", /*overwrite=*/1);
+        for (int i = 0; i < 2; ++i) {  // each time
+          try {
+            f();
+            std::_Exit(0);
+          } catch (const c10::Error& error) {
+            std::fputs(error.what_without_backtrace(), stderr);
+          }
+        }
+        std::_Exit(3);
+      },
+      ::testing::ExitedWithCode(3),
+      "ATTZOO_ISA must be one of portable, avx2, avx512, avx512bf16, amx, best, got \"nonsense\"");
+}
+
+TEST(IsaDeathTest, AnUnknownInstructionSetIsAnError) {
+  const torch::NoGradGuard no_grad;
+  const auto t = torch::ones({1, 1, 8, 4});
+  expect_isa_error([&] { attention(t, t, t, causal()); });
+  expect_isa_error(
+      [&] { attention(t, t, t, mask_mod([](auto, auto, auto q, auto kv) { return q >= kv; })); });
+  expect_isa_error([&] { linear_attention(t, t, t, {.causal = true}); });
+  expect_isa_error([&] { core::linear(torch::ones({1, 4}), torch::ones({3, 4}), {}); });
+  expect_isa_error([&] { core::plus(torch::ones({4}), torch::ones({4})); });
+  expect_isa_error([&] { core::swiglu(torch::ones({4}), torch::ones({4})); });
 }
 
 }  // namespace

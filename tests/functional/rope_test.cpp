@@ -359,7 +359,7 @@ TEST(Rope, OptionsOutOfRange) {
     s.beta_slow = beta;
     bad({.scaling = s}, {"beta_slow"});
   }
-  for (const double factor : {0.0, -1.0, std::nan(""), double{INFINITY}}) {
+  for (const double factor : {0.0, -1.0, 1e10, 1e308, std::nan(""), double{INFINITY}}) {
     auto s = yarn;
     s.attention_factor = factor;
     bad({.scaling = s}, {"attention_factor"});

@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <attzoo/io/checkpoint.hpp>
 
+#include <sys/stat.h>
+
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -218,13 +220,15 @@ TEST_F(CheckpointTest, OneErrorListsAllThatIsWrongWithShards) {
                {"e", "absent"},
                {"f", "gone"},
                {"g", "../one"},
-               {"h", ".."}});
+               {"h", ".."},
+               {"i", "two\\u0000"}});
   expect_error([&] { open_checkpoint(folder_); },
                {"open_checkpoint", at("model.safetensors.index.json").string(),
                 "one: lacks \"lacking\"", "one: holds \"stray\", \"unnamed\", which the index",
                 "two: lacks \"stray\"", "two: holds \"twice\", which is in one too",
                 "cut: tensor \"d\"", "do not lie in the 4 bytes", "absent: cannot be opened",
-                "gone: cannot be opened", "../one: is no name", "..: is no name"});
+                "gone: cannot be opened", "../one: is no name", "..: is no name",
+                "two\\x00: cannot be opened: the path has a zero byte"});
 }
 
 TEST_F(CheckpointTest, BrokenIndicesAreNamed) {
@@ -239,6 +243,11 @@ TEST_F(CheckpointTest, BrokenIndicesAreNamed) {
   refused(R"({"weight_map":[]})", {"an object"});
   refused(R"({"weight_map":{"a":7}})", {"\"a\"", "a string"});
   refused(R"({"weight_map":{"a":"x","a":"y"}})", {"only once"});
+  write_sparse("model.safetensors.index.json", "", 100'000'001);
+  expect_error([&] { open_checkpoint(folder_); }, {"index.json", "over the limit"});
+  fs::remove(at("model.safetensors.index.json"));
+  ASSERT_EQ(::mkfifo(at("model.safetensors.index.json").c_str(), 0600), 0);
+  expect_error([&] { open_checkpoint(folder_); }, {"index.json", "pipe", "regular file"});
 }
 
 }  // namespace

@@ -206,6 +206,124 @@ TEST(NameMap, TiedOutputLayers) {
   EXPECT_TRUE(torch::equal(tied["embed.weight"], embedding));
 }
 
+TEST(NameMap, AFileMayHaveTheOutputLayerAlone) {
+  const auto table = torch::randn({5, 4}), other = torch::randn({5, 4});
+  struct Case {
+    NameMap names;
+    std::string embedding;
+  };
+  const Case cases[] = {{names::llama(), "model.embed_tokens.weight"},
+                        {names::gemma2(), "model.embed_tokens.weight"},
+                        {names::gpt_oss(), "embed_tokens.weight"},
+                        {names::qwen3_next(2), "model.embed_tokens.weight"},
+                        {names::gpt2(), "transformer.wte.weight"}};
+  for (const auto& [names, embedding] : cases) {
+    Parameters none({{"embed.weight", torch::zeros({5, 4})}});
+    load_state_dict(none, {{"lm_head.weight", table}}, names);
+    EXPECT_TRUE(torch::equal(none["embed.weight"], table));
+    expect_error(
+        [&, &n = names] {
+          load_state_dict(none, {{"lm_head.weight", other.to(torch::kBFloat16)}}, n);
+        },
+        {"embed.weight (from lm_head.weight): expected [5, 4] Float, got [5, 4] BFloat16"});
+    expect_error(
+        [&, &n = names, &e = embedding] {
+          load_state_dict(none, {{"lm_head.weight", other}, {e, torch::zeros({4, 5})}}, n);
+        },
+        {"embed.weight (from " + embedding + "): expected [5, 4] Float, got [4, 5] Float"});
+    EXPECT_TRUE(torch::equal(none["embed.weight"], table));
+
+    const auto shared = torch::zeros({5, 4});
+    Parameters tied({{"embed.weight", shared}, {"lm_head.weight", shared}});
+    load_state_dict(tied, {{"lm_head.weight", other}}, names);
+    EXPECT_TRUE(torch::equal(tied["embed.weight"], other));
+
+    Parameters untied({{"embed.weight", torch::zeros({5, 4})}, {"lm_head.weight", shared.clone()}});
+    expect_error(
+        [&, &n = names] {
+          load_state_dict(untied, {{"lm_head.weight", table}}, n);
+        },
+        {"missing: embed.weight"});
+  }
+}
+
+TEST(NameMap, TiedTablesAreComparedAsTheModuleHasThem) {
+  const auto names = names::llama();
+  const auto half = torch::randn({5, 4}).to(torch::kBFloat16), wide = half.to(torch::kFloat);
+  const std::string embedding = "model.embed_tokens.weight", head = "lm_head.weight";
+  Parameters module({{"embed.weight", torch::zeros({5, 4})}});
+  load_state_dict(module, {{embedding, wide}, {head, half}}, names);
+  EXPECT_TRUE(torch::equal(module["embed.weight"], wide));
+  load_state_dict(module, {{embedding, half}, {head, wide}}, names, {.convert_dtype = true});
+  EXPECT_TRUE(torch::equal(module["embed.weight"], wide));
+  expect_error(
+      [&] {
+        load_state_dict(module, {{embedding, wide + 1e-4}, {head, half}}, names);
+      },
+      {"lm_head.weight: the module has embed.weight in its place"});
+  Parameters small({{"embed.weight", torch::zeros({5, 4}, torch::kBFloat16)}});
+  load_state_dict(small, {{embedding, wide * (1 + 1e-6)}, {head, half}}, names,
+                  {.convert_dtype = true});
+  EXPECT_TRUE(torch::equal(small["embed.weight"], half));
+}
+
+TEST(NameMap, WhereNoNameFitsTheErrorNamesTheMap) {
+  const auto t = torch::zeros({4, 4});
+  MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2});
+  const std::pair<const char*, const char*> cases[] = {
+      {"model.layers.0.self_attn.q_proj.weight", "names::llama()?"},
+      {"h.0.attn.c_attn.weight", "names::gpt2()?"},
+      {"encoder.layer.0.attention.self.query.weight", "names::bert()?"},
+      {"layers.0.self_attn.in_proj_weight", "names::torch_multihead_attention()?"}};
+  for (const auto& [name, map] : cases) {
+    expect_error(
+        [&, &n = name] {
+          load_state_dict(*attn, {{n, t}});
+        },
+        {"no name fits: did you mean ", map});
+    auto other = std::string(map) == "names::bert()?" ? names::gpt2() : names::bert();
+    expect_error(
+        [&, &n = name] {
+          load_state_dict(*attn, {{n, t}}, other);
+        },
+        {"no name fits: did you mean ", map});
+  }
+  const Tensors llama{{"model.layers.0.self_attn.q_proj.weight", t},
+                      {"model.layers.0.self_attn.sinks", t},
+                      {"model.layers.0.pre_feedforward_layernorm.weight", t}};
+  const auto mean = [&](const char* ours, const char* map) {
+    Parameters module({{"layers.0.attn.w_q.weight", t.clone()}, {ours, t.clone()}});
+    expect_error([&] { load_state_dict(module, llama); }, {"did you mean ", map});
+  };
+  mean("layers.0.norm_attn.weight", "names::llama()?");
+  mean("layers.0.attn.sinks", "names::gpt_oss()?");
+  mean("layers.0.norm_attn_out.weight", "names::gemma2()?");
+  mean("layers.0.attn.w_g.weight", "names::qwen3_next(num_heads)?");
+  // A name that the map knows is no stranger.
+  try {
+    load_state_dict(*attn, {{"layers.0.self_attn.q_proj.weight", t}}, names::llama());
+    ADD_FAILURE();
+  } catch (const c10::Error& error) {
+    EXPECT_EQ(std::string(error.what_without_backtrace()).find("did you mean"), std::string::npos);
+  }
+}
+
+TEST(NameMap, SizesCanBeCheckedBeforeThereIsAModule) {
+  const std::map<std::string, std::vector<int64_t>> sizes{
+      {"w_q.weight", {4, 4}}, {"w_k.weight", {4, 4}}, {"w_v.weight", {4, 4}}, {"w_q.bias", {4}},
+      {"w_k.bias", {4}},      {"w_v.bias", {4}},      {"w_o.weight", {4, 4}}, {"w_o.bias", {4}}};
+  auto tensors = gpt2_tensors(4);
+  core::check_sizes(sizes, tensors, names::gpt2(), "who");
+  tensors["c_proj.weight"] = torch::zeros({5, 4});
+  tensors.erase("c_proj.bias");
+  auto larger = sizes;
+  larger["w_q.bias"] = {1'000'000'000'000, 1'000'000'000};
+  expect_error([&] { core::check_sizes(larger, tensors, names::gpt2(), "who"); },
+               {"who:", "w_o.weight (from c_proj.weight): expected [4, 4], got [4, 5]",
+                "missing: w_o.bias (from c_proj.bias)",
+                "w_q.bias (from c_attn.bias): expected [1000000000000, 1000000000], got [4]"});
+}
+
 TEST(NameMap, FromACheckpointFile) {
   const auto path = std::filesystem::temp_directory_path() / "attzoo_name_maps.safetensors";
   auto tensors = gpt2_tensors(4);

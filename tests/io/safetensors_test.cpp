@@ -6,15 +6,24 @@
 #include <attzoo/multi_head.hpp>
 #include <attzoo/vanilla.hpp>
 
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <set>
+#include <thread>
 
 #include "support/expect_error.hpp"
 
 namespace attzoo::testing {
 namespace {
+
+namespace fs = std::filesystem;
 
 class SafeTensorsTest : public ::testing::Test {
  protected:
@@ -60,7 +69,6 @@ TEST_F(SafeTensorsTest, RoundTripOfEveryDtype) {
     EXPECT_EQ(back.tensors.at(name).scalar_type(), t.scalar_type()) << name;
     EXPECT_TRUE(torch::equal(back.tensors.at(name), t)) << name;
   }
-  EXPECT_FALSE(std::filesystem::exists(path_.string() + ".partial"));
 }
 
 TEST_F(SafeTensorsTest, RefusesBrokenFiles) {
@@ -153,7 +161,6 @@ TEST_F(SafeTensorsTest, RefusesTensorsWithoutNumbers) {
 }
 
 TEST_F(SafeTensorsTest, OnlyRegularFiles) {
-  namespace fs = std::filesystem;
   const std::map<std::string, torch::Tensor> one{{"a", torch::ones({2})}};
   const auto folder = path_.string() + ".folder", pipe = path_.string() + ".pipe";
   fs::create_directory(folder);
@@ -163,22 +170,46 @@ TEST_F(SafeTensorsTest, OnlyRegularFiles) {
     expect_error([&] { load_safetensors(path); }, {"load_safetensors", path, "a regular file"});
     expect_error([&] { save_safetensors(path, one); },
                  {"save_safetensors", path, "a regular file"});
-    EXPECT_FALSE(fs::exists(path + ".partial"));
   }
-  fs::rename(pipe, path_.string() + ".partial");
-  expect_error([&] { save_safetensors(path_, one); }, {".partial", "a regular file"});
-  fs::remove(path_.string() + ".partial");
+  fs::remove(pipe);
   fs::remove(folder);
   expect_error([&] { load_safetensors(""); }, {"load_safetensors", "cannot be opened"});
   expect_error([&] { save_safetensors("", one); }, {"save_safetensors", "cannot be written"});
-  EXPECT_FALSE(fs::exists(".partial"));
   expect_error([&] { save_safetensors("/proc/self/x", one); },
                {"/proc/self/x", "cannot be written"});
   expect_error([&] { load_safetensors("/proc/self/mem/x"); }, {"cannot be opened", "directory"});
+  save_safetensors(path_, one);  // a path ends at a zero byte, and would be this one
+  const std::string more = path_.string() + std::string("\0x", 2);
+  expect_error([&] { load_safetensors(more); }, {"\\x00x", "zero byte"});
+  expect_error([&] { save_safetensors(more, {}); }, {"\\x00x", "zero byte"});
+  EXPECT_EQ(load_safetensors(path_).tensors.size(), 1U);
 }
 
-TEST_F(SafeTensorsTest, AFailedWriteLeavesTheOldFileAlone) {
-  namespace fs = std::filesystem;
+/// Tests of what else is in the folder.
+class SafeTensorsFolderTest : public SafeTensorsTest {
+ protected:
+  void SetUp() override {
+    SafeTensorsTest::SetUp();
+    folder_ = path_.string() + ".folder";
+    fs::remove_all(folder_);
+    fs::create_directory(folder_);
+    path_ = folder_ / "a.safetensors";
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::set<std::string> files() const {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_)) {
+      names.insert(entry.path().filename().string());
+    }
+    return names;
+  }
+  fs::perms mode() const { return fs::status(path_).permissions(); }
+
+  fs::path folder_;
+};
+
+TEST_F(SafeTensorsFolderTest, AFailedWriteLeavesTheOldFileAlone) {
   save_safetensors(path_, {{"a", torch::ones({2})}});
   // More bytes than there is memory: the copy fails.
   expect_error(
@@ -186,15 +217,88 @@ TEST_F(SafeTensorsTest, AFailedWriteLeavesTheOldFileAlone) {
         save_safetensors(path_, {{"big", torch::ones({1}).expand({1 << 30, 1 << 20})}});
       },
       {"\"big\""});
+  // Files of this process must not grow beyond 1 MB: a write fails.
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  auto* const handler = std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit low{1 << 20, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &low), 0);
+  expect_error(
+      [&] {
+        save_safetensors(path_, {{"a", torch::zeros({1 << 20})}});
+      },
+      {path_.string(), "cannot be written: File too large"});
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
   EXPECT_TRUE(torch::equal(load_safetensors(path_).tensors.at("a"), torch::ones({2})));
-  EXPECT_FALSE(fs::exists(path_.string() + ".partial"));
-  if (fs::exists("/dev/full")) {  // every write fails there
-    const auto link = path_.string() + ".partial";
-    fs::create_symlink("/dev/full", link);
-    expect_error([&] { save_safetensors(path_, {{"a", torch::zeros({2})}}); }, {".partial"});
-    fs::remove(link);
+  EXPECT_EQ(files(), std::set<std::string>{"a.safetensors"});
+}
+
+TEST_F(SafeTensorsFolderTest, AFileHasThePermissionsOfTheOneBeforeOrOfANewOne) {
+  using fs::perms;
+  const std::map<std::string, torch::Tensor> one{{"a", torch::ones({2})}};
+  const auto mask = ::umask(027);
+  save_safetensors(path_, one);
+  EXPECT_EQ(mode(), perms::owner_read | perms::owner_write | perms::group_read);
+  for (const auto kept :
+       {perms::owner_read | perms::owner_write, perms::owner_read | perms::others_write}) {
+    fs::permissions(path_, kept);
+    save_safetensors(path_, one);
+    EXPECT_EQ(mode(), kept);
   }
-  EXPECT_TRUE(torch::equal(load_safetensors(path_).tensors.at("a"), torch::ones({2})));
+  ::umask(mask);
+}
+
+TEST_F(SafeTensorsFolderTest, ManyWritersLeaveOneWholeFile) {
+  // What the user may have there.
+  const auto partial = path_.string() + ".partial";
+  std::ofstream(partial) << "mine";
+  std::vector<std::map<std::string, torch::Tensor>> states;
+  for (int i = 0; i < 7; ++i) states.push_back({{"a", torch::full({200'000}, i)}});
+  const auto write = [&](size_t number) {
+    for (int round = 0; round < 20; ++round) save_safetensors(path_, states[number]);
+  };
+  const auto expect_whole = [&] {
+    const auto a = load_safetensors(path_).tensors.at("a");
+    EXPECT_EQ(a.numel(), 200'000);
+    EXPECT_TRUE((a == a[0]).all().item<bool>());
+  };
+  write(0);
+  std::vector<pid_t> processes;
+  for (size_t i = 1; i <= 3; ++i) {
+    processes.push_back(::fork());
+    if (processes.back() != 0) continue;
+    try {
+      write(i);
+    } catch (...) {
+      ::_exit(1);
+    }
+    ::_exit(0);
+  }
+  std::atomic<int> failed = 0;
+  std::vector<std::thread> threads;
+  for (size_t i = 4; i <= 6; ++i) {
+    threads.emplace_back([&, i] {
+      try {
+        write(i);
+      } catch (const c10::Error&) {
+        ++failed;
+      }
+    });
+  }
+  for (int round = 0; round < 20; ++round) expect_whole();
+  for (auto& thread : threads) thread.join();
+  for (const auto process : processes) {
+    int status = 0;
+    ::waitpid(process, &status, 0);
+    failed += status != 0;
+  }
+  EXPECT_EQ(failed, 0);
+  expect_whole();
+  EXPECT_EQ(files(), (std::set<std::string>{"a.safetensors", "a.safetensors.partial"}));
+  std::string mine;
+  std::ifstream(partial) >> mine;
+  EXPECT_EQ(mine, "mine");
 }
 
 TEST_F(SafeTensorsTest, TextIsUtf8) {
@@ -349,7 +453,8 @@ TEST_F(SafeTensorsTest, ModulesLoadStrictlyByName) {
       [&] {
         load_state_dict(*b, {{"in_proj_weight", torch::zeros({2})}});
       },
-      {"missing: attn.w_q.weight", "extra: in_proj_weight", "no name fits", "NameMap"});
+      {"missing: attn.w_q.weight", "extra: in_proj_weight",
+       "no name fits: did you mean names::torch_multihead_attention()?", "NameMap"});
   expect_error([&] { load_state_dict(*b, state); },
                {"missing: gate.0.bias", "attn.w_q.weight: expected [8, 8] Float, got [8, 9] Float",
                 "attn.w_k.weight: expected [8, 8] Float, got [8, 8] Double", "extra: more"});

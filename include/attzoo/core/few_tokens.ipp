@@ -3,6 +3,7 @@
 
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/isa.hpp>
 #include <attzoo/core/views.hpp>
 #include <attzoo/kernel/few_tokens.hpp>
 #include <attzoo/kernel/inner_product.hpp>
@@ -55,6 +56,7 @@ inline std::vector<torch::Tensor> linear_each(const torch::Tensor& x, std::vecto
     for (const auto& l : layers) result.push_back(at::linear(x, l.weight, l.bias));
     return result;
   }
+  check_isa();
   const auto tokens = plain(x).contiguous();
   auto sizes = x.sizes().vec();
   const int64_t from = sizes.back(), L = x.numel() / from;
@@ -136,6 +138,7 @@ inline bool are_few(const torch::Tensor& a, const torch::Tensor& b) {
 /// f(a, b, out, how many) on the numbers of both.
 template <class F>
 torch::Tensor each_number(const torch::Tensor& a, const torch::Tensor& b, const F& f) {
+  check_isa();
   const auto x = plain(a).contiguous(), y = plain(b).contiguous();
   auto out = at::detail::empty_cpu(x.sizes(), x.scalar_type());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "few_tokens", [&] {

@@ -43,7 +43,7 @@ struct YarnRopeScaling {
   int64_t original_max_position = 0;  ///< old context length; > 0
   double beta_fast = 32.0;            ///< > beta_slow
   double beta_slow = 1.0;             ///< > 0
-  /// > 0; default 0.1 ln(factor) + 1.
+  /// Within 1e-9 ... 1e9; default 0.1 ln(factor) + 1.
   std::optional<double> attention_factor = std::nullopt;
   bool truncate = true;  ///< borders between the pairs are whole numbers; GPT-OSS: false
 };

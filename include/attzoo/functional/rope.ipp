@@ -57,8 +57,8 @@ struct RopeScaler {
                       who, ": YaRN needs 0 < beta_slow < beta_fast, got ", s.beta_slow, " and ",
                       s.beta_fast);
     const double given = s.attention_factor.value_or(1.0);
-    TORCH_CHECK_VALUE(given > 0 && std::isfinite(given), who,
-                      ": attention_factor must be > 0 and finite, got ", given);
+    TORCH_CHECK_VALUE(given >= 1e-9 && given <= 1e9, who,
+                      ": attention_factor must be > 0, within 1e-9 ... 1e9, got ", given);
     attention_factor = s.attention_factor.value_or(0.1 * std::log(s.factor) + 1);
     const auto features = static_cast<double>(D);
     // The pair that turns `turns` times within the old context.

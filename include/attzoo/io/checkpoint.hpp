@@ -3,6 +3,7 @@
 /// Checkpoints as they are published: one safetensors file, or several of them (shards) with an
 /// index, mapped into memory instead of read.
 
+#include <attzoo/io/json.hpp>
 #include <attzoo/io/safetensors.hpp>
 
 namespace attzoo {
@@ -28,6 +29,13 @@ namespace attzoo {
 /// Example: `load_state_dict(*model, open_checkpoint("Llama-3.2-1B").tensors, names::llama());`
 ATTZOO_API SafeTensors open_checkpoint(const std::filesystem::path& path);
 
+namespace core {
+
+/// A JSON file beside the tensors, as an index. Throws c10::ValueError that begins with `file`
+/// where the path is no regular file, cannot be read, has more than 100 MB, or is no JSON.
+ATTZOO_API Json read_json(const std::filesystem::path& path, const std::string& file);
+
+}  // namespace core
 }  // namespace attzoo
 
 #ifndef ATTZOO_COMPILED

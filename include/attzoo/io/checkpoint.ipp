@@ -52,14 +52,19 @@ ATTZOO_API SafeTensors map_safetensors(const std::filesystem::path& path, const 
   return result;
 }
 
+ATTZOO_API Json read_json(const std::filesystem::path& path, const std::string& file) {
+  const MappedFile text(path, file);
+  TORCH_CHECK_VALUE(text.size() <= kMaxSafeTensorsHeader, file, ": ", text.size(),
+                    " bytes are over the limit of ", kMaxSafeTensorsHeader);
+  return naming(file, [&] { return Json::parse({text.data(), text.size()}); });
+}
+
 /// The files that an index names, each with the tensors that it should hold.
 ATTZOO_API std::map<std::string, std::set<std::string>> read_index(
     const std::filesystem::path& path, const std::string& file) {
-  const MappedFile text(path, file);
-  check_header_size(text.size(), file);
+  const auto index = read_json(path, file);
   return naming(file, [&] {
     std::map<std::string, std::set<std::string>> shards;
-    const auto index = Json::parse({text.data(), text.size()});
     for (const auto& [name, shard] : index["weight_map"].object()) {
       shards[naming(tensor_in(file, name), [&s = shard] { return s.string(); })].insert(name);
     }

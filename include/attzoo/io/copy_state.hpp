@@ -26,6 +26,10 @@ ATTZOO_API bool is_same_tensor(const torch::Tensor& a, const torch::Tensor& b);
 ATTZOO_API std::string check_shared(const std::map<std::string, torch::Tensor>& own,
                                     const std::map<std::string, torch::Tensor>& state);
 
+/// A line for an error where no tensor has a name of the module's: whose names they may be.
+ATTZOO_API std::string no_name_fits(const std::map<std::string, torch::Tensor>& own,
+                                    const std::map<std::string, torch::Tensor>& state);
+
 /// Copies what fits: every source is ready before the first number changes, so nothing can fail
 /// halfway, and no source changes because it is itself a part of the module.
 ATTZOO_API void copy_state(const std::map<std::string, torch::Tensor>& own,

@@ -7,6 +7,8 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -65,6 +67,37 @@ ATTZOO_API std::string check_shared(const std::map<std::string, torch::Tensor>& 
     }
   }
   return wrong;
+}
+
+ATTZOO_API std::string no_name_fits(const std::map<std::string, torch::Tensor>& own,
+                                    const std::map<std::string, torch::Tensor>& state) {
+  const auto any = [](const std::map<std::string, torch::Tensor>& tensors, std::string_view part) {
+    return std::any_of(tensors.begin(), tensors.end(), [&](const auto& entry) {
+      return entry.first.find(part) != std::string::npos;
+    });
+  };
+  // Parts of an upstream name and of ours, and the map between them; the special ones come first.
+  struct Sign {
+    const char *theirs, *ours, *map;
+  };
+  static constexpr Sign kSigns[] = {
+      {"sinks", "sinks", "gpt_oss()"},
+      {"pre_feedforward_layernorm", "norm_attn_out", "gemma2()"},
+      {"q_proj.weight", "w_g.weight", "qwen3_next(num_heads)"},
+      {"q_proj.weight", "w_q.weight", "llama()"},
+      {"c_attn.weight", "w_q.weight", "gpt2()"},
+      {"query.weight", "w_q.weight", "bert()"},
+      {"in_proj_weight", "w_q.weight", "torch_multihead_attention()"},
+      {"q_proj_weight", "w_q.weight", "torch_multihead_attention()"},
+  };
+  const auto* const sign = std::find_if(std::begin(kSigns), std::end(kSigns), [&](const Sign& s) {
+    return any(state, s.theirs) && any(own, s.ours);
+  });
+  const auto hint =
+      sign == std::end(kSigns) ? std::string() : c10::str("did you mean names::", sign->map, "? ");
+  return "no name fits: " + hint +
+         "another library's names need a NameMap (io/name_maps.hpp), a part of a model "
+         "tensors_under()";
 }
 
 ATTZOO_API void copy_state(const std::map<std::string, torch::Tensor>& own,

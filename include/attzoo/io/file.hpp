@@ -6,8 +6,8 @@
 #include <attzoo/kernel/compiler.hpp>
 
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <string>
 
 namespace attzoo::core {
@@ -19,12 +19,16 @@ ATTZOO_API std::string named(const char* who, const std::filesystem::path& path)
 ATTZOO_API std::string last_error();
 
 /// Throws c10::ValueError that begins with `file`, unless the path is a regular file, or nothing
-/// and need not exist: to open a pipe waits, and a device never ends.
+/// and need not exist: to open a pipe waits, a device never ends, and a path with a zero byte would
+/// open another file, whose name ends there.
 ATTZOO_API void check_regular(const std::filesystem::path& path, bool must_exist,
                               const std::string& file);
 
 /// A file that takes the place of `path` when it is complete, and leaves nothing behind if not.
-/// All of it throws c10::ValueError that begins with `file` and says why.
+/// Until then it has a name of its own in the same folder, so that of several writers each writes
+/// a whole file, and the last one's stays. It gets the permissions of the file that it replaces,
+/// else those of any new file. All of it throws c10::ValueError that begins with `file` and says
+/// why.
 class ReplacingFile {
  public:
   ATTZOO_API ReplacingFile(const std::filesystem::path& path, const std::string& file);
@@ -37,13 +41,13 @@ class ReplacingFile {
   ATTZOO_API void finish();
 
  private:
-  ATTZOO_API void check(bool ok) const;
-  ATTZOO_API void remove() const;
+  /// Throws unless `ok`, and then leaves nothing behind.
+  ATTZOO_API void check(bool ok);
+  ATTZOO_API void remove();
 
   std::filesystem::path path_, temporary_;
   std::string file_;
-  std::ofstream out_;
-  bool done_ = false;
+  std::FILE* out_ = nullptr;
 };
 
 }  // namespace attzoo::core

@@ -4,9 +4,12 @@
 #include <attzoo/io/json.hpp>
 
 #include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 
 #include <cerrno>
+#include <random>
 #include <system_error>
+#include <utility>
 
 namespace attzoo::core {
 
@@ -21,6 +24,8 @@ ATTZOO_API std::string last_error() {
 ATTZOO_API void check_regular(const std::filesystem::path& path, bool must_exist,
                               const std::string& file) {
   namespace fs = std::filesystem;
+  TORCH_CHECK_VALUE(path.native().find('\0') == path.native().npos, file,
+                    ": cannot be opened: the path has a zero byte");
   std::error_code error;
   const auto status = fs::status(path, error);
   if (status.type() == fs::file_type::not_found && !must_exist) return;
@@ -31,46 +36,54 @@ ATTZOO_API void check_regular(const std::filesystem::path& path, bool must_exist
 }
 
 ATTZOO_API ReplacingFile::ReplacingFile(const std::filesystem::path& path, const std::string& file)
-    : path_(path), temporary_(path), file_(file) {
-  temporary_ += ".partial";
+    : path_(path), file_(file) {
+  namespace fs = std::filesystem;
   check_regular(path, false, file);
-  check_regular(temporary_, false, file);
-  errno = 0;
-  out_.open(temporary_, std::ios::binary | std::ios::trunc);
-  check(out_.is_open());
+  std::random_device random;
+  do {
+    temporary_ = path;
+    temporary_.replace_filename(c10::str("attzoo-", random(), ".partial"));
+    errno = 0;
+    out_ = std::fopen(temporary_.string().c_str(), "wbx");  // x: no file that is there already
+  } while (out_ == nullptr && errno == EEXIST);
+  if (out_ == nullptr) temporary_.clear();
+  check(out_ != nullptr);
+  std::error_code error;
+  const auto old = fs::status(path, error), made = fs::status(temporary_, error);
+  if (fs::exists(old) && old.permissions() != made.permissions()) {
+    fs::permissions(temporary_, old.permissions() & fs::perms::all, error);
+    errno = error.value();
+    check(!error);
+  }
 }
 
-ATTZOO_API ReplacingFile::~ReplacingFile() {
-  if (!out_.is_open() || done_) return;
-  out_.close();
-  remove();
-}
+ATTZOO_API ReplacingFile::~ReplacingFile() { remove(); }
 
 ATTZOO_API void ReplacingFile::write(const void* data, uint64_t bytes) {
-  check(out_.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes)).good());
+  check(bytes == 0 || std::fwrite(data, bytes, 1, out_) == 1);
 }
 
 ATTZOO_API void ReplacingFile::finish() {
-  out_.close();
-  done_ = true;
-  if (!out_.fail()) {
-    std::error_code error;
-    std::filesystem::rename(temporary_, path_, error);
-    if (!error) return;
-    errno = error.value();
-  }
+  check(std::fclose(std::exchange(out_, nullptr)) == 0);
+  std::error_code error;
+  std::filesystem::rename(temporary_, path_, error);
+  errno = error.value();
+  check(!error);
+  temporary_.clear();
+}
+
+ATTZOO_API void ReplacingFile::check(bool ok) {
+  if (ok) return;
   const std::string why = last_error();
   remove();
   TORCH_CHECK_VALUE(false, file_, ": cannot be written", why);
 }
 
-ATTZOO_API void ReplacingFile::check(bool ok) const {
-  TORCH_CHECK_VALUE(ok, file_, ": cannot be written", last_error());
-}
-
-ATTZOO_API void ReplacingFile::remove() const {
+ATTZOO_API void ReplacingFile::remove() {
+  if (out_ != nullptr) std::fclose(std::exchange(out_, nullptr));
   std::error_code ignored;
-  std::filesystem::remove(temporary_, ignored);
+  if (!temporary_.empty()) std::filesystem::remove(temporary_, ignored);
+  temporary_.clear();
 }
 
 }  // namespace attzoo::core

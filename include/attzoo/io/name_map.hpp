@@ -61,7 +61,8 @@ class NameMap {
   /// The upstream model saves it and nothing needs it here.
   ATTZOO_API NameMap& ignore(const std::string& from);
   /// A weight that some models save although it is that of another layer: it becomes `to` if the
-  /// module has that; or else it must hold the numbers that `tied_to` is given, and is not needed.
+  /// module has that. Or else it becomes `tied_to`, if nothing else does; if something does, it
+  /// must hold the same numbers, as the module's dtype has them, and is not needed.
   ATTZOO_API NameMap& tie(const std::string& from, const std::string& to,
                           const std::string& tied_to);
   /// A module that has no counterpart here: the error says `why`.
@@ -105,6 +106,16 @@ ATTZOO_API void load_state_dict(torch::nn::Module& module, const std::filesystem
 ATTZOO_API std::map<std::string, torch::Tensor> tensors_under(
     const std::map<std::string, torch::Tensor>& tensors, const std::string& prefix);
 
+namespace core {
+
+/// Whether the tensors fit a module whose parameters and buffers have these sizes, before there is
+/// one: throws c10::ValueError that begins with `who` and lists, as load_state_dict, what is
+/// missing, extra or of another shape.
+ATTZOO_API void check_sizes(const std::map<std::string, std::vector<int64_t>>& sizes,
+                            const std::map<std::string, torch::Tensor>& tensors,
+                            const NameMap& names, const std::string& who);
+
+}  // namespace core
 }  // namespace attzoo
 
 #ifndef ATTZOO_COMPILED

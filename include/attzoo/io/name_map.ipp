@@ -70,20 +70,27 @@ ATTZOO_API std::string fill_name(const std::string& pattern,
   return name;
 }
 
-/// Tensors on their way from upstream names to ours.
+/// What keeps `numbers`, made of the tensor `given`, from becoming our tensor `name`; empty if
+/// nothing does.
+using WhyNot = std::function<std::string(const std::string& name, const torch::Tensor& given,
+                                         const torch::Tensor& numbers)>;
+
+/// Tensors on their way from upstream names to ours. Our tensors may be empty, where names and
+/// sizes alone are of interest.
 class NameMapping {
  public:
-  NameMapping(const std::map<std::string, torch::Tensor>& own, const NameMap& names, bool convert)
-      : own_(own), names_(names), convert_(convert) {}
+  NameMapping(const std::map<std::string, torch::Tensor>& own, const NameMap& names, WhyNot why_not)
+      : own_(own), names_(names), why_not_(std::move(why_not)) {}
 
   /// The tensors by our names; `wrong` has a line for each complaint.
   std::map<std::string, torch::Tensor> map(const std::map<std::string, torch::Tensor>& tensors,
                                            std::string& wrong) {
     for (const auto& [name, tensor] : tensors) place(name, tensor);
-    for (const auto& [name, tied_to] : tied_) check_tied(name, tensors.at(name), tied_to);
+    for (const auto& [name, tied_to] : tied_) place_tied(name, tensors.at(name), tied_to);
     for (const auto& [name, tensor] : own_) {
       if (state_.count(name) == 0) find_missing(name, tensor);
     }
+    if (!own_.empty() && !tensors.empty() && !matched_) complain(no_name_fits(own_, tensors));
     wrong = std::move(wrong_);
     return std::move(state_);
   }
@@ -99,6 +106,7 @@ class NameMapping {
     for (const auto& rule : names_.rules()) {
       const auto pieces = match_name(rule.from, name);
       if (!pieces) continue;
+      matched_ = true;
       if (!rule.refused.empty()) return complain(printable(name) + ": " + rule.refused);
       std::vector<NameTarget> targets = rule.to;
       std::string lacks;
@@ -135,7 +143,7 @@ class NameMapping {
     try {
       torch::NoGradGuard no_grad;
       numbers = target.change ? target.change(tensor) : tensor;
-      why = cannot_copy(own_.at(target.name), tensor, numbers, convert_);
+      why = why_not_(target.name, tensor, numbers);
     } catch (const c10::Error& error) {
       why = error.what_without_backtrace();
     }
@@ -143,12 +151,19 @@ class NameMapping {
     state_[target.name] = numbers;
   }
 
-  void check_tied(const std::string& name, const torch::Tensor& tensor,
+  /// A weight in whose place we have `tied_to`. A file may have it alone.
+  void place_tied(const std::string& name, const torch::Tensor& tensor,
                   const std::string& tied_to) {
+    if (origins_.count(tied_to) == 0) return give({tied_to}, name, tensor);
     const auto given = state_.find(tied_to);
     if (given == state_.end()) return;  // which is an error already
-    if (!storage_problem(tensor).empty() || tensor.scalar_type() != given->second.scalar_type() ||
-        !torch::equal(tensor, given->second)) {
+    const auto& own = own_.at(tied_to);
+    const auto becomes = [&](const torch::Tensor& t) {
+      return t.to(torch::kCPU, own.scalar_type());
+    };
+    const bool same = storage_problem(tensor).empty() && tensor.sizes() == given->second.sizes() &&
+                      (own.numel() == 0 || torch::equal(becomes(tensor), becomes(given->second)));
+    if (!same) {
       complain(printable(name) + ": the module has " + tied_to +
                " in its place, but is given other numbers for that");
     }
@@ -174,12 +189,30 @@ class NameMapping {
 
   const std::map<std::string, torch::Tensor>& own_;
   const NameMap& names_;
-  bool convert_;
+  WhyNot why_not_;
+  bool matched_ = false;                        // a name is one of the map's
   std::map<std::string, torch::Tensor> state_;  // by our names
   std::map<std::string, std::string> origins_;  // our name -> upstream
   std::map<std::string, std::string> tied_;     // upstream name -> ours that has its numbers
   std::string wrong_;
 };
+
+ATTZOO_API void check_sizes(const std::map<std::string, std::vector<int64_t>>& sizes,
+                            const std::map<std::string, torch::Tensor>& tensors,
+                            const NameMap& names, const std::string& who) {
+  std::map<std::string, torch::Tensor> own;
+  for (const auto& [name, size] : sizes) own[name] = torch::empty({0});
+  const auto why_not = [&](const std::string& name, const torch::Tensor&,
+                           const torch::Tensor& numbers) {
+    const auto& expected = sizes.at(name);
+    return numbers.sizes() == expected
+               ? std::string()
+               : c10::str("expected ", torch::IntArrayRef(expected), ", got ", numbers.sizes());
+  };
+  std::string wrong;
+  NameMapping(own, names, why_not).map(tensors, wrong);
+  TORCH_CHECK_VALUE(wrong.empty(), who, ":", wrong);
+}
 
 }  // namespace attzoo::core
 
@@ -246,7 +279,11 @@ ATTZOO_API void load_state_dict(torch::nn::Module& module,
   const auto own = state_dict(module);
   core::naming(who, [&] {
     std::string wrong;
-    const auto state = core::NameMapping(own, names, options.convert_dtype).map(tensors, wrong);
+    const auto why_not = [&](const std::string& name, const torch::Tensor& given,
+                             const torch::Tensor& numbers) {
+      return core::cannot_copy(own.at(name), given, numbers, options.convert_dtype);
+    };
+    const auto state = core::NameMapping(own, names, why_not).map(tensors, wrong);
     if (wrong.empty()) wrong = core::check_shared(own, state);
     TORCH_CHECK_VALUE(wrong.empty(), who, ":", wrong);
     core::copy_state(own, state);

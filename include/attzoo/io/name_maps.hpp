@@ -22,9 +22,10 @@
 /// | norm, lm_head                           | the last norm and the output layer               |
 ///
 /// Biases map wherever a model may have them. An output layer that is tied to the embedding is
-/// wanted if the module has an `lm_head`, and must else hold the embedding's numbers. Norms whose
-/// weight is 1 + w become plain ones. Rotary frequencies, causal masks and positions that a model
-/// saved are ignored. Rotary positions in halves, (i, i + D/2), need no change of the weights.
+/// wanted if the module has an `lm_head`; else it must hold the embedding's numbers, or is the
+/// embedding where a file has no other. Norms whose weight is 1 + w become plain ones. Rotary
+/// frequencies, causal masks and positions that a model saved are ignored. Rotary positions in
+/// halves, (i, i + D/2), need no change of the weights.
 
 #include <attzoo/io/name_map.hpp>
 

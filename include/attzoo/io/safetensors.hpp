@@ -29,7 +29,8 @@ struct SafeTensors {
 /// not UTF-8, and where a BOOL is neither 0 nor 1.
 ATTZOO_API SafeTensors load_safetensors(const std::filesystem::path& path);
 
-/// Writes tensors of any strides and any device. The file appears whole or not at all.
+/// Writes tensors of any strides and any device. The file appears whole or not at all, that of one
+/// writer where several write the same path, with the permissions of the file that it replaces.
 /// Throws c10::Error for a tensor that is undefined, sparse, nested or without numbers (meta), for
 /// a dtype that the format lacks, a name or metadata that are not UTF-8, and where the file cannot
 /// be written; then whatever was there before is left as it was.

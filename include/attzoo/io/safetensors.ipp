@@ -155,11 +155,7 @@ ATTZOO_API void load_state_dict(torch::nn::Module& module,
                          std::none_of(state.begin(), state.end(), [&](const auto& entry) {
                            return own.count(entry.first) > 0;
                          });
-  if (strangers) {
-    wrong +=
-        "\n  no name fits: another library's names need a NameMap (io/name_maps.hpp), a part "
-        "of a model tensors_under()";
-  }
+  if (strangers) wrong += "\n  " + core::no_name_fits(own, state);
   if (wrong.empty()) wrong = core::check_shared(own, state);
   const std::string who = "load_state_dict: the tensors do not fit the module " + module.name();
   TORCH_CHECK_VALUE(wrong.empty(), who, ":", wrong);

@@ -6,6 +6,7 @@
 #include <attzoo/kernel/isa/table.hpp>
 
 #include <cstdlib>
+#include <string_view>
 
 namespace attzoo::kernel {
 
@@ -13,8 +14,16 @@ namespace attzoo::kernel {
 enum class Isa { ATTZOO_INSTRUCTION_SETS(ATTZOO_ISA_ENUMERATOR, ) };
 #undef ATTZOO_ISA_ENUMERATOR
 
-/// The best instruction set of this CPU, or a lesser one by its name; another word, or one that the
-/// CPU lacks, changes nothing.
+/// What ATTZOO_ISA may be, on any CPU, so that one setting serves all: what a CPU lacks becomes the
+/// best that it has up to there.
+inline constexpr std::string_view kIsaNames[] = {"portable",   "avx2", "avx512",
+                                                 "avx512bf16", "amx",  "best"};
+
+/// Whether it is one of them; so is nothing (null, or no letter). Kernels do not throw: who calls
+/// them asks this first.
+ATTZOO_API bool is_isa_name(const char* wanted);
+
+/// The best instruction set of this CPU, or a lesser one by its name.
 ATTZOO_API Isa choose_isa(const char* wanted);
 
 /// The one that runs, chosen by the environment variable ATTZOO_ISA.

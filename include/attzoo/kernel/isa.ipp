@@ -10,6 +10,18 @@
 
 namespace attzoo::kernel {
 
+ATTZOO_API bool is_isa_name(const char* wanted) {
+  const std::string_view name(wanted ? wanted : "");
+  const auto* const end = std::end(kIsaNames);
+  return name.empty() || std::find(std::begin(kIsaNames), end, name) != end;
+}
+
+#define ATTZOO_ISA_IS_NAMED(enumerator, name, ...)                                               \
+  static_assert(std::find(std::begin(kIsaNames), std::end(kIsaNames), std::string_view(name)) != \
+                std::end(kIsaNames));
+ATTZOO_INSTRUCTION_SETS(ATTZOO_ISA_IS_NAMED, )
+#undef ATTZOO_ISA_IS_NAMED
+
 ATTZOO_API Isa choose_isa(const char* wanted) {
   struct Entry {
     Isa isa;

@@ -3,6 +3,7 @@
 
 #include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
+#include <attzoo/core/isa.hpp>
 #include <attzoo/kernel/attention.hpp>
 
 #include <ATen/EmptyTensor.h>
@@ -55,6 +56,7 @@ kernel::Problem<T> problem(const Qkv& t, const OutputAndLse& result, const Rule&
 ATTZOO_API Qkv plain(const Qkv& t) { return {plain(t.q), plain(t.k), plain(t.v)}; }
 
 ATTZOO_API OutputAndLse FusedCpuBackend::run(const Qkv& any, const Call& call) const {
+  check_isa();
   const auto t = core::plain(any);
   const int64_t B = t.q.size(0), H = t.q.size(1), L = t.q.size(2);
   OutputAndLse result{empty_as(t.q, t.v.size(3), call.rule.output_dtype(t.q)),

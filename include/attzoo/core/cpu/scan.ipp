@@ -2,6 +2,7 @@
 
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/cpu/scan.hpp>
+#include <attzoo/core/isa.hpp>
 
 #include <attzoo/kernel/scan.hpp>
 
@@ -18,6 +19,7 @@ ATTZOO_API bool CpuScan::takes(const torch::Tensor& q, const torch::Tensor& v) c
 
 ATTZOO_API torch::Tensor CpuScan::run(const torch::Tensor& q, const torch::Tensor& k,
                                       const torch::Tensor& v, bool reverse) const {
+  check_isa();
   auto out = empty_as(q, v.size(3), v.scalar_type());
   const auto size = [](int64_t n) { return static_cast<int>(n); };
   const kernel::ScanProblem p{.q = view(q),
