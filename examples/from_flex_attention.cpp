@@ -87,8 +87,8 @@ int main() {
   compare("documents by name", causal() && documents({.ids = ids}));
 
   // [inner]
-  auto prefix_lm = [](auto, auto, auto q, auto kv) { return q >= kv || kv < 10; };
-  auto prefixes = documents({.ids = ids}) && mask_mod(prefix_lm, in_document);
+  auto ten_first = [](auto, auto, auto q, auto kv) { return q >= kv || kv < 10; };
+  auto prefixes = documents({.ids = ids}) && mask_mod(ten_first, in_document);
   // [/inner]
   compare("a prefix LM in each document", prefixes);
 
