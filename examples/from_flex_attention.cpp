@@ -87,13 +87,8 @@ int main() {
   compare("documents by name", causal() && documents({.ids = ids}));
 
   // [inner]
-  auto start = table(torch::tensor({0, 100}));  // of each document
-  auto in_documents = [=](auto inner) {
-    return documents({.ids = ids}) && mask_mod([=](auto b, auto h, auto q, auto kv) {
-             return inner(b, h, q - start(doc(q)), kv - start(doc(kv)));
-           });
-  };
-  auto prefixes = in_documents([](auto, auto, auto q, auto kv) { return q >= kv || kv < 10; });
+  auto ten_first = [](auto, auto, auto q, auto kv) { return q >= kv || kv < 10; };
+  auto prefixes = documents({.ids = ids}) && mask_mod(ten_first, in_document);
   // [/inner]
   compare("a prefix LM in each document", prefixes);
 

@@ -26,11 +26,11 @@ class NeighborhoodImpl : public attzoo::SelfAttention<NeighborhoodImpl, Neighbor
     reset();
   }
   attzoo::AttentionResult forward(const torch::Tensor& x, const attzoo::AttentionInputs& in = {}) {
-    const auto near =
-        attzoo::mask_mod([side = options.side, r = options.radius](auto, auto, auto q, auto kv) {
-          return abs(q / side - kv / side) <= r && abs(q % side - kv % side) <= r;
-        });
-    return finish(attend(project(x, in), in, near));
+    const auto near = [side = options.side, r = options.radius](auto, auto, auto q, auto kv) {
+      return abs(q / side - kv / side) <= r && abs(q % side - kv % side) <= r;
+    };
+    // Images in a packed batch begin anywhere.
+    return finish(attend(project(x, in), in, attzoo::mask_mod(near, attzoo::in_document)));
   }
 };
 using Neighborhood = attzoo::Holder<NeighborhoodImpl>;

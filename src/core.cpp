@@ -16,6 +16,7 @@
 #include <attzoo/core/reference.ipp>
 #include <attzoo/core/score_values.ipp>
 #include <attzoo/core/table.ipp>
+#include <attzoo/core/token_places.ipp>
 #include <attzoo/functional/attention.ipp>
 #include <attzoo/functional/checks.ipp>
 #include <attzoo/functional/masks.ipp>

@@ -259,7 +259,10 @@ struct CallCases {
   }
 
   void position_offset() const {
-    if (!subject.rope) return;
+    if (!subject.rope) {
+      add("position_offset", {"given", {}, "rope"}, good_x(), {.position_offset = 3});
+      return;
+    }
     for (const int64_t offset : {INT64_MAX, INT64_MIN, int64_t{1} << 62}) {
       add("position_offset", {std::to_string(offset), {}, std::to_string(offset)}, good_x(),
           {.position_offset = offset});
@@ -341,6 +344,13 @@ class OptionCases {
                         module(good_x()).output.sum().template item<double>();
                       },
                       {who_, name, c10::str(value)}});
+      all_.push_back({who_ + " " + name + " changed to " + c10::str(value),
+                      [good = good_, field, value] {
+                        Module module(good);
+                        module->options.*field = value;
+                        module(good_x()).output.sum().template item<double>();
+                      },
+                      {who_, name, c10::str(value)}});
     };
     const auto add_all = [&](const auto& values) {
       for (const auto value : values) add(value);
@@ -402,7 +412,7 @@ TEST(BadModuleInputs, Options) {
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
   OptionCases<LongformerSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
       .bad(&LongformerSelfAttentionOptions::window_size, "window_size", kNotPositive);
-  expect_all_refused(all, 250);
+  expect_all_refused(all, 500);
 }
 
 TEST(BadModuleInputs, Wrappers) {

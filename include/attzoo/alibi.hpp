@@ -49,7 +49,7 @@ class ALiBiSelfAttentionImpl
   /// Throws c10::ValueError for options out of the ranges that they name.
   explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& o)
       : SelfAttention(o, {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature}) {
-    check_positive("max_seq_len", options.max_seq_len);
+    check_own_options();
     reset();
   }
 
@@ -71,6 +71,9 @@ class ALiBiSelfAttentionImpl
   }
 
   torch::Tensor slopes;  ///< [H], a buffer: saved and loaded with the module
+
+ protected:
+  void check_own_options() const override { check_positive("max_seq_len", options.max_seq_len); }
 };
 
 /// Example: `ALiBiSelfAttention attn({.d_model = 128, .num_heads = 8, .causal = true});`

@@ -64,7 +64,7 @@ class BlockSelfAttentionImpl
       : SelfAttention(
             o,
             {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_positive("block_size", options.block_size);
+    check_own_options();
     reset();
   }
 
@@ -94,23 +94,25 @@ class BlockSelfAttentionImpl
   }
 
  protected:
+  void check_own_options() const override { check_positive("block_size", options.block_size); }
   Keeps keeps() const override {
-    if (!options.overlap) return {.reach = options.block_size - 1, .unit = options.block_size};
-    const core::OverlappingBlocks blocks(0, options.block_size, {});
-    return {.reach = options.block_size - 1, .unit = blocks.period()};
+    const int64_t size = block_size();
+    if (!options.overlap) return {.reach = size - 1, .unit = size};
+    return {.reach = size - 1, .unit = core::OverlappingBlocks::period_of(size)};
   }
 
  private:
+  /// In numbers that can be added.
+  int64_t block_size() const { return std::min(options.block_size, kUnbounded); }
   /// Attends within every family of blocks that do not touch each other, and blends.
   AttentionResult attend_overlapping(const Heads& heads, const AttentionInputs& inputs) {
     const int64_t L = heads.q.size(2), S = heads.k.size(2);
     TORCH_CHECK_VALUE(L == S || heads.past, kName, ": overlap needs a context as long as x, got ",
                       S, " and ", L);
-    const auto blocks =
-        heads.past && !heads.packing.defined()
-            ? core::OverlappingBlocks(*heads.past, L, options.block_size)
-            : core::OverlappingBlocks(L, std::min(options.block_size, std::max<int64_t>(L, 1)),
-                                      heads.packing);
+    const auto& [packing, past] = std::tie(heads.packing, heads.past);
+    const auto blocks = past && !packing.defined()
+                            ? core::OverlappingBlocks(*past, L, block_size())
+                            : core::OverlappingBlocks(L, block_size(), packing, past.has_value());
     std::vector<AttentionResult> parts;
     for (int64_t f = 0; f < blocks.families(); ++f) {
       parts.push_back(

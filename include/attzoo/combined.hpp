@@ -45,7 +45,7 @@ class CombinedAttentionImpl
     check_same("input_dim", attn_a->input_dim(), attn_b->input_dim());
     core::check_gate_options(options, input_dim(), kName);
     options.input_dim = input_dim();
-    register_layers();
+    this->make_layers();
   }
   /// Builds the inner modules, too.
   explicit CombinedAttentionImpl(const Config& config)
@@ -53,14 +53,18 @@ class CombinedAttentionImpl
                               config.options) {}
 
   /// x [B, L, input_dim] -> output [B, L, d_model]; inputs are passed to both modules, which say
-  /// what they throw, global_attention and positions to those that take them. Throws
-  /// c10::ValueError where neither does, and for a mask that not both take.
+  /// what they throw, global_attention, positions and position_offset to those that take them.
+  /// Throws c10::ValueError where neither does, and for a mask that not both take.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    this->check_call(x, inputs);
     TORCH_CHECK_VALUE(takes().global_attention || !inputs.global_attention.defined(), kName,
                       ": global_attention has no meaning in attn_a and none in attn_b; "
                       "LongformerSelfAttention takes it");
     TORCH_CHECK_VALUE(takes().positions || !inputs.positions.defined(), kName,
                       ": positions have no meaning without rope, in attn_a or attn_b");
+    TORCH_CHECK_VALUE(takes().positions || inputs.position_offset == 0, kName,
+                      ": position_offset has no meaning without rope, in attn_a or attn_b, got ",
+                      inputs.position_offset);
     TORCH_CHECK_VALUE(takes().mask || !inputs.mask.defined(), kName, ": mask has no meaning in ",
                       attn_a->takes().mask ? "attn_b" : "attn_a",
                       ", through which tokens would attend to what it hides; pass "
@@ -70,7 +74,10 @@ class CombinedAttentionImpl
     const auto inputs_for = [&](TakenInputs taken, const Cache& cache) {
       auto its = inputs;
       if (!taken.global_attention) its.global_attention = torch::Tensor();
-      if (!taken.positions) its.positions = torch::Tensor();
+      if (!taken.positions) {
+        its.positions = torch::Tensor();
+        its.position_offset = 0;
+      }
       its.cache = cache;
       return its;
     };

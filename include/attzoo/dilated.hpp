@@ -47,20 +47,20 @@ class DilatedSelfAttentionImpl
       : SelfAttention(
             o,
             {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_positive("dilation_rate", options.dilation_rate);
-    if (options.window_size) check_positive("window_size", *options.window_size);
+    check_own_options();
     reset();
   }
 
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    const auto heads = project(x, inputs);
     core::AnyMask pattern = dilated(options.dilation_rate);
     if (options.window_size) {
       const int64_t half = *options.window_size / 2;
       pattern = pattern && window(half, half);
     }
-    return finish(attend(project(x, inputs), inputs, pattern));
+    return finish(attend(heads, inputs, pattern));
   }
 
   /// Prints the options that not all mechanisms have.
@@ -70,6 +70,10 @@ class DilatedSelfAttentionImpl
   }
 
  protected:
+  void check_own_options() const override {
+    check_positive("dilation_rate", options.dilation_rate);
+    if (options.window_size) check_positive("window_size", *options.window_size);
+  }
   Keeps keeps() const override {
     if (!options.window_size) return {};
     return {.reach = *options.window_size / 2};

@@ -38,7 +38,7 @@ class GatedSelfAttentionImpl
       : Base({std::move(inner), o}) {
     core::check_gate_options(options, input_dim(), kName);
     options.input_dim = input_dim();
-    register_layers();
+    this->make_layers();
   }
   /// Builds the inner module, too.
   explicit GatedSelfAttentionImpl(const Config& config)
@@ -47,6 +47,7 @@ class GatedSelfAttentionImpl
   /// x [B, L, input_dim] -> output [B, L, d_model]; inputs are passed to the inner module, which
   /// says what it throws.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    this->check_call(x, inputs);
     auto result = attn->forward(x, inputs);
     result.output = core::mix(gate, x, result.output, x_proj.is_empty() ? x : x_proj(x));
     return result;

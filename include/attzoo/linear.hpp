@@ -78,8 +78,7 @@ class LinearSelfAttentionImpl
                  .rope = o.rope,
                  .feature_dim = o.feature_dim.value_or(o.d_model)}) {
     options.feature_dim = o.feature_dim.value_or(o.d_model);
-    TORCH_CHECK_VALUE(options.eps >= 0 && std::isfinite(options.eps), kName,
-                      ": eps must be >= 0, got ", options.eps);
+    check_own_options();
     Base::reset();
   }
 
@@ -116,6 +115,12 @@ class LinearSelfAttentionImpl
   void extra_repr(std::ostream& stream) const override {
     stream << ", feature_dim=" << *options.feature_dim << ", num_heads=" << options.num_heads
            << ", eps=" << options.eps;
+  }
+
+ protected:
+  void check_own_options() const override {
+    TORCH_CHECK_VALUE(options.eps >= 0 && std::isfinite(options.eps), kName,
+                      ": eps must be >= 0, got ", options.eps);
   }
 };
 

@@ -45,15 +45,16 @@ class LocalSelfAttentionImpl
       : SelfAttention(
             o,
             {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_positive("window_size", options.window_size);
+    check_own_options();
     reset();
   }
 
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    const auto heads = project(x, inputs);
     const int64_t half = options.window_size / 2;
-    return finish(attend(project(x, inputs), inputs, window(half, half)));
+    return finish(attend(heads, inputs, window(half, half)));
   }
 
   /// Prints the options that not all mechanisms have.
@@ -62,6 +63,7 @@ class LocalSelfAttentionImpl
   }
 
  protected:
+  void check_own_options() const override { check_positive("window_size", options.window_size); }
   Keeps keeps() const override { return {.reach = options.window_size / 2}; }
 };
 

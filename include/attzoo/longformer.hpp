@@ -50,7 +50,7 @@ class LongformerSelfAttentionImpl
       : SelfAttention(
             o,
             {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_positive("window_size", options.window_size);
+    check_own_options();
     reset();
   }
 
@@ -101,6 +101,7 @@ class LongformerSelfAttentionImpl
   torch::nn::Linear w_q_global{nullptr}, w_k_global{nullptr}, w_v_global{nullptr};
 
  protected:
+  void check_own_options() const override { check_positive("window_size", options.window_size); }
   Keeps keeps() const override { return {.reach = options.window_size / 2}; }
 
  private:

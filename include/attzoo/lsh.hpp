@@ -64,7 +64,7 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
       : SelfAttention(
             o,
             {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_positive("bucket_size", options.bucket_size);
+    check_own_options();
     check_positive("num_hashes", options.num_hashes);
     TORCH_CHECK_VALUE(options.num_hashes <= 1 << 16, kName,
                       ": num_hashes must be at most 2^16, got ", options.num_hashes);
@@ -111,6 +111,9 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
            << ", num_hashes=" << options.num_hashes << std::boolalpha
            << ", exact_buckets=" << options.exact_buckets;
   }
+
+ protected:
+  void check_own_options() const override { check_positive("bucket_size", options.bucket_size); }
 
  private:
   /// Digits of a bucket's number that are hashed apart.

@@ -2,6 +2,7 @@
 #include <torch/types.h>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/modifiers.hpp>
 
 #include <cmath>
@@ -232,6 +233,103 @@ TEST(Callables, AlignedCountsFromTheBottomRight) {
   const auto slopes = torch::full({2}, 0.3, torch::kFloat64);
   EXPECT_TRUE(torch::allclose(attention(q, k, k, causal(), score_mod(distance, aligned)).output,
                               attention(q, k, k, causal(), alibi(slopes)).output));
+}
+
+TEST(InDocument, WithoutDocumentsItIsAligned) {
+  for (const auto& [L, S] : {std::pair{5, 9}, {9, 5}, {6, 6}, {3, 0}}) {
+    const core::Shape n{2, 1, L, S};
+    const auto f = [](auto, auto, auto q, auto kv) { return kv <= q || kv % 3 == 1; };
+    EXPECT_TRUE(torch::equal(create_mask(mask_mod(f, in_document), 2, 1, L, S),
+                             create_mask(mask_mod(f, aligned), 2, 1, L, S)));
+    if (S > 0) expect_forms_agree(mask_mod(f, in_document), n, "in_document");
+  }
+  expect_fused_is_eager(
+      score_mod([](auto s, auto, auto, auto q, auto kv) { return s * cos(0.2 * q) - 0.3 * kv; },
+                in_document),
+      "in_document score");
+}
+
+/// The places are those that a table of them would give.
+TEST(InDocument, CountsInTheDocumentsOfTheMask) {
+  torch::manual_seed(6);
+  const auto numbers = [](std::vector<int64_t> lengths) {
+    return torch::repeat_interleave(torch::tensor(lengths));
+  };
+  const auto learned = torch::randn({23}, torch::kFloat64).requires_grad_();
+  const auto t = table(learned);
+  const auto f = [](auto, auto, auto q, auto kv) { return q / 3 == kv / 3 || kv % 3 == 2; };
+  const auto g = [=](auto s, auto, auto, auto q, auto kv) {
+    return s * t(q) + t(kv) - 0.1 * (q + 2 * kv);
+  };
+  const auto leaf = [](int64_t n) {
+    return torch::randn({2, 2, n, 5}, torch::kFloat64).requires_grad_();
+  };
+  const auto q = leaf(19), k = leaf(23), v = leaf(23);
+  const auto run = [&](const core::AnyMask& mask, const core::AnyScore& score) {
+    const auto r = attention(q, k, v, mask, score);
+    auto results =
+        torch::autograd::grad({r.output.sin().sum() + r.lse.cos().sum()}, {q, k, v, learned});
+    results.insert(results.end(), {r.output, r.lse, r.weights.tensor(), r.weights.rows(3, 9)});
+    return results;
+  };
+  const auto ids = torch::stack({numbers({5, 6, 12}), numbers({16, 7})});
+  for (const Documents& d : {Documents{.ids = ids}, Documents{.offsets = torch::tensor({0, 7, 23})},
+                             Documents{.ids = ids[1]}}) {
+    const auto place = table(core::pack(d, "test").position.expand({2, 23}));
+    const auto at = [=](auto b, auto i) { return place(b, i) + 0 * i; };
+    const auto want_mask =
+        documents(d) && causal() &&
+        mask_mod([=](auto b, auto h, auto i, auto j) { return f(b, h, at(b, i), at(b, j)); },
+                 aligned);
+    const auto want =
+        run(want_mask, score_mod([=](auto s, auto b, auto h, auto i,
+                                     auto j) { return g(s, b, h, at(b, i), at(b, j)); },
+                                 aligned));
+    const auto mask = causal() && (mask_mod(f, in_document) && documents(d));
+    EXPECT_TRUE(
+        torch::equal(create_mask(mask, 2, 2, 19, 23), create_mask(want_mask, 2, 2, 19, 23)));
+    const auto check = [&](const std::vector<torch::Tensor>& got) {
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_TRUE(torch::allclose(got[i], want[i], 1e-9, 1e-11)) << i;
+      }
+    };
+    check(run(mask, score_mod(g, in_document)));
+    check(run(block_mask(mask, 19, 23, 2, 2), score_mod(g, in_document)));
+    const EagerReferenceGuard eager;
+    check(run(mask, score_mod(g, in_document)));
+  }
+}
+
+TEST(InDocument, Errors) {
+  const auto f = [](auto, auto, auto q, auto kv) { return kv % 3 <= q % 3; };
+  const auto q = torch::randn({1, 1, 6, 4});
+  const Documents apart{.ids = torch::tensor({0, 1, 0, 1, 2, 2})},
+      packed{.offsets = torch::tensor({0, 2, 6})};
+  expect_error([&] { attention(q, q, q, documents(apart) && mask_mod(f, in_document)); },
+               {"in_document", "lie together"});
+  const auto tiles = block_mask(mask_mod(f, in_document), 6, 6);
+  EXPECT_TRUE(torch::allclose(attention(q, q, q, tiles).output,
+                              attention(q, q, q, mask_mod(f, in_document)).output));
+  expect_error([&] { attention(q, q, q, documents(packed) && tiles); },
+               {"block_mask", "in_document"});
+  // A table is asked for places alone, of which the longest document has four.
+  const auto four = table(torch::arange(4));
+  const auto by_place =
+      mask_mod([=](auto, auto, auto i, auto j) { return four(i) >= four(j); }, in_document);
+  EXPECT_TRUE(torch::allclose(attention(q, q, q, documents(packed) && by_place).output,
+                              attention(q, q, q, documents(packed) && causal()).output));
+  expect_error([&] { attention(q, q, q, by_place); }, {"table", "[0, 4)"});
+}
+
+/// Beyond the kernel's numbers, as in a stream that does not end, it runs on tensors.
+TEST(InDocument, FarPlaces) {
+  const auto f = [](auto, auto, auto q, auto kv) { return q / 4 == kv / 4; };
+  const auto q = torch::randn({1, 1, 12, 4});
+  const auto places = torch::arange(12).unsqueeze(0) + (int64_t{1} << 40) + 1;
+  const core::AnyMask far = core::AnyMask(mask_mod(f, in_document)).placed(places);
+  EXPECT_FALSE(far.has_cpu_form());
+  const auto want = mask_mod([](auto, auto, auto i, auto j) { return (i + 1) / 4 == (j + 1) / 4; });
+  EXPECT_TRUE(torch::allclose(attention(q, q, q, far).output, attention(q, q, q, want).output));
 }
 
 // ---- tables -------------------------------------------------------------------------------------

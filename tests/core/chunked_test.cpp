@@ -83,6 +83,10 @@ std::vector<std::pair<std::string, core::AnyMask>> masks(const Shape& n) {
       {"nothing", !full()},
       {"callable",
        mask_mod([](auto b, auto h, auto q, auto kv) { return (q + b + h) % 3 != kv % 2; })},
+      {"in document", causal() && core::AnyMask(mask_mod([](auto, auto, auto q,
+                                                            auto kv) { return kv % 3 < q % 4; },
+                                                         in_document))
+                                      .placed(torch::arange(n.S).remainder(n.S / 3).unsqueeze(0))},
       {"tiles", block_mask(window(9, 9), n.L, n.S)},
       {"tensor", mask_tensor(torch::rand({n.L, n.S}) < 0.5)},
   };

@@ -165,6 +165,13 @@ TEST(ModuleRope, WrappersPassPositionsOn) {
   EXPECT_FALSE(torch::allclose(one(x, far).output, one(x).output, 1e-4));
   auto none = combined(without, without);
   expect_error([&] { none(x, far); }, {"CombinedAttention", "positions", "rope"});
+  // position_offset as positions.
+  const AttentionInputs later{.context = x, .position_offset = 9};
+  EXPECT_FALSE(torch::allclose(one(x, later).output, one(x, {.context = x}).output, 1e-4));
+  expect_error([&] { none(x, later); }, {"CombinedAttention", "position_offset", "rope", "9"});
+  auto block = transformer_block(gated(without));
+  expect_error([&] { block(x, {.position_offset = 9}); },
+               {"MultiHeadSelfAttention", "position_offset", "rope", "9"});
   auto gate = gated(with);
   gate->eval();
   EXPECT_FALSE(torch::allclose(gate(x, far).output, gate(x).output, 1e-4));
@@ -194,6 +201,7 @@ TEST(ModuleRope, Errors) {
   expect_error([&] { off(x, {.positions = ids}); }, {name, "positions", "rope"});
   expect_error([&] { ALiBiSelfAttention(kWidth, 2)(x, {.positions = ids}); },
                {"ALiBiSelfAttention", "positions", "rope"});
+  expect_error([&] { off(x, {.position_offset = -2}); }, {name, "position_offset", "rope", "-2"});
   bad({.positions = ids.to(torch::kFloat32)}, {"positions", "integers", "Float"});
   bad({.positions = ids > 2}, {"positions", "integers", "Bool"});
   bad({.positions = ids.slice(0, 1)}, {"positions", "[4]", "L=5"});

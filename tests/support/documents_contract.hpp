@@ -1,6 +1,7 @@
 #pragma once
 /// \file
-/// Packed batches: what a module makes of documents in one row is what it makes of each alone.
+/// Packed batches: what a module makes of documents in one row is what it makes of each alone. And
+/// caches, where tokens of one sequence stand behind padding or other documents.
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -25,8 +26,11 @@ inline std::vector<PackedCase> packed_cases() {
     return torch::repeat_interleave(torch::tensor(numbers), torch::tensor(lengths));
   };
   const std::vector<int64_t> a{17, 1, 9, 13}, b{3, 37};
+  const std::vector<int64_t> coprime{5, 6, 13, 16};  // a pattern that counts from the row's start
+                                                     // stands elsewhere in one of them
   return {{"offsets", {a, a}, {.offsets = torch::tensor({0, 17, 18, 18, 27, 40}, torch::kInt32)}},
           {"ids", {a, a}, {.ids = ids({5, -2, int64_t{1} << 60, 0}, a)}},
+          {"coprime starts", {coprime, coprime}, {.offsets = torch::tensor({0, 5, 11, 24, 40})}},
           {"ids of each sequence",
            {a, b},
            {.ids = torch::stack({ids({1, 2, 3, 4}, a), ids({7, 2}, b)})}}};
@@ -125,8 +129,52 @@ void expect_packs(Module& m, const std::string& what) {
   auto real = torch::ones({2, 40}, torch::kBool);
   real[0].slice(0, 12, 18) = false;  // a document's end, and a whole one
   real[1].slice(0, 38) = false;
-  expect_documents_are_alone(m, {.key_padding_mask = real, .causal = true, .position_offset = 3},
-                             what + ", causal, padded");
+  AttentionInputs all{.key_padding_mask = real, .causal = true};
+  if (m->takes().positions) all.position_offset = 3;
+  expect_documents_are_alone(m, all, what + ", causal, padded");
+}
+
+/// A cache whose sequences begin behind padding of their own, or behind documents of the prompt:
+/// each goes on as it does alone. `beyond`: rows before the end of a whole pass that are not those
+/// of a longer one.
+template <class Module>
+void expect_goes_on_as_alone(Module& m, const std::string& what, int64_t beyond = 0) {
+  const torch::NoGradGuard no_grad;
+  m->to(torch::kFloat64);
+  m->eval();
+  torch::manual_seed(14);
+  constexpr int64_t kTokens = 130, kPrompt = 24;
+  const auto x = torch::randn({2, kTokens + beyond, m->input_dim()}, torch::kFloat64);
+  const auto feed = [&](AttentionInputs prompt) {
+    prompt.causal = true;
+    prompt.cache = m->make_cache(2, kTokens);
+    std::vector<torch::Tensor> outputs{m(x.slice(1, 0, kPrompt), prompt).output};
+    for (int64_t at = kPrompt, end = at; at < kTokens; at = end) {
+      end = std::min(kTokens, at + 1 + at % 3);
+      outputs.push_back(m(x.slice(1, at, end), {.causal = true, .cache = prompt.cache}).output);
+    }
+    return torch::cat(outputs, 1);
+  };
+  const auto expect_alone = [&](const torch::Tensor& got, int64_t row, int64_t begin, int64_t end,
+                                const std::string& which) {
+    const int64_t whole = end == kTokens ? end + beyond : end;
+    const auto want = m(x.slice(0, row, row + 1).slice(1, begin, whole), {.causal = true}).output;
+    EXPECT_TRUE(torch::allclose(got[row].slice(0, begin, end), want[0].slice(0, 0, end - begin),
+                                1e-9, 1e-11))
+        << what << ", " << which << ", tokens " << begin << " ... " << end;
+  };
+  auto real = torch::ones({2, kPrompt}, torch::kBool);
+  real[0].slice(0, 0, 7) = false;
+  real[1].slice(0, 0, 5) = false;
+  const auto padded = feed({.key_padding_mask = real});
+  expect_alone(padded, 0, 7, kTokens, "padded");
+  expect_alone(padded, 1, 5, kTokens, "padded");
+  const auto packed = feed({.documents = {.offsets = torch::tensor({0, 5, 11, 24})}});
+  for (int64_t row = 0; row < 2; ++row) {
+    expect_alone(packed, row, 0, 5, "packed");
+    expect_alone(packed, row, 5, 11, "packed");
+    expect_alone(packed, row, 11, kTokens, "packed");
+  }
 }
 
 }  // namespace attzoo::testing

@@ -7,7 +7,7 @@
 ///       using Module = LocalSelfAttention;
 ///       static constexpr const char* kName = "LocalSelfAttention";
 ///       static LocalSelfAttentionOptions options();      // d_model 12, dropout 0
-///       static torch::Tensor allowed(int64_t n);         // its pattern, bool [n, n]
+///       static torch::Tensor allowed(int64_t n);         // its pattern, bool [n, n] or [H, n, n]
 ///       static constexpr bool kBias;                     // whether |q - kv| changes its scores
 ///     };
 ///     INSTANTIATE_TYPED_TEST_SUITE_P(Local, MechanismContract, LocalTraits);
@@ -109,8 +109,8 @@ class MechanismContract : public ::testing::Test {
   }
   static torch::Tensor pattern(int64_t L, int64_t S) {
     return Traits::allowed(std::max(L, S))
-        .slice(0, std::max(L, S) - L)
-        .slice(1, std::max(L, S) - S);
+        .slice(-2, std::max(L, S) - L)
+        .slice(-1, std::max(L, S) - S);
   }
   static torch::Tensor causal_mask(int64_t L, int64_t S) {
     return torch::ones({L, S}, torch::kBool).tril(S - L);
@@ -156,6 +156,13 @@ TYPED_TEST_P(MechanismContract, GoesOnFromACacheAsTheWholePass) {
     const auto got = m(x.slice(1, at, end), {.causal = true, .cache = cache}).output;
     EXPECT_TRUE(torch::allclose(got, want.slice(1, at, end), 1e-10, 1e-12)) << at;
   }
+}
+
+TYPED_TEST_P(MechanismContract, GoesOnBehindPaddingAndDocuments) {
+  auto options = TypeParam::options();
+  if constexpr (requires { options.rope; }) options.rope = this->make()->d_head() % 2 == 0;
+  typename TestFixture::Module m(options);
+  expect_goes_on_as_alone(m, TypeParam::kName);
 }
 
 TYPED_TEST_P(MechanismContract, TakesMasksOfAllKinds) {
@@ -283,6 +290,9 @@ TYPED_TEST_P(MechanismContract, DocumentsAreAlone) {
   bad({.offsets = torch::tensor({0, 6}), .ids = ids}, {"offsets", "ids", "both"});
   bad({.offsets = torch::tensor({0, 5})}, {"S=6", "5"});
   bad({.offsets = torch::tensor({0, 7, 6})}, {"decrease"});
+  bad({.offsets = torch::tensor({2, 4})}, {"begin with 0", "lengths", "cumsum"});
+  bad({.offsets = torch::tensor({0, 4, 2})}, {"decrease", "lengths", "cumsum"});
+  bad({.offsets = torch::tensor({0, 2, 2, 2})}, {"S=6", "lengths", "cumsum"});
   bad({.offsets = torch::tensor({int64_t{0}, int64_t{1} << 62})}, {"S=6", "4611686018427387904"});
   bad({.offsets = torch::tensor({0.0, 6.0})}, {"offsets", "integers"});
   bad({.offsets = torch::tensor({0, 6}, torch::kInt64).to(torch::kMeta)}, {"offsets", "meta"});
@@ -517,6 +527,7 @@ TYPED_TEST_P(MechanismContract, ForwardErrors) {
   bad(x, {.key_padding_mask = torch::ones({6}, torch::kBool)},
       {"key_padding_mask", "[2, 6]", "[6]"});
   bad(x, {.key_padding_mask = torch::ones({2, 7}, torch::kBool)}, {"key_padding_mask", "[2, 7]"});
+  if (!m->takes().positions) bad(x, {.position_offset = 3}, {"position_offset", "rope", "3"});
   if (!m->takes().global_attention) {
     bad(x, {.global_attention = torch::ones({6})}, {"global_attention"});
   }
@@ -562,7 +573,8 @@ TYPED_TEST_P(MechanismContract, WorksOnCuda) {
   EXPECT_TRUE(torch::allclose(torch::Tensor(got.weights).cpu(), want.weights, 1e-4, 1e-4));
 }
 
-REGISTER_TYPED_TEST_SUITE_P(MechanismContract, GoesOnFromACacheAsTheWholePass, IsItsDefinition,
+REGISTER_TYPED_TEST_SUITE_P(MechanismContract, GoesOnFromACacheAsTheWholePass,
+                            GoesOnBehindPaddingAndDocuments, IsItsDefinition,
                             CausalOptionAndItsOverride, TakesMasksOfAllKinds,
                             CombinesMaskPaddingAndCausal, AttendsToAContext, WeightsOnDemand,
                             Gradients, FullyMaskedRowsAreZero, PaddingChangesNothing,

@@ -43,6 +43,12 @@ class AnyMask {
   }
   /// Whether a part of it counts queries from the first one, wherever that stands among the keys.
   bool is_raw() const { return box_ && box_->is_raw(); }
+  /// Whether a part of it counts in documents and has not been told where tokens stand in theirs.
+  bool asks_places() const { return box_ && box_->asks_places(); }
+  /// The same with the places of all keys, int64 [1 or B, S].
+  AnyMask placed(const torch::Tensor& places) const {
+    return asks_places() ? box_->placed(places) : *this;
+  }
   /// Whether the CPU's kernels know all its parts.
   bool has_cpu_form() const { return !box_ || box_->has_cpu_form(); }
   /// The form for those kernels, if there is one.
@@ -55,6 +61,8 @@ class AnyMask {
     virtual void check(const Shape& n, const torch::Device& device) const = 0;
     virtual void tensors(Captured& out) const = 0;
     virtual bool is_raw() const = 0;
+    virtual bool asks_places() const = 0;
+    virtual AnyMask placed(const torch::Tensor& places) const = 0;
     virtual bool has_cpu_form() const = 0;
     virtual kernel::Mask on_cpu(const Shape& n) const = 0;
   };
@@ -73,6 +81,14 @@ class AnyMask {
     bool is_raw() const override {
       if constexpr (requires { mask.is_raw(); }) return mask.is_raw();
       return false;
+    }
+    bool asks_places() const override {
+      if constexpr (requires { mask.asks_places(); }) return mask.asks_places();
+      return false;
+    }
+    AnyMask placed([[maybe_unused]] const torch::Tensor& places) const override {
+      if constexpr (requires { mask.placed(places); }) return mask.placed(places);
+      return {};
     }
     bool has_cpu_form() const override {
       if constexpr (requires { mask.has_cpu_form(); }) return mask.has_cpu_form();
@@ -94,16 +110,19 @@ struct MaskPair {
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const;
   bool is_raw() const { return a.is_raw() || b.is_raw(); }
+  bool asks_places() const { return a.asks_places() || b.asks_places(); }
   bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
 };
 
 /// Pairs that both masks let attend.
 struct AndMask : MaskPair {
+  AndMask placed(const torch::Tensor& p) const { return {{a.placed(p), b.placed(p)}}; }
   torch::Tensor evaluate(const Grid& g) const;
 };
 
 /// Pairs that one of the masks lets attend.
 struct OrMask : MaskPair {
+  OrMask placed(const torch::Tensor& p) const { return {{a.placed(p), b.placed(p)}}; }
   torch::Tensor evaluate(const Grid& g) const;
 };
 
@@ -114,6 +133,8 @@ struct NotMask {
   void check(const Shape& n, const torch::Device& device) const { a.check(n, device); }
   void tensors(Captured& out) const { a.tensors(out); }
   bool is_raw() const { return a.is_raw(); }
+  bool asks_places() const { return a.asks_places(); }
+  NotMask placed(const torch::Tensor& places) const { return {a.placed(places)}; }
   bool has_cpu_form() const { return a.has_cpu_form(); }
   torch::Tensor evaluate(const Grid& g) const;
 };
@@ -150,10 +171,19 @@ struct BlockMask {
   BlockMask(AnyMask of, const Shape& n);
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const { mask.tensors(out); }
+  bool asks_places() const { return mask.asks_places(); }
+  /// Throws c10::ValueError: the tiles were made of other places.
+  AnyMask placed(const torch::Tensor& places) const;
   bool has_cpu_form() const { return mask.has_cpu_form(); }
   torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g); }
 };
 ATTZOO_API kernel::Mask cpu_form(const BlockMask& m, const Shape& n);
+
+/// If the mask, or the score beside it, counts in documents: the places of all keys in those that
+/// the mask keeps apart, int64 [1 or B, S]; undefined if it keeps none apart. Throws
+/// c10::ValueError for documents that do not fit the problem or do not lie together.
+ATTZOO_API torch::Tensor asked_places(const AnyMask& mask, bool score_asks, const Shape& n,
+                                      const torch::Device& device);
 
 }  // namespace attzoo::core
 

@@ -94,8 +94,31 @@ ATTZOO_API void BlockMask::check(const Shape& n, const torch::Device& device) co
   mask.check(n, device);
   unchanged.check("block_mask");
 }
+ATTZOO_API AnyMask BlockMask::placed(const torch::Tensor&) const {
+  TORCH_CHECK_VALUE(false,
+                    "block_mask: its mask counts in documents (in_document), which come with the "
+                    "call, after its tiles were made; pass the mask itself");
+}
 ATTZOO_API kernel::Mask cpu_form(const BlockMask& m, const Shape& n) {
   return kernel::tiled(m.mask.on_cpu(n), m.tiles);
+}
+
+/// The documents that a conjunction keeps apart; null without any.
+inline const DocumentsMask* documents_in(const AnyMask& mask) {
+  if (const auto* both = mask.get_if<AndMask>()) {
+    const auto* first = documents_in(both->a);
+    return first ? first : documents_in(both->b);
+  }
+  if (const auto* tiles = mask.get_if<BlockMask>()) return documents_in(tiles->mask);
+  return mask.get_if<DocumentsMask>();
+}
+
+ATTZOO_API torch::Tensor asked_places(const AnyMask& mask, bool score_asks, const Shape& n,
+                                      const torch::Device& device) {
+  const auto* apart = score_asks || mask.asks_places() ? documents_in(mask) : nullptr;
+  if (!apart) return {};
+  apart->check(n, device);
+  return pack(apart->documents, "in_document").position;
 }
 
 }  // namespace attzoo::core

@@ -53,6 +53,12 @@ class AnyScore {
   torch::Tensor sink() const { return box_ ? box_->sink() : torch::Tensor(); }
   /// Whether a part of it counts queries from the first one, wherever that stands among the keys.
   bool is_raw() const { return box_ && box_->is_raw(); }
+  /// Whether a part of it counts in documents and has not been told where tokens stand in theirs.
+  bool asks_places() const { return box_ && box_->asks_places(); }
+  /// The same with the places of all keys, int64 [1 or B, S].
+  AnyScore placed(const torch::Tensor& places) const {
+    return asks_places() ? box_->placed(places) : *this;
+  }
   /// Whether the CPU's kernels know all its parts.
   bool has_cpu_form() const { return !box_ || box_->has_cpu_form(); }
   /// The form for those kernels in T = float or double, if there is one.
@@ -71,6 +77,8 @@ class AnyScore {
     virtual AnyScore resolve(const Shape& n) const = 0;
     virtual torch::Tensor sink() const = 0;
     virtual bool is_raw() const = 0;
+    virtual bool asks_places() const = 0;
+    virtual AnyScore placed(const torch::Tensor& places) const = 0;
     virtual bool has_cpu_form() const = 0;
     virtual kernel::Score<float> on_cpu(const Shape& n, float) const = 0;
     virtual kernel::Score<double> on_cpu(const Shape& n, double) const = 0;
@@ -104,6 +112,14 @@ class AnyScore {
       if constexpr (requires { score.is_raw(); }) return score.is_raw();
       return false;
     }
+    bool asks_places() const override {
+      if constexpr (requires { score.asks_places(); }) return score.asks_places();
+      return false;
+    }
+    AnyScore placed([[maybe_unused]] const torch::Tensor& places) const override {
+      if constexpr (requires { score.placed(places); }) return score.placed(places);
+      return {};
+    }
     bool has_cpu_form() const override {
       if constexpr (requires { score.has_cpu_form(); }) return score.has_cpu_form();
       return requires { cpu_form(score, Shape(), float()); };
@@ -130,6 +146,8 @@ struct ChainScore {
   AnyScore resolve(const Shape& n) const;
   torch::Tensor sink() const;
   bool is_raw() const { return a.is_raw() || b.is_raw(); }
+  bool asks_places() const { return a.asks_places() || b.asks_places(); }
+  AnyScore placed(const torch::Tensor& places) const;
   bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
     return b.evaluate(a.evaluate(s, g), g);

@@ -27,6 +27,9 @@ ATTZOO_API void ChainScore::learnable(std::vector<Learnable>& out) const {
 ATTZOO_API AnyScore ChainScore::resolve(const Shape& n) const {
   return chain(a.resolve(n), b.resolve(n));
 }
+ATTZOO_API AnyScore ChainScore::placed(const torch::Tensor& places) const {
+  return chain(a.placed(places), b.placed(places));
+}
 ATTZOO_API torch::Tensor ChainScore::sink() const {
   const auto first = a.sink();
   return first.defined() ? first : b.sink();

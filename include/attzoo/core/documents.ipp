@@ -4,6 +4,13 @@
 
 namespace attzoo::core {
 
+/// What to write, for an error where lengths came instead of offsets.
+inline const char* if_lengths(bool they_are) {
+  return they_are ? "; these look like lengths, whose offsets are "
+                    "torch::cat({torch::zeros(1, torch::kInt64), lengths.cumsum(0)})"
+                  : "";
+}
+
 ATTZOO_API void check_documents(const Documents& d, std::string_view who) {
   TORCH_CHECK_VALUE(d.offsets.defined() != d.ids.defined(), who,
                     ": documents are given either by offsets [n + 1] or by ids [S] or [B, S], got ",
@@ -23,12 +30,13 @@ ATTZOO_API void check_documents(const Documents& d, std::string_view who) {
                     ": offsets must have shape [n + 1] and begin with 0, got shape ", t.sizes());
   const auto ends = t.to(torch::kInt64);
   TORCH_CHECK_VALUE(ends[0].item<int64_t>() == 0, who, ": offsets must begin with 0, got ",
-                    ends[0].item<int64_t>());
+                    ends[0].item<int64_t>(), if_lengths(ends.min().item<int64_t>() >= 0));
   const auto falls = (ends.slice(0, 1) < ends.slice(0, 0, -1)).nonzero().flatten();
   if (falls.numel() == 0) return;
   const auto at = falls[0].item<int64_t>();
   TORCH_CHECK_VALUE(false, who, ": offsets must not decrease, got ", ends[at + 1].item<int64_t>(),
-                    " after ", ends[at].item<int64_t>());
+                    " after ", ends[at].item<int64_t>(),
+                    if_lengths(ends.min().item<int64_t>() >= 0));
 }
 
 ATTZOO_API void check_documents_fit(const Documents& d, const Shape& n, const torch::Device& device,
@@ -38,7 +46,8 @@ ATTZOO_API void check_documents_fit(const Documents& d, const Shape& n, const to
                     " must be on ", device, ", got ", t.device());
   if (d.offsets.defined()) {
     const auto last = d.offsets[-1].item<int64_t>();
-    TORCH_CHECK_VALUE(last == n.S, who, ": the last offset must be S=", n.S, ", got ", last);
+    TORCH_CHECK_VALUE(last == n.S, who, ": the last offset must be S=", n.S, ", got ", last,
+                      if_lengths(d.offsets.sum().item<int64_t>() == n.S));
   } else {
     TORCH_CHECK_VALUE(t.size(-1) == n.S && (t.dim() == 1 || t.size(0) == n.B || t.size(0) == 1),
                       who, ": ids must have shape [S] or [B, S] with B=", n.B, " S=", n.S, ", got ",

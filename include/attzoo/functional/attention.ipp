@@ -85,6 +85,10 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
   }
   const core::Qkv tensors{q, k, v};
   const auto n = tensors.shape();
+  const auto places = core::asked_places(mask, score.asks_places(), n, q.device());
+  if (places.defined()) {
+    return attention(q, k, v, mask.placed(places), score.placed(places), options);
+  }
   mask.check(n, q.device());
   score.check(n, q.device());
   core::Rule rule{.mask = mask,

@@ -4,7 +4,7 @@
 /// f(score, b, h, q, kv) -> score, FlexAttention's names and order (Dong et al., "Flex Attention: A
 /// Programming Model for Generating Optimized Attention Kernels", 2024, arXiv:2412.05496).
 
-#include <attzoo/core/callable_modifiers.hpp>
+#include <attzoo/core/placed_callables.hpp>
 
 #include <utility>
 
@@ -14,6 +14,14 @@ namespace attzoo {
 /// has the index S - 1 of the last key, as in causal(). Without, q is the raw index.
 struct Aligned {};
 inline constexpr Aligned aligned{};
+
+/// `mask_mod(f, in_document)` and `score_mod(f, in_document)` count q and kv in the document that a
+/// token belongs to: in a module's call from the begin of its document, with a cache from the first
+/// real token of its sequence, wherever its key is kept, else as `aligned` does. So a pattern that
+/// counts places is right in every call. In attention(), documents are those of `documents(d) &&
+/// ...`, whose tokens must lie together. Pairs of different documents are masked or not as without.
+struct InDocument {};
+inline constexpr InDocument in_document{};
 
 /// A tensor to look things up in, from within a modifier's callable, FlexAttention's captured
 /// buffers. Capture it by value and call it with one index for each dimension:
@@ -39,7 +47,8 @@ inline core::Table table(const torch::Tensor& tensor) {
 /// lanes and tensors: `mask_mod([](auto b, auto h, auto q, auto kv) { return (q - kv) % 3 == 0;
 /// })`. b, h, q and kv are whole numbers of 64 bits; x / 0 is 0 and x % 0 is x. q is the raw index
 /// of the query, FlexAttention's, 0 ... L - 1; with L != S, `mask_mod(f, aligned)` hands f its
-/// place among the keys, q + S - L, from which causal() and window() count.
+/// place among the keys, q + S - L, from which causal() and window() count, and `mask_mod(f,
+/// in_document)` the places of query and key in their document.
 template <class F>
 core::MaskFunction<F> mask_mod(F f) {
   return {std::move(f), false};
@@ -48,13 +57,17 @@ template <class F>
 core::MaskFunction<F> mask_mod(F f, Aligned) {
   return {std::move(f), true};
 }
+template <class F>
+core::PlacedMask<F> mask_mod(F f, InDocument) {
+  return core::PlacedMask<F>({core::MaskOfPlaces<F>(std::move(f)), true});
+}
 
 /// A score modifier from any callable f(score, b, h, q, kv) -> score. Functions go by their plain
 /// names (abs, clamp, cos, erf, exp, exp2, floor, log, log2, max, min, pow, relu, sigmoid, sin,
 /// sqrt, tanh, where), and take scores, indices and numbers in any mixture: `score_mod([](auto s,
 /// auto, auto, auto q, auto kv) { return 20.0 * tanh(s / 20.0) - 0.1 * abs(q - kv); })`. q is the
-/// raw index of the query, or with `aligned` its place among the keys, as in mask_mod(). The
-/// derivative is found by itself.
+/// raw index of the query, or with `aligned` its place among the keys, and with `in_document` both
+/// are places in the document, as in mask_mod(). The derivative is found by itself.
 template <class F>
 core::ScoreFunction<F> score_mod(F f) {
   return {std::move(f), false};
@@ -62,6 +75,10 @@ core::ScoreFunction<F> score_mod(F f) {
 template <class F>
 core::ScoreFunction<F> score_mod(F f, Aligned) {
   return {std::move(f), true};
+}
+template <class F>
+core::PlacedScore<F> score_mod(F f, InDocument) {
+  return core::PlacedScore<F>({core::ScoreOfPlaces<F>(std::move(f)), true});
 }
 
 }  // namespace attzoo

@@ -48,8 +48,10 @@ ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, i
                     ": a mask of that size is too large to be addressed");
   return core::make_mask(L, S, who, [&] {
     const core::Shape n{batch, heads, L, S};
-    mask.check(n, device);
-    return mask.evaluate(core::Grid(n, 0, L, device)).expand({batch, heads, L, S}).contiguous();
+    const auto places = core::asked_places(mask, false, n, device);
+    const auto placed = places.defined() ? mask.placed(places) : mask;
+    placed.check(n, device);
+    return placed.evaluate(core::Grid(n, 0, L, device)).expand({batch, heads, L, S}).contiguous();
   });
 }
 

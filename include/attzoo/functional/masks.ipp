@@ -74,6 +74,8 @@ ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, 
                     "block_mask: at most 2^28 tiles of 64 x 64, got L=", L, " S=", S,
                     " batch=", batch, " heads=", heads);
   const core::Shape n{batch, heads, L, S};
+  const auto places = core::asked_places(mask, false, n, torch::kCPU);
+  if (places.defined()) mask = mask.placed(places);
   mask.check(n, torch::kCPU);
   return {std::move(mask), n};
 }

@@ -25,6 +25,7 @@ enum class RopePairs {
 /// arXiv:2306.15595).
 struct LinearRopeScaling {
   double factor = 1.0;  ///< new over old context length; within 1 ... 1e9
+  bool operator==(const LinearRopeScaling&) const = default;
 };
 
 /// NTK-aware scaling: the base becomes base * factor^(D / (D - 2)), so that the slowest pair is
@@ -32,6 +33,7 @@ struct LinearRopeScaling {
 /// models to have extended (8k+) context size", 2023; section 3.1 of arXiv:2309.00071).
 struct NtkRopeScaling {
   double factor = 1.0;  ///< new over old context length; within 1 ... 1e9
+  bool operator==(const NtkRopeScaling&) const = default;
 };
 
 /// YaRN: pairs that turn more than beta_fast times within the old context keep their frequency,
@@ -46,6 +48,7 @@ struct YarnRopeScaling {
   /// Within 1e-9 ... 1e9; default 0.1 ln(factor) + 1.
   std::optional<double> attention_factor = std::nullopt;
   bool truncate = true;  ///< borders between the pairs are whole numbers; GPT-OSS: false
+  bool operator==(const YarnRopeScaling&) const = default;
 };
 
 /// Llama 3.1: pairs with a wavelength of more than original_max_position / low_freq_factor tokens
@@ -57,6 +60,7 @@ struct Llama3RopeScaling {
   double low_freq_factor = 1.0;          ///< > 0
   double high_freq_factor = 4.0;         ///< > low_freq_factor
   int64_t original_max_position = 8192;  ///< old context length; > 0
+  bool operator==(const Llama3RopeScaling&) const = default;
 };
 
 /// None, or one of the methods: `.scaling = LinearRopeScaling{.factor = 4}`.

@@ -64,6 +64,8 @@ class BlockParts {
  protected:
   /// Throws c10::ValueError for options out of range; fills in mlp_hidden.
   ATTZOO_API static void settle(const char* name, int64_t d_model, TransformerBlockOptions& o);
+  /// The same for those that each call reads.
+  ATTZOO_API static void check_options(const char* name, const TransformerBlockOptions& o);
 
   /// Makes norms and layers, and registers them with `module`, `attn` among them.
   ATTZOO_API void register_parts(torch::nn::Module& module,

@@ -54,23 +54,30 @@ inline const char* of(Activation activation) {
   return nullptr;
 }
 
+/// Throws c10::ValueError for such a value.
+template <class T>
+void check(const char* name, const char* option, T value) {
+  TORCH_CHECK_VALUE(of(value), name, ": ", option, " must be one of its type, got ",
+                    static_cast<int>(value));
+}
+
 }  // namespace block_names
 
 ATTZOO_API void BlockParts::settle(const char* name, int64_t d_model, TransformerBlockOptions& o) {
   if (!o.mlp_hidden) o.mlp_hidden = 4 * d_model;
   TORCH_CHECK_VALUE(*o.mlp_hidden > 0, name, ": mlp_hidden must be > 0, got ", *o.mlp_hidden);
-  check_dropout(name, o.dropout);
+  check_options(name, o);
   check_layer(name, "mlp_in", d_model, *o.mlp_hidden,
               c10::str(" mlp_hidden=", *o.mlp_hidden, " d_model=", d_model));
   TORCH_CHECK_VALUE(o.norm_eps >= 0 && std::isfinite(o.norm_eps), name,
                     ": norm_eps must be >= 0 and finite, got ", o.norm_eps);
-  const auto check = [&](const char* option, auto value) {
-    TORCH_CHECK_VALUE(block_names::of(value), name, ": ", option, " must be one of its type, got ",
-                      static_cast<int>(value));
-  };
-  check("norm", o.norm);
-  check("norm_placement", o.norm_placement);
-  check("activation", o.activation);
+  block_names::check(name, "norm", o.norm);
+  block_names::check(name, "norm_placement", o.norm_placement);
+}
+
+ATTZOO_API void BlockParts::check_options(const char* name, const TransformerBlockOptions& o) {
+  check_dropout(name, o.dropout);
+  block_names::check(name, "activation", o.activation);
 }
 
 ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,

@@ -62,8 +62,9 @@ class Cache {
   ATTZOO_API int64_t bytes() const;
 
   /// Goes back to the first n tokens, as after rejected drafts. Throws c10::ValueError unless
-  /// 0 <= n <= length(), and where the mechanism has already forgotten what it would need: the
-  /// latest 32 tokens can always be taken back.
+  /// 0 <= n <= length(), and where the mechanism has already forgotten what it would need. It never
+  /// has for n >= M - 32, where M is the most tokens that the cache has had since it was empty:
+  /// what is taken back brings nothing back that was forgotten for it.
   ATTZOO_API void truncate(int64_t n);
   /// Sequence i continues what sequence indices[i] was, as in beam search; integers [batch].
   /// Throws c10::Error for another shape, dtype or range.
@@ -137,7 +138,7 @@ class CacheState {
   CacheHead head_;
 };
 
-/// Tokens that any cache can take back.
+/// Tokens, of the most that it has had, that any cache can take back.
 inline constexpr int64_t kTakenBack = 32;
 
 /// The head of a new cache. `unending`: whether it may do without a capacity. Throws as make_cache.

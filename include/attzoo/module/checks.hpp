@@ -5,6 +5,10 @@
 #include <attzoo/core/checks.hpp>
 #include <attzoo/kernel/compiler.hpp>
 
+namespace torch::nn {
+class Module;
+}
+
 namespace attzoo::core {
 
 /// Throws c10::ValueError unless 0 <= dropout <= 1.
@@ -26,6 +30,11 @@ ATTZOO_API bool dtypes_fit(const torch::Tensor& t, const torch::Tensor& weight);
 ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
                              std::string_view argument, int64_t input_dim,
                              const torch::Tensor& weight);
+
+/// Throws c10::ValueError where a call with a cache would need gradients, which do not flow through
+/// it: grad mode is on, and x or a parameter of the module asks for one.
+ATTZOO_API void check_no_gradients(std::string_view who, const torch::nn::Module& module,
+                                   const torch::Tensor& x);
 
 }  // namespace attzoo::core
 

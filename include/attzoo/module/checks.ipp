@@ -4,6 +4,9 @@
 #include <attzoo/module/checks.hpp>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
 
 namespace attzoo::core {
 
@@ -42,6 +45,18 @@ ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
   TORCH_CHECK_TYPE(dtypes_fit(tokens, weight), who, ": ", argument,
                    " must have the module's dtype ", weight.scalar_type(), ", got ",
                    tokens.scalar_type());
+}
+
+ATTZOO_API void check_no_gradients(std::string_view who, const torch::nn::Module& module,
+                                   const torch::Tensor& x) {
+  if (!torch::GradMode::is_enabled()) return;
+  const auto parameters = module.parameters();
+  const bool learns =
+      x.requires_grad() || std::any_of(parameters.begin(), parameters.end(),
+                                       [](const torch::Tensor& p) { return p.requires_grad(); });
+  TORCH_CHECK_VALUE(!learns, who,
+                    ": gradients do not flow through a cache; hold a torch::NoGradGuard while it "
+                    "is used");
 }
 
 }  // namespace attzoo::core

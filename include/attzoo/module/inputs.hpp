@@ -22,7 +22,8 @@ struct AttentionInputs {
   std::optional<bool> causal = std::nullopt;
   /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
   torch::Tensor context = {};
-  /// Position of x's first token for RoPE, within +-2^52. A context's positions always start at 0.
+  /// Position of x's first token for RoPE, within +-2^52; 0 without. A context's positions always
+  /// start at 0.
   int64_t position_offset = 0;
   /// Longformer only: [L] or [B, L] of any dtype, nonzero = a global token.
   torch::Tensor global_attention = {};

@@ -20,15 +20,17 @@ ATTZOO_API DocumentsMask blocks_of_places(const torch::Tensor& place, const torc
 /// belongs to family k mod families(). Blocks of one family do not touch each other.
 class OverlappingBlocks {
  public:
-  /// A sequence of `length` tokens; 0 < block_size <= length, or 1.
-  OverlappingBlocks(int64_t length, int64_t block_size, const Packing& packing);
-  /// The keys of a cache, of which the last L are the queries. Where a sequence will end is not
-  /// known: its blocks are those of one that goes on.
+  /// A sequence of `length` tokens. With `goes_on` it is not known where the last document will
+  /// end: its blocks are those of one that goes on.
+  OverlappingBlocks(int64_t length, int64_t block_size, const Packing& packing,
+                    bool goes_on = false);
+  /// The keys of a cache, of which the last L are the queries; they go on, too.
   OverlappingBlocks(const Past& past, int64_t L, int64_t block_size);
 
   int64_t families() const { return families_; }
   /// Blocks of one family begin so many tokens after each other.
   int64_t period() const { return families_ * step_; }
+  static int64_t period_of(int64_t block_size) { return OverlappingBlocks(0, block_size).period(); }
 
   /// Who attends to whom within the blocks of family f, and so within documents.
   AnyMask family(int64_t f) const;

@@ -21,10 +21,10 @@ ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t L, int64_t block_size)
     : L_(L),
       size_(block_size),
       step_(std::max<int64_t>(1, block_size / 2)),
-      families_((size_ + step_ - 1) / step_) {}
+      families_((size_ + step_ - 1) / step_) {}  // block_size <= kUnbounded
 
 ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t length, int64_t block_size,
-                                                const Packing& packing)
+                                                const Packing& packing, bool goes_on)
     : OverlappingBlocks(length, block_size) {
   if (packing.defined() && length > 0) {
     std::vector<int64_t> counts;
@@ -34,6 +34,11 @@ ATTZOO_API OverlappingBlocks::OverlappingBlocks(int64_t length, int64_t block_si
     end_ = packing.spread(packing.lengths);
     run_ = packing.run;
     plain_ = false;
+    if (goes_on) {
+      const auto last = run_ == run_.slice(1, length - 1);
+      count_ = count_.masked_fill(last, kUnbounded);
+      end_ = end_.masked_fill(last, kUnbounded);
+    }
     return;
   }
   place_ = torch::arange(length, torch::kInt64).unsqueeze(0);

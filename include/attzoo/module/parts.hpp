@@ -6,6 +6,7 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/kernel/compiler.hpp>
+#include <attzoo/module/checks.hpp>
 #include <attzoo/module/heads.hpp>
 #include <attzoo/module/inputs.hpp>
 #include <attzoo/module/rms_norm.hpp>
@@ -57,7 +58,9 @@ struct CommonOptions {
 /// What a module says of one call.
 struct CallMode {
   bool causal;
-  bool drops;  // weights are dropped at random
+  bool drops;                       // weights are dropped at random
+  const torch::nn::Module& module;  // itself
+  Keeps keeps = {};                 // with a cache: what it must keep
 };
 
 /// The base of SelfAttention that is the same for all mechanisms; it is compiled once.
@@ -147,7 +150,6 @@ class SelfAttentionParts {
   void check_layer(const char* layer, int64_t from, int64_t to) const;
   void check_inputs(const torch::Tensor& x, const AttentionInputs& inputs,
                     const CallMode& mode) const;
-  bool learns() const;
   void check_global(const torch::Tensor& x, const AttentionInputs& inputs) const;
   void check_positions(const torch::Tensor& x, const AttentionInputs& inputs) const;
   void check_documents(const AttentionInputs& inputs, const Shape& n,

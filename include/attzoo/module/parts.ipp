@@ -6,7 +6,6 @@
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>
-#include <attzoo/module/checks.hpp>
 #include <attzoo/module/parts.hpp>
 #include <attzoo/module/token_cache.hpp>
 
@@ -185,10 +184,18 @@ ATTZOO_API CacheHead SelfAttentionParts::new_cache_head(int64_t batch,
 ATTZOO_API Cache SelfAttentionParts::new_kv_cache(int64_t batch, std::optional<int64_t> capacity,
                                                   const CacheOptions& options,
                                                   const Keeps& keeps) const {
-  const auto head = new_cache_head(batch, capacity, options, keeps.reach != Keeps::kAll);
+  const auto head = new_cache_head(batch, capacity, options, keeps.forgets());
   const int64_t kv_heads = settings_.kv_heads.value_or(settings_.heads.count);
-  return Cache(
-      std::make_shared<KvCache>(head, kv_heads, d_qk(), d_head(), keeps, takes_.global_attention));
+  std::string what;
+  try {
+    return Cache(std::make_shared<KvCache>(head, kv_heads, d_qk(), d_head(), keeps,
+                                           takes_.global_attention));
+  } catch (const c10::Error& error) {
+    what = error.what_without_backtrace();
+  }
+  TORCH_CHECK_VALUE(false, name_, ": make_cache has no memory for batch=", batch, " and ",
+                    RowBuffer::rows_for(head.capacity, keeps),
+                    " tokens; give it a smaller capacity: ", what);
 }
 
 ATTZOO_API void SelfAttentionParts::check_cached_call(const torch::Tensor& x,
@@ -200,25 +207,18 @@ ATTZOO_API void SelfAttentionParts::check_cached_call(const torch::Tensor& x,
                     ": the cache was made when the module's dtype was ", dtype, ", now it is ",
                     w_k->weight.scalar_type());
   TORCH_CHECK_VALUE(mode.causal, name_, ": a cache is for causal attention; set causal");
+  const auto& kept = static_cast<TokenCache&>(inputs.cache.state()).keeps();
+  TORCH_CHECK_VALUE(
+      kept == mode.keeps, name_,
+      ": options were changed since the cache was made, which keeps what a query sees up to ",
+      kept.reach, " tokens back, in units of ", kept.unit, "; now it is up to ", mode.keeps.reach,
+      " in units of ", mode.keeps.unit, "; make another cache");
   TORCH_CHECK_VALUE(!mode.drops, name_,
                     ": with a cache nothing is dropped at random; call eval(), or set dropout 0");
-  TORCH_CHECK_VALUE(!inputs.context.defined(), name_, ": a cache has no meaning with a context");
   TORCH_CHECK_VALUE(inputs.position_offset == 0, name_,
                     ": a cache counts positions itself; position_offset must be 0, got ",
                     inputs.position_offset);
-  TORCH_CHECK_VALUE(!torch::GradMode::is_enabled() || (!x.requires_grad() && !learns()), name_,
-                    ": gradients do not flow through a cache; hold a torch::NoGradGuard while it "
-                    "is used");
-}
-
-ATTZOO_API bool SelfAttentionParts::learns() const {
-  const auto any = [](const auto& layer) {
-    if (layer.is_empty()) return false;
-    const auto all = layer->parameters();
-    return std::any_of(all.begin(), all.end(), [](const auto& p) { return p.requires_grad(); });
-  };
-  return any(w_q) || any(w_k) || any(w_v) || any(w_o) || any(norm_q) || any(norm_k) || any(w_g) ||
-         (sinks.defined() && sinks.requires_grad());
+  check_no_gradients(name_, mode.module, x);
 }
 
 ATTZOO_API AttentionResult SelfAttentionParts::attend(const Heads& heads,
@@ -279,6 +279,8 @@ ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
     check_tokens(t, name_, argument, input_dim_, w_q->weight);
   };
   check(x, "x");
+  TORCH_CHECK_VALUE(!inputs.cache.defined() || !inputs.context.defined(), name_,
+                    ": a cache has no meaning with a context");
   TORCH_CHECK_VALUE(takes_.global_attention || !inputs.global_attention.defined(), name_,
                     ": global_attention has no meaning here; LongformerSelfAttention takes it");
   if (inputs.global_attention.defined()) check_global(x, inputs);
@@ -302,6 +304,8 @@ ATTZOO_API void SelfAttentionParts::check_inputs(const torch::Tensor& x,
   TORCH_CHECK_VALUE(!settings_.sliding_window || mode.causal, name_,
                     ": a sliding_window is for causal attention; set causal");
   if (rope_) check_position_offset(inputs.position_offset, name_);
+  TORCH_CHECK_VALUE(rope_ || inputs.position_offset == 0, name_,
+                    ": position_offset has no meaning without rope, got ", inputs.position_offset);
   if (inputs.positions.defined()) check_positions(x, inputs);
 }
 
@@ -350,8 +354,18 @@ ATTZOO_API AttentionResult attend(const Heads& heads, const AttentionInputs& inp
                                   AnyMask pattern, AnyScore score, const AttentionOptions& how) {
   TORCH_CHECK_VALUE(
       !heads.past || heads.past->offset == 0 || (!pattern.is_raw() && !score.is_raw()),
-      "with a cache, a mechanism's callables count queries among the keys: "
-      "mask_mod(f, aligned) and score_mod(f, aligned)");
+      "with a cache, a mechanism's callables count queries among the keys, mask_mod(f, aligned), "
+      "or in their documents, mask_mod(f, in_document); score_mod likewise");
+  if (pattern.asks_places() || score.asks_places()) {
+    // Those of padding are of no use, and not negative: tables may be indexed by them.
+    const auto places = heads.packing.defined() ? heads.packing.position
+                        : heads.past            ? heads.past->places().clamp_min(0)
+                                                : torch::Tensor();
+    if (places.defined()) {
+      pattern = pattern.placed(places);
+      score = score.placed(places);
+    }
+  }
   if (is_causal) pattern = pattern && CausalMask();
   if (heads.packing.defined()) pattern = pattern && DocumentsMask{{.ids = heads.packing.run}};
   if (inputs.mask.defined()) {

@@ -31,6 +31,9 @@ class Rope {
   /// How; null if it is off.
   const RopeOptions* options() const { return options_ ? &*options_ : nullptr; }
 
+  /// Whether both turn by the same angles.
+  ATTZOO_API friend bool operator==(const Rope& a, const Rope& b);
+
  private:
   std::optional<RopeOptions> options_;
 };

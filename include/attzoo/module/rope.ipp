@@ -17,6 +17,14 @@ ATTZOO_API std::ostream& operator<<(std::ostream& stream, const Rope& rope) {
   return is_plain ? stream << "true" : stream << *o;
 }
 
+ATTZOO_API bool operator==(const Rope& a, const Rope& b) {
+  const auto *x = a.options(), *y = b.options();
+  if (!x || !y) return x == y;
+  return x->base == y->base && x->position_offset == y->position_offset &&
+         x->positions.is_same(y->positions) && x->pairs == y->pairs &&
+         x->dimensions == y->dimensions && x->scaling == y->scaling;
+}
+
 namespace core {
 
 ATTZOO_API std::optional<RopePlan> plan_rope(const Rope& rope, int64_t head_dim,

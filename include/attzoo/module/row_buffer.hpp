@@ -22,6 +22,11 @@ struct Keeps {
   /// Which of a cache's tensors, bool, says of tokens that they are never forgotten; -1: none. The
   /// base sets it where there are global tokens.
   int pinned = -1;
+
+  /// Whether it does without the oldest tokens of a sequence without end. A reach beyond all that
+  /// the kernels count to is all.
+  bool forgets() const { return reach < int64_t{1} << 31; }
+  bool operator==(const Keeps&) const = default;
 };
 
 namespace core {
@@ -46,6 +51,8 @@ class RowBuffer {
  public:
   /// `like`: one tensor [B, heads, 0, features] of each kind.
   RowBuffer(std::vector<torch::Tensor> like, int64_t capacity, const Keeps& keeps);
+  /// How many rows it takes memory for.
+  static int64_t rows_for(int64_t capacity, const Keeps& keeps);
 
   /// What the appended rows are read together with.
   struct View {

@@ -12,17 +12,21 @@
 namespace attzoo::core {
 
 // Twice the rows that are needed, so that they move once for as many appended ones.
+ATTZOO_API int64_t RowBuffer::rows_for(int64_t capacity, const Keeps& keeps) {
+  return keeps.reach >= capacity ? capacity
+                                 : std::min(capacity, 2 * (keeps.reach + kTakenBack) + keeps.unit);
+}
+
 ATTZOO_API RowBuffer::RowBuffer(std::vector<torch::Tensor> like, int64_t capacity,
                                 const Keeps& keeps)
     : memory_(std::move(like)),
       keeps_(keeps),
       pinned_(torch::empty({0}, memory_[0].options().dtype(torch::kInt64))) {
-  take_memory(keeps.reach >= capacity
-                  ? capacity
-                  : std::min(capacity, 2 * (keeps.reach + kTakenBack) + keeps.unit));
+  take_memory(rows_for(capacity, keeps));
 }
 
 ATTZOO_API void RowBuffer::take_memory(int64_t rows) {
+  const c10::InferenceMode no_inference(false);  // so that it may be written outside of that, too
   size_ = rows;
   for (auto& t : memory_) t = t.new_empty({t.size(0), t.size(1), rows, t.size(3)});
 }
@@ -121,10 +125,8 @@ ATTZOO_API void RowBuffer::reorder(const torch::Tensor& order) {
 
 ATTZOO_API RowBuffer RowBuffer::clone() const {
   auto copy = *this;
-  for (size_t i = 0; i < memory_.size(); ++i) {
-    copy.memory_[i] = torch::empty_like(memory_[i]);
-    copy.rows(i).copy_(rows(i));
-  }
+  copy.take_memory(size_);
+  for (size_t i = 0; i < memory_.size(); ++i) copy.rows(i).copy_(rows(i));
   return copy;
 }
 

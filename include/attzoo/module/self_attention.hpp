@@ -6,8 +6,10 @@
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/module/callable_module.hpp>
 #include <attzoo/module/parts.hpp>
+#include <attzoo/module/settled.hpp>
 
 #include <concepts>
+#include <optional>
 #include <utility>
 
 namespace attzoo {
@@ -48,10 +50,10 @@ CommonOptions common_options(const SelfAttentionOptions auto& o) {
 /// ```
 /// The base checks options and the inputs of a call, makes w_q, w_k, w_v and w_o, and handles
 /// masks, padding, causality, documents, a context and RoPE, and all else of SelfAttentionSettings.
-/// The mechanism gives its mask and its score modifier, may override `extra_repr(stream)` for
-/// options of its own, and says with `static constexpr TakenInputs kTakes` if it takes other inputs
-/// than most. tests/support/mechanism_contract.hpp (CMake target attzoo::testing) tests what all of
-/// them keep.
+/// The mechanism gives its mask and its score modifier, may override `extra_repr(stream)` and
+/// `check_own_options()` for options of its own, and says with `static constexpr TakenInputs
+/// kTakes` if it takes other inputs than most. tests/support/mechanism_contract.hpp (CMake target
+/// attzoo::testing) tests what all of them keep.
 template <class Derived, SelfAttentionOptions OptionsType>
 class SelfAttention : public core::CallableModule<Derived>, public core::SelfAttentionParts {
  public:
@@ -67,7 +69,10 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   }
 
   /// Makes the projections anew: Xavier uniform weights, zero biases and sinks, norms of 1.
-  void reset() override { make_projections(*this, options.bias); }
+  void reset() override {
+    if (!made_) made_ = options;
+    make_projections(*this, options.bias);
+  }
 
   /// Prints the mechanism with its options: `attzoo::Name(d_model=64, ...)`.
   void pretty_print(std::ostream& stream) const override {
@@ -84,11 +89,14 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   /// What the next tokens need of those before; see MakesCache and Cache.
   Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                    const CacheOptions& how = {}) const override {
+    check_options();
     return new_kv_cache(batch, capacity, how, keeps());
   }
 
-  /// As they were given, every default filled in. Each call reads `dropout` and `causal`, and what
-  /// the mechanism reads; what SelfAttentionSettings has is settled when the module is made.
+  /// As they were given, every default filled in. Each call reads `dropout`, `causal` and those of
+  /// the mechanism that its parameters do not depend on, as `window_size`. The others are settled
+  /// when the module is made, core::for_each_settled() has their names: changed later, they are an
+  /// error of the next call.
   Options options;
 
  protected:
@@ -100,10 +108,24 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
   /// Which tokens a cache must keep, where the pattern does not reach all of them.
   virtual Keeps keeps() const { return keeps_window(); }
 
-  /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
-  /// and k: SelfAttentionParts::project.
+  /// Throws c10::ValueError for options of the mechanism's own that are out of range: called by its
+  /// constructor, and by each call, since they may change.
+  virtual void check_own_options() const {}
+
+  /// What a new cache of this module begins with: SelfAttentionParts::new_cache_head.
+  core::CacheHead new_cache_head(int64_t batch, std::optional<int64_t> capacity,
+                                 const CacheOptions& how, bool unending) const {
+    check_options();
+    return SelfAttentionParts::new_cache_head(batch, capacity, how, unending);
+  }
+
+  /// Checks options and all inputs, projects x [B, L, input_dim] and the context, splits heads, and
+  /// rotates q and k: SelfAttentionParts::project.
   Heads project(const torch::Tensor& x, const AttentionInputs& in) {
-    return SelfAttentionParts::project(x, in, mode(in));
+    check_options();
+    auto how = mode(in);
+    if (in.cache.defined()) how.keeps = keeps();
+    return SelfAttentionParts::project(x, in, how);
   }
 
   /// Attention under the mechanism's own pattern and score, and all that the caller asked for:
@@ -126,8 +148,15 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
 
  private:
   core::CallMode mode(const AttentionInputs& in) const {
-    return {is_causal(in), this->is_training() && options.dropout > 0};
+    return {is_causal(in), this->is_training() && options.dropout > 0, *this};
   }
+  void check_options() const {
+    if (made_) core::check_settled(Derived::kName, *made_, options);
+    core::check_dropout(Derived::kName, options.dropout);
+    check_own_options();
+  }
+
+  std::optional<Options> made_;  // the options when the module was made
 };
 
 }  // namespace attzoo

@@ -14,7 +14,11 @@ namespace attzoo::core {
 /// What the caches of all mechanisms know: the padding before each sequence's first token.
 class TokenCache : public CacheState {
  public:
-  explicit TokenCache(const CacheHead& head) : CacheState(head) {}
+  explicit TokenCache(const CacheHead& head, const Keeps& keeps = {})
+      : CacheState(head), keeps_(keeps) {}
+
+  /// What the mechanism asked it to keep.
+  const Keeps& keeps() const { return keeps_; }
 
   /// Where the next L tokens stand. Throws c10::ValueError for padding behind a real token, for
   /// documents behind any token, and for global tokens behind forgotten ones.
@@ -31,12 +35,14 @@ class TokenCache : public CacheState {
   ATTZOO_API void reorder(const torch::Tensor& order) override;
 
  protected:
-  TokenCache(const TokenCache& other) : CacheState(other), padding_(other.padding_) {}
+  TokenCache(const TokenCache& other)
+      : CacheState(other), padding_(other.padding_), keeps_(other.keeps_) {}
   void count_change() { ++*changes_; }
 
   torch::Tensor padding_;  // int64 [B], tokens before the first real one; undefined: none
 
  private:
+  Keeps keeps_;
   std::shared_ptr<int64_t> changes_ = std::make_shared<int64_t>(0);
 };
 

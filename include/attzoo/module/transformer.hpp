@@ -47,7 +47,7 @@ class TransformerBlockImpl
                       ": attn must have input_dim == d_model for the residual, got input_dim=",
                       attn->input_dim(), " d_model=", d_model());
     this->settle(kName, d_model(), options);
-    register_layers();
+    this->make_layers();
   }
   /// Builds the attention, too.
   explicit TransformerBlockImpl(const Config& config)
@@ -57,6 +57,8 @@ class TransformerBlockImpl
   /// passed to the attention, which says what it throws. Throws c10::ValueError and c10::TypeError
   /// for an x of another shape, device, dtype or layout.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
+    this->check_call(x, inputs);
+    this->check_options(kName, options);
     core::check_tokens(x, kName, "x", d_model(), mlp_in->weight);
     const auto read = this->before_attention(x, options);
     auto result = attn->forward(read, inputs);

@@ -4,6 +4,8 @@
 /// copy and rebuild them.
 
 #include <attzoo/module/callable_module.hpp>
+#include <attzoo/module/checks.hpp>
+#include <attzoo/module/settled.hpp>
 
 #include <concepts>
 #include <memory>
@@ -139,8 +141,8 @@ torch::nn::ModuleHolder<M> build(const typename M::Config& config) {
   return torch::nn::ModuleHolder<M>(std::make_shared<M>(config));
 }
 
-/// Base of every wrapper. Held is WrapsOne or WrapsTwo; Derived has kName and register_layers(),
-/// which its constructor calls.
+/// Base of every wrapper. Held is WrapsOne or WrapsTwo; Derived has kName and register_layers().
+/// Its constructor calls make_layers(), its forward() begins with check_call().
 template <class Derived, class Held>
 class Wrapper : public CallableModule<Derived>, public Held {
  public:
@@ -170,6 +172,21 @@ class Wrapper : public CallableModule<Derived>, public Held {
 
   /// Registers the inner modules and makes the wrapper's own layers, in the order of the state.
   virtual void register_layers() = 0;
+  /// The same for a new wrapper, whose options are settled by this.
+  void make_layers() {
+    made_ = this->options;
+    register_layers();
+  }
+
+  /// Throws c10::ValueError for options that were settled and are others now, and for a cache where
+  /// something learns.
+  void check_call(const torch::Tensor& x, const AttentionInputs& inputs) const {
+    check_settled(Derived::kName, made_, this->options);
+    if (inputs.cache.defined()) check_no_gradients(Derived::kName, *this, x);
+  }
+
+ private:
+  decltype(Held::options) made_;  // the options when the module was made
 };
 
 }  // namespace core
