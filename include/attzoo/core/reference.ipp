@@ -24,7 +24,7 @@ ATTZOO_API torch::Tensor dropout_factor(const Dropout& dropout, const Grid& g,
   const auto row = kernel::dropout_row_key<TensorLane>(dropout.seed, g.b, g.h, g.q);
   const auto bits = kernel::dropout_bits<TensorLane>(row, g.kv);
   const auto keep = bits >= kernel::dropout_threshold(dropout.p);
-  return keep.t.to(dtype) / std::max(1.0 - dropout.p, std::numeric_limits<double>::min());
+  return keep.t.to(dtype) / (dropout.p < 1 ? 1 - dropout.p : 1);  // 1: none is kept
 }
 
 /// a [B, H, M, K] times b [B, Hkv, K, N], where heads of a share heads of b in groups of H / Hkv:
