@@ -7,7 +7,6 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
-#include <algorithm>
 #include <limits>
 #include <mutex>
 
@@ -67,7 +66,16 @@ ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& 
                                          const torch::Tensor& k, const Rule& rule) {
   const auto dtype = compute_dtype(q);
   const auto scores = grouped_matmul(q.to(dtype), k.to(dtype).transpose(-2, -1)) * rule.scale;
-  auto result = masked_softmax(rule.score.evaluate(scores, grid), rule.mask.evaluate(grid));
+  const auto allowed = rule.mask.evaluate(grid);
+  auto at = grid;
+  if (torch::GradMode::is_enabled() && !rule.score.is_identity()) {
+    torch::NoGradGuard no_grad;
+    at.without_weight = masked_softmax(rule.score.evaluate(scores, grid), allowed).weights == 0;
+  }
+  // Counted on the way in and on the way out, so that nothing but finite numbers, of derivatives of
+  // any order, leaves the modifier.
+  const auto modified = at.counted(rule.score.evaluate(at.counted(scores), at));
+  auto result = masked_softmax(modified, allowed);
   if (rule.dropout.p > 0) {
     result.weights = result.weights * dropout_factor(rule.dropout, grid, dtype);
   }
