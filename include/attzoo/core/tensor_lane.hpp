@@ -18,8 +18,8 @@
 namespace attzoo::core {
 
 #define ATTZOO_NO_PLAIN_NUMBER                                                                    \
-  "attzoo: a modifier works on whole tensors too: write auto for double (q / 2.0 is computed in " \
-  "double), and exp(s), tanh(s), pow(s, 2) without std::, attzoo's own functions"
+  "attzoo: write exp(s), tanh(s), pow(s, 2) without std:: in a modifier: attzoo's own functions " \
+  "are found; and write auto for double: q / 2.0 is computed in double"
 
 /// A tensor in the place of one number or truth value. A literal becomes a 0-dim tensor, which
 /// takes part in type promotion without widening: `20.0 * s` keeps the dtype of s.
