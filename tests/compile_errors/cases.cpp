@@ -3,7 +3,7 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
-#if CASE >= 23
+#if CASE >= 23 && CASE <= 24
 #include <attzoo/multi_head.hpp>
 #endif
 
@@ -16,7 +16,18 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
   const auto use = [&](const auto& modifier) { return attention(q, q, q, modifier).output; };
 #if CASE == 0
   const auto u = table(t);
-  return use(score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s + u(h, q - kv); }));
+  use((causal() & window(3, 0)) | ~prefix(4));
+  use(mask_mod([=](auto b, auto, auto q, auto kv) {
+    auto d = abs(q - kv);
+    d *= 2;
+    auto ok = d == 4;
+    ok |= ~(q > kv);
+    return ok && ~d < -b;
+  }));
+  return use(score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+    s += u(h, q - kv);
+    return s;
+  }));
 #elif CASE == 1   // CASE 1: four auto parameters
   return use(mask_mod([](auto b, auto h, auto q) { return q > b + h; }));
 #elif CASE == 2   // CASE 2: five auto parameters
@@ -70,5 +81,48 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
 #elif CASE == 24  // CASE 24: attention\(q, k, v\)
   MultiHeadSelfAttention attn(64, 8);
   return attn(q, q, q).output;
+#elif CASE == 25  // CASE 25: write abs\(x\) without std::
+  return use(mask_mod([](auto, auto, auto q, auto kv) { return std::abs(q - kv) < 8; }));
+#elif CASE == 26  // CASE 26: write auto ok = q == kv
+  return use(mask_mod([](auto, auto, auto q, auto kv) {
+    const bool ok = q == kv;
+    return ok;
+  }));
+#elif CASE == 27  // CASE 27: write auto d = q - kv
+  return use(mask_mod([](auto, auto, auto q, auto kv) {
+    const int64_t d = q - kv;
+    return d > 3;
+  }));
+#elif CASE == 28  // CASE 28: write auto for double
+  return use(
+      mask_mod([](auto, auto, auto q, auto kv) { return static_cast<double>(q) > 0.1 * kv; }));
+#elif CASE == 29  // CASE 29: write auto for double
+  return use(
+      mask_mod([](auto, auto, auto q, auto kv) { return static_cast<float>(q) > 0.1 * kv; }));
+#elif CASE == 30  // CASE 30: causal\(\) for causal
+  return attention(q, q, q, causal).output;
+#elif CASE == 31  // CASE 31: softcap\(30.0\) for softcap
+  return attention(q, q, q, causal(), softcap).output;
+#elif CASE == 32  // CASE 32: a whole number remains one
+  return use(mask_mod([](auto, auto, auto q, auto kv) {
+    auto d = q - kv;
+    d += 0.5;
+    return d > 3;
+  }));
+#elif CASE == 33  // CASE 33: what takes up a score begins with one
+  return use(score_mod([](auto s, auto, auto, auto q, auto) {
+    auto x = 0.1 * q;
+    x += s;
+    return x;
+  }));
+#elif CASE == 34  // CASE 34: a truth value takes &=, \|= and \^=
+  return use(mask_mod([](auto, auto h, auto q, auto kv) {
+    auto n = q > kv;
+    n += h == 1;
+    return n > 1;
+  }));
+#elif CASE == 35  // CASE 35: write !x
+  const auto u = table(t);
+  return use(mask_mod([=](auto, auto, auto q, auto) { return ~u(q); }));
 #endif
 }

@@ -121,6 +121,37 @@ TEST(Callables, FusedMasksAreTheEagerOnes) {
   check(mask_mod([](auto, auto h, auto q, auto kv) { return (kv + 1) * 2000000000 > h * q; }));
 }
 
+/// The pairs that a fused kernel lets attend: without scores, and with the unit vectors as values.
+template <class... Modifiers>
+torch::Tensor attending(const core::Shape& n, const Modifiers&... modifiers) {
+  const auto q = torch::zeros({n.B, n.H, n.L, 1}), k = torch::zeros({n.B, n.H, n.S, 1});
+  return attention(q, k, torch::eye(n.S).expand({n.B, n.H, n.S, n.S}), modifiers...).output != 0;
+}
+
+/// By one rounding where a CPU can, x * y + z would fall otherwise in a comparison. In a mask and
+/// in a score.
+#define EXPECT_SAME_PAIRS(...)                                                                  \
+  {                                                                                             \
+    const auto pairs = [](auto, auto, auto q, auto kv) { return __VA_ARGS__; };                 \
+    const auto score = [=](auto s, auto b, auto h, auto q, auto kv) {                           \
+      return where(pairs(b, h, q, kv), s, -INFINITY);                                           \
+    };                                                                                          \
+    const auto want = create_mask(mask_mod(pairs), 1, 1, n.L, n.S).expand({1, 1, n.L, n.S});    \
+    EXPECT_TRUE(torch::equal(attending(n, mask_mod(pairs)), want)) << #__VA_ARGS__;             \
+    EXPECT_TRUE(torch::equal(attending(n, score_mod(score)), want)) << #__VA_ARGS__;            \
+    const auto few = create_mask(mask_mod(pairs), 1, 1, 3, n.S).expand({1, 1, 3, n.S});         \
+    EXPECT_TRUE(torch::equal(attending({1, 1, 3, n.S}, mask_mod(pairs)), few)) << #__VA_ARGS__; \
+  }
+TEST(Callables, ComparisonsFallTheSameWayInEveryForm) {
+  const core::Shape n{1, 1, 128, 128};
+  EXPECT_SAME_PAIRS(0.1 * q > 0.3 * kv - 2.0);
+  EXPECT_SAME_PAIRS(0.1 * q - 0.3 * kv > -2.0);
+  EXPECT_SAME_PAIRS(-(0.1 * kv) + 0.1 <= 0.1 * (1 - q));
+  EXPECT_SAME_PAIRS(floor(0.1 * q + 0.1 * kv) == floor(0.1 * (q + kv)) &&
+                    q / 49.0 > kv / 49.0 - 0.1);
+}
+#undef EXPECT_SAME_PAIRS
+
 /// A score by its tensor form, and its derivative by autograd, must be what its kernel forms say.
 template <class Score>
 void expect_score_forms_agree(const Score& score, const std::string& what) {
@@ -175,6 +206,162 @@ void expect_fused_is_eager(const Score& score, const std::string& what,
         << what << ", result " << i << ": "
         << (got[i] - want[i]).abs().max().template item<double>();
   }
+}
+
+TEST(Callables, AssignmentsAreTheSameInAllForms) {
+  const core::Shape n{2, 3, 37, 53};
+  const auto doc = table(torch::arange(2 * 53).view({2, 53}).floor_divide(9) * (int64_t{1} << 40));
+  const auto check = [&](const auto& f, const std::string& what) {
+    expect_forms_agree(mask_mod(f), n, what);
+  };
+  check(
+      [](auto, auto, auto q, auto kv) {
+        auto d = q - kv;
+        d *= 2;
+        d += 3 * q;
+        d -= 1;
+        d /= 3;
+        d %= 7;
+        return d == 1;
+      },
+      "numbers");
+  check(
+      [](auto, auto h, auto q, auto kv) {
+        auto d = q;
+        d <<= 3;
+        d ^= kv;
+        d |= 5;
+        d &= ~h;
+        d >>= 1;
+        d = d + 1;
+        return d % 5 == 2 || ~d == -9;
+      },
+      "bits");
+  check(
+      [](auto b, auto h, auto q, auto kv) {
+        auto m = q > kv;
+        m &= h != 1;
+        m |= b == 1;
+        m ^= kv % 3 == 0;
+        m = ~m;
+        return m || ~(q == kv) == false || ~(min(q > kv, h == 1)) == -2;
+      },
+      "truth values");
+  check(
+      [](auto, auto, auto q, auto kv) {
+        auto x = 0.1 * q;
+        x += 0.3 * kv;
+        x *= 2;
+        x -= q;
+        x /= 7;
+        x = x + 1;
+        return x > 0.4;
+      },
+      "floating numbers");
+  check(
+      [=](auto b, auto, auto q, auto kv) {
+        auto e = doc(b, q);
+        e -= doc(b, kv);
+        e *= 2;
+        e += 1 + q;
+        e %= 1000003;
+        auto x = doc(b, kv);
+        x /= 2.5;
+        x = x - 1;
+        return e > 3 && x > 0;
+      },
+      "entries");
+  const auto learnt = torch::randn({2, 48}, torch::kFloat64).requires_grad_();
+  const auto t = table(learnt);
+  expect_fused_is_eager(score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+                          auto d = q - kv;
+                          d += 23;
+                          auto e = t(h, d);
+                          e *= 0.5;
+                          e += tanh(t(h, kv));
+                          s += e;
+                          s *= 1.5;
+                          s -= 0.1 * abs(q - kv);
+                          s /= 2;
+                          return s;
+                        }),
+                        "scores", {learnt});
+  // What the kernel's types cannot hold is found before it runs.
+  const auto q = torch::randn({1, 1, 40, 4});
+  const auto grow = mask_mod([](auto, auto, auto q, auto kv) {
+    auto d = q * kv;
+    d *= 1000003;
+    return d % 7 == 0;
+  });
+  expect_error([&] { attention(q, q, q, grow); }, {"mask_mod", "2^30", "auto e = d * 2"});
+}
+
+/// A pair of weight 0 has gradient 0, and what where() left out changes nothing, whatever the
+/// derivative.
+TEST(Callables, InfiniteScoresHaveFiniteGradients) {
+  const double inf = std::numeric_limits<double>::infinity();
+  torch::manual_seed(9);
+  const auto hidden = torch::rand({19, 23}) < 0.3;
+  const auto bias = torch::zeros({19, 23}, torch::kFloat64).masked_fill(hidden, -inf);
+  const auto scale = (torch::rand({2}, torch::kFloat64) + 1).requires_grad_();
+  const auto t = table(scale);
+  const auto check = [&](const auto& score, const std::string& what) {
+    expect_fused_is_eager(score, what, {scale});
+  };
+  const auto add = bias_tensor(bias);
+  const auto learn = score_mod([=](auto s, auto, auto h, auto, auto) { return s * t(h); });
+  check(learn + add + softcap(30), "bias, softcap");
+  check(learn + add + score_mod([](auto s, auto, auto, auto, auto) { return s * 2.0; }), "times 2");
+  check(learn + add + score_mod([](auto s, auto, auto, auto, auto) { return s / 3 + 1; }), "by 3");
+  check(add + learn, "times an entry");
+  check(learn + add + alibi(scale) + softcap(3), "alibi");
+  check(add + score_mod([=](auto s, auto, auto h, auto, auto) {
+          return s * exp(t(h)) / (1 + t(h)) - abs(s) * t(h);
+        }),
+        "an entry's functions");
+  check(add + learn + score_mod([](auto s, auto, auto, auto, auto) { return -exp(-s); }), "exp");
+  check(add + learn + score_mod([](auto s, auto, auto, auto, auto) { return -s * s * 0.1; }),
+        "square");
+  const auto within = score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+    return where(q >= kv - 2, s * t(h), -INFINITY);
+  });
+  check(within + softcap(30), "where, softcap");
+  check(within + score_mod([](auto s, auto, auto, auto, auto) { return max(s * 2, -5) + exp(s); }),
+        "max and exp");
+  check(within + score_mod([](auto s, auto, auto, auto, auto) { return 1 / (1 + exp(-s)); }),
+        "sigmoid by hand");
+  check(score_mod([=](auto s, auto, auto h, auto, auto kv) {
+          return sqrt(where(kv % 2 == 0, s * s * t(h), 0.0)) +
+                 pow(where(kv % 3 == 0, abs(s), 0), 0.5);
+        }),
+        "roots of what where() left out");
+  check(
+      score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s * t(h) * log(q - kv + 5); }),
+      "what causal() hides");
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    const auto x = torch::randn({2, 2, 80, 16}).to(dtype).requires_grad_();
+    const auto some = torch::zeros({80, 80}).masked_fill(torch::rand({80, 80}) < 0.3, -inf);
+    const auto r = attention(
+        x, x, x, causal(),
+        bias_tensor(some) + learn +
+            score_mod([](auto s, auto, auto, auto, auto) { return where(s > -1, s, -exp(-s)); }));
+    for (const auto& g : torch::autograd::grad({r.output.sin().sum()}, {x, scale})) {
+      EXPECT_TRUE(g.isfinite().all().item<bool>()) << dtype;
+    }
+  }
+  auto q = torch::randn({1, 2, 4, 3}, torch::kFloat64).requires_grad_();
+  auto slope = scale.detach().clone().requires_grad_();
+  const auto second = [&] {
+    const auto u = table(slope);
+    const auto r = attention(q, q, q, causal(),
+                             bias_tensor(bias.slice(0, 0, 4).slice(1, 0, 4)) +
+                                 score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+                                   return -exp(-s) * u(h) + log(q - kv + 1);
+                                 }));
+    return r.output.square().sum();
+  };
+  gradcheck(second, {q, slope}, "scores of -inf");
+  gradgradcheck(second, {q, slope}, "scores of -inf");
 }
 
 #define EXPECT_SCORE(...)                                                                        \
@@ -411,6 +598,37 @@ TEST(Table, ScoresLearnTheirEntries) {
         "a chain", {bias, scale, narrow});
 }
 
+/// Whatever an index is computed of: entries alone, truth values, scores and constants chosen by
+/// them.
+TEST(Table, ScoresLearnAtAnyIndex) {
+  torch::manual_seed(6);
+  const auto learnt = torch::randn({23}, torch::kFloat64).requires_grad_(),
+             others = torch::randn({5, 23}, torch::kFloat64).requires_grad_();
+  const auto types = torch::randint(5, {23}), order = torch::randperm(23);
+  const auto l = table(learnt), m = table(others), type = table(types), next = table(order),
+             real = table(torch::randn({23}, torch::kFloat64)), flag = table(types > 2);
+  const auto check = [&](const auto& score, const std::string& what) {
+    expect_fused_is_eager(score, what, {learnt, others});
+  };
+#define EXPECT_LEARNS(...)                                                                       \
+  check(score_mod([=]([[maybe_unused]] auto s, [[maybe_unused]] auto b, [[maybe_unused]] auto h, \
+                      [[maybe_unused]] auto q,                                                   \
+                      [[maybe_unused]] auto kv) { return s + __VA_ARGS__ + m(h, 3); }),          \
+        #__VA_ARGS__)
+  EXPECT_LEARNS(l(type(kv)));
+  EXPECT_LEARNS(l(type(kv)) * l(next(next(q))) + m(type(q), next(kv)) * m(type(next(q)), 4));
+  EXPECT_LEARNS(l(abs(type(kv) - 3)) * 2 + l(min(type(kv), 2)) + m(max(type(kv), type(q)), 0 * q));
+  EXPECT_LEARNS(l(clamp(next(kv) - 2, 0, 9)) - m(1, type(kv) % 3) * l(next(kv) / 2) +
+                l(-(-type(q))));
+  EXPECT_LEARNS(l(where(q > kv, type(kv), 7)) * 0.5 +
+                l(where(type(q) == 2, 1, 0)) * tanh(l(flag(kv))));
+  EXPECT_LEARNS(l(q > kv) + l(type(q) == type(kv)) * l(real(kv) > 0.1) + m(!flag(q), h || b));
+  EXPECT_LEARNS(l(0.1 * q > 0.3) + l(where(exp(real(kv)) > 1, 4, 5)) * l(s > 0) +
+                l(q > 2 && s < 1));
+  EXPECT_LEARNS(l(~(q > kv)) * 3 + l((q & 3) ^ 1) + l(where(real(q) > 0, 1.5, 0.5) > 1));
+#undef EXPECT_LEARNS
+}
+
 TEST(Table, GradientsByFiniteDifferences) {
   torch::manual_seed(4);
   auto q = torch::randn({1, 2, 5, 4}, torch::kFloat64).requires_grad_();
@@ -483,7 +701,8 @@ TEST(Table, Errors) {
   };
   out_of_range(mask_mod([=](auto, auto, auto q, auto kv) { return t(q - kv) == 0; }),
                {"[0, 6)", "-5"});
-  out_of_range(mask_mod([=](auto, auto, auto q, auto) { return t(q + 1) == 0; }), {"[0, 6)", "6"});
+  out_of_range(mask_mod([=](auto, auto, auto q, auto) { return t(q + 1) == 0; }),
+               {"[0, 6)", "6", "pairs that a mask forbids count", "clamp(i, 0, 5)"});
   out_of_range(mask_mod([=](auto b, auto, auto, auto kv) { return wide(b + 1, kv) == 0; }),
                {"index 0", "[0, 2)", "2"});
   out_of_range(mask_mod([=](auto, auto, auto q, auto kv) {

@@ -126,6 +126,13 @@ TEST(Chunked, ScoresThatLearn) {
   expect_the_reference(window(20, 3), alibi(slopes) + softcap(2.0), {slopes}, n, "alibi");
   expect_the_reference(window(20, 3), bias_tensor(bias.unsqueeze(0)), {bias}, n, "bias");
   expect_the_reference(dilated(3), relative_bias(rows), {rows}, n, "relative bias");
+  const auto hidden = torch::zeros({n.L, n.S}, torch::kFloat64)
+                          .masked_fill(torch::rand({n.L, n.S}) < 0.3, -INFINITY);
+  expect_the_reference(
+      window(20, 3),
+      bias_tensor(hidden.view({1, 1, n.L, n.S})) + alibi(slopes) +
+          score_mod([=](auto s, auto, auto, auto, auto kv) { return -exp(-s) * by_distance(kv); }),
+      {slopes, row}, n, "scores of -inf");
   expect_the_reference(dilated(2) && window(9, 9),
                        score_mod([=](auto s, auto, auto, auto q, auto kv) {
                          return s + by_distance(kv - q + shift);

@@ -190,13 +190,41 @@ TEST(Attention, DropoutIsRepeatableAndHonest) {
       torch::allclose(r.output, torch::matmul(w, p.v.repeat_interleave(2, 1)), 1e-10, 1e-12));
   EXPECT_TRUE(torch::equal(attention(p.q, p.k, p.v, full(), {}, {.dropout = 0.0, .seed = 7}).output,
                            attention(p.q, p.k, p.v).output));
-  EXPECT_TRUE(
-      (attention(p.q, p.k, p.v, full(), {}, {.dropout = 1.0}).output == 0).all().item<bool>());
   // Rows, columns, heads and batches are dropped independently of each other.
   const auto dropped = (w == 0).to(torch::kFloat64) - 0.25;
   for (int64_t d = 0; d < 4; ++d) {
     const auto other = dropped.roll(1, d);
     EXPECT_NEAR((dropped * other).mean().item<double>(), 0, 0.01) << d;
+  }
+}
+
+/// 1 is in the range: all are dropped, and nothing is divided by what was kept.
+TEST(Attention, DropoutOfEverythingIsZero) {
+  for (const auto dtype : {torch::kFloat64, torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
+    for (const int64_t length : {2, 40}) {
+      const auto leaf = [&](int64_t n) {
+        return torch::randn({1, 2, n, 8}).to(dtype).requires_grad_();
+      };
+      const auto q = leaf(length), k = leaf(50), v = leaf(50);
+      const auto run = [&] {
+        const auto r = attention(q, k, v, causal(), softcap(3), {.dropout = 1.0});
+        const auto first = torch::autograd::grad({r.output.sum() + r.weights.tensor().sum()},
+                                                 {q, k, v}, {}, true, /*create_graph=*/true);
+        auto all = torch::autograd::grad({first[0].sum() + first[1].sum() + first[2].sum()},
+                                         {q, k, v}, {}, true, false, /*allow_unused=*/true);
+        all.insert(all.end(), first.begin(), first.end());
+        all.insert(all.end(), {r.output, r.weights});
+        const auto plain = torch::autograd::grad(
+            {attention(q, k, v, causal(), softcap(3), {.dropout = 1.0}).output.sum()}, {q, k, v});
+        all.insert(all.end(), plain.begin(), plain.end());
+        for (const auto& t : all) {
+          EXPECT_TRUE(!t.defined() || (t == 0).all().item<bool>()) << dtype << " " << length;
+        }
+      };
+      run();
+      const EagerReferenceGuard eager;
+      run();
+    }
   }
 }
 

@@ -249,6 +249,39 @@ TEST(Scores, ChainsMultiplyTheirSlopes) {
   }
 }
 
+/// The slope of a score at s, of a query.
+template <class T>
+T slope_at(const AnyScore<T>& score, T s, int query) {
+  const std::vector<int> q(16, query);
+  std::vector<T> scores(16, s), slopes(16, 1);
+  const TilePosition t{0, 0, q.data(), 16, 0, 1, 1, true};
+  score.score.modify(score.score.self.get(), t, scores.data(), slopes.data());
+  return slopes[7];
+}
+
+/// What does not change changes nothing: neither a constant beside a score of -inf, nor what
+/// where() left out.
+template <class T>
+void check_slopes_at_infinity() {
+  const T inf = std::numeric_limits<T>::infinity();
+  const auto times =
+      score_of<T>(CallableScore{[](auto s, auto, auto, auto, auto) { return s * 3.0 / 2 - 1; }, 0});
+  EXPECT_NEAR(slope_at(times, -inf, 0), 1.5, 1e-6);
+  EXPECT_NEAR(slope_at(score_of<T>(Softcap{30}), -inf, 0), 0, 1e-6);
+  const auto left_out = score_of<T>(CallableScore{
+      [](auto s, auto, auto, auto q, auto) { return where(q == 0, s, -INFINITY); }, 0});
+  const auto sigmoid_by_hand = score_of<T>(
+      CallableScore{[](auto s, auto, auto, auto, auto) { return 1 / (1 + exp(-s)); }, 0});
+  for (const auto& then : {times, score_of<T>(Softcap{30}), sigmoid_by_hand}) {
+    EXPECT_EQ(slope_at(left_out + then, T(2), 1), 0);
+    EXPECT_NEAR(slope_at(left_out + then, T(2), 0), slope_at(then, T(2), 0), 1e-6);
+  }
+}
+TEST(Scores, ConstantsHaveNoPartInSlopes) {
+  check_slopes_at_infinity<float>();
+  check_slopes_at_infinity<double>();
+}
+
 /// A chain's tensors are numbered in order, also where one has nothing to add.
 TEST(Scores, ChainsCollectInOrder) {
   int q[16];

@@ -331,8 +331,21 @@ TYPED_TEST_P(MechanismContract, DropoutDropsTheSameEverywhere) {
   if (!m->w_g.is_empty()) joined = joined * torch::sigmoid(m->w_g(x));
   EXPECT_TRUE(torch::allclose(first.output, m->w_o(joined), 1e-10, 1e-12));
   m->eval();
-  options.dropout = 0;
   EXPECT_TRUE(torch::equal(m(x).output, m(x).output));
+  // All of them, down to the gradient.
+  options.dropout = 1;
+  for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
+    typename TestFixture::Module none(options);
+    none->to(dtype);
+    auto tokens = this->tokens(2, 64, dtype).requires_grad_();
+    const auto r = none(tokens);
+    const auto weights = torch::Tensor(r.weights);
+    EXPECT_TRUE((weights == 0).all().template item<bool>());
+    EXPECT_TRUE(torch::equal(r.output, none->w_o(torch::zeros_like(joined, dtype))));
+    const auto grad =
+        torch::autograd::grad({r.output.sum() + weights.sum()}, {tokens}, {}, true, false, true)[0];
+    EXPECT_TRUE(!grad.defined() || (grad == 0).all().template item<bool>());
+  }
 }
 
 TYPED_TEST_P(MechanismContract, RotaryPositions) {

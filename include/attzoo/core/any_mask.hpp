@@ -159,6 +159,19 @@ template <MaskMod A>
 AnyMask operator!(A a) {
   return NotMask{std::move(a)};
 }
+// As of bool tensors.
+template <MaskMod A, MaskMod B>
+AnyMask operator&(A a, B b) {
+  return all_of(std::move(a), std::move(b));
+}
+template <MaskMod A, MaskMod B>
+AnyMask operator|(A a, B b) {
+  return any_of(std::move(a), std::move(b));
+}
+template <MaskMod A>
+AnyMask operator~(A a) {
+  return NotMask{std::move(a)};
+}
 
 /// How each tile of 64 x 64 pairs is covered by a mask, made once (block_mask()).
 struct BlockMask {
@@ -191,6 +204,9 @@ namespace attzoo {
 using core::operator&&;
 using core::operator||;
 using core::operator!;
+using core::operator&;
+using core::operator|;
+using core::operator~;
 }  // namespace attzoo
 
 #ifndef ATTZOO_COMPILED

@@ -150,7 +150,7 @@ struct ChainScore {
   AnyScore placed(const torch::Tensor& places) const;
   bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return b.evaluate(a.evaluate(s, g), g);
+    return b.evaluate(g.counted(a.evaluate(s, g)), g);
   }
 };
 

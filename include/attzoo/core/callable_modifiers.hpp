@@ -53,7 +53,7 @@ struct ScoreFunction : ScoreCallable<F> {
       : f(std::move(callable)), aligned(q_among_keys), learning(std::move(tables)) {}
   void check(const Shape& n, const torch::Device& device) const {
     check_callable(f, n, device, aligned, [&](const Grid& g) {
-      call(torch::zeros({1, 1, 1, 1}, torch::dtype(torch::kFloat32).device(device)), g);
+      call(f, torch::zeros({1, 1, 1, 1}, torch::dtype(torch::kFloat32).device(device)), g);
     });
   }
   bool is_raw() const { return !aligned; }
@@ -62,7 +62,10 @@ struct ScoreFunction : ScoreCallable<F> {
     if constexpr (kHoldsTables) out.push_back({learning, {-1, -1, -1, -1}});
   }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return call(s, g).to(s.scalar_type()).expand_as(s);
+    const auto result = g.without_weight.defined() && kHoldsTables
+                            ? call(copy_with_tables(f, [&](Table& t) { t.look_up_on(g); }), s, g)
+                            : call(f, s, g);
+    return result.to(s.scalar_type()).expand_as(s);
   }
   ScoreFunction resolve(const Shape&) const {
     if constexpr (!kHoldsTables) return *this;
@@ -90,9 +93,9 @@ struct ScoreFunction : ScoreCallable<F> {
   /// A callable without captures holds no table.
   static constexpr bool kHoldsTables = kernel::kTensors<kernel::CallableScore<F>> != 0;
 
-  torch::Tensor call(const torch::Tensor& s, const Grid& g) const {
-    return TensorLane(f(TensorLane(s), TensorLane(g.b), TensorLane(g.h),
-                        TensorLane(aligned ? g.aligned_q() : g.q), TensorLane(g.kv)))
+  torch::Tensor call(const F& with, const torch::Tensor& s, const Grid& g) const {
+    return TensorLane(with(TensorLane(s), TensorLane(g.b), TensorLane(g.h),
+                           TensorLane(aligned ? g.aligned_q() : g.q), TensorLane(g.kv)))
         .t;
   }
 };

@@ -32,7 +32,8 @@ struct MaskCallable {
   static constexpr bool kFour = kTakes<F, kGeneric<F>, L, L, L, L>;
   static_assert(kFour,
                 "attzoo::mask_mod: write the callable with four auto parameters, "
-                "[=](auto b, auto h, auto q, auto kv) { return ...; }");
+                "[=](auto b, auto h, auto q, auto kv) { return ...; }, auto alone for what you do "
+                "not use");
   static constexpr bool returns_truth() {
     if constexpr (kFour) {
       using R = ResultOf<F, L, L, L, L>;
@@ -52,9 +53,11 @@ template <class F>
 struct ScoreCallable {
   using L = TensorLane;
   static constexpr bool kFive = kTakes<F, kGeneric<F>, L, L, L, L, L>;
-  static_assert(kFive,
-                "attzoo::score_mod: write the callable with five auto parameters, "
-                "[=](auto s, auto b, auto h, auto q, auto kv) { return ...; }");
+  static_assert(
+      kFive,
+      "attzoo::score_mod: write the callable with five auto parameters, "
+      "[=](auto s, auto b, auto h, auto q, auto kv) { return ...; }, auto alone for what you do "
+      "not use");
   static constexpr bool returns_score() {
     if constexpr (kFive) {
       using R = ResultOf<F, L, L, L, L, L>;

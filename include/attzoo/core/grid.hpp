@@ -44,7 +44,8 @@ class Places {
 struct Grid {
   Shape shape;
   Places rows, columns;
-  torch::Tensor b, h, q, kv;  // [B,1,1,1] [1,H,1,1] [1,1,rows,1] [1,1,1,columns], int64
+  torch::Tensor b, h, q, kv;          // [B,1,1,1] [1,H,1,1] [1,1,rows,1] [1,1,1,columns], int64
+  torch::Tensor without_weight = {};  // bool [B, H, rows, columns]; undefined: nobody asks
 
   Grid(const Shape& n, Places rows, Places columns);
   /// The queries [begin, end) and all keys.
@@ -57,6 +58,12 @@ struct Grid {
   /// This part of a tensor [.., L or 1, S or 1].
   torch::Tensor of(const torch::Tensor& t) const {
     return columns.broadcast(rows.broadcast(t, 2), 3);
+  }
+  /// x, and no gradient of it where a pair has weight 0: its score is -inf or far below others, and
+  /// its derivative may be infinite or NaN.
+  torch::Tensor counted(const torch::Tensor& x) const {
+    if (!without_weight.defined() || !x.requires_grad()) return x;
+    return torch::where(without_weight, x.detach(), x);
   }
 };
 

@@ -8,7 +8,6 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
-#include <algorithm>
 #include <limits>
 #include <mutex>
 
@@ -25,7 +24,7 @@ ATTZOO_API torch::Tensor dropout_factor(const Dropout& dropout, const Grid& g,
   const auto row = kernel::dropout_row_key<TensorLane>(dropout.seed, g.b, g.h, g.q);
   const auto bits = kernel::dropout_bits<TensorLane>(row, g.kv);
   const auto keep = bits >= kernel::dropout_threshold(dropout.p);
-  return keep.t.to(dtype) / std::max(1.0 - dropout.p, std::numeric_limits<double>::min());
+  return keep.t.to(dtype) / (dropout.p < 1 ? 1 - dropout.p : 1);  // 1: none is kept
 }
 
 ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
@@ -57,7 +56,15 @@ ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& 
   const auto dtype = compute_dtype(q);
   const auto allowed = rule.mask.evaluate(grid);
   const auto scores = pair_products(q.to(dtype), k.to(dtype), allowed) * rule.scale;
-  auto result = masked_softmax(rule.score.evaluate(scores, grid), allowed);
+  auto at = grid;
+  if (torch::GradMode::is_enabled() && !rule.score.is_identity()) {
+    torch::NoGradGuard no_grad;
+    at.without_weight = masked_softmax(rule.score.evaluate(scores, grid), allowed).weights == 0;
+  }
+  // Counted on the way in and on the way out, so that nothing but finite numbers, of derivatives of
+  // any order, leaves the modifier.
+  const auto modified = at.counted(rule.score.evaluate(at.counted(scores), at));
+  auto result = masked_softmax(modified, allowed);
   if (rule.dropout.p > 0) {
     result.weights = result.weights * dropout_factor(rule.dropout, grid, dtype);
   }

@@ -7,7 +7,7 @@
 /// problem by copying it, nothing that it shares with others changes, and it may run on any number
 /// of threads at once.
 
-#include <attzoo/core/checks.hpp>
+#include <attzoo/core/grid.hpp>
 #include <attzoo/core/interval.hpp>
 #include <attzoo/core/tensor_lane.hpp>
 #include <attzoo/kernel/lane.hpp>
@@ -32,7 +32,11 @@ class Table {
  public:
   explicit Table(torch::Tensor tensor) : tensor_(std::move(tensor)) {}
   Table(const Table& other)
-      : tensor_(other.tensor_), data_(other.data_), view_(other.view_), visited_(other.visited_) {
+      : tensor_(other.tensor_),
+        data_(other.data_),
+        view_(other.view_),
+        grid_(other.grid_),
+        visited_(other.visited_) {
     if (visitor() && *visitor()) (*visitor())(*this);
   }
   Table(Table&&) = default;
@@ -71,6 +75,9 @@ class Table {
   /// Makes the table readable for the kernel.
   void bind();
   void mark() { visited_ = true; }
+  /// Makes the gradients of entries end where those of scores do (Grid::counted). The grid must
+  /// outlive the table's use.
+  void look_up_on(const Grid& grid) { grid_ = &grid; }
 
   /// Whether all that `use` reads lies within; throws where the indices do not suit the table at
   /// all.
@@ -98,6 +105,7 @@ class Table {
   torch::Tensor tensor_;
   torch::Tensor data_;  // what view_ points into
   kernel::TableView view_;
+  const Grid* grid_ = nullptr;
   bool visited_ = false;
 };
 

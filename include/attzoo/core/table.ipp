@@ -25,23 +25,26 @@ ATTZOO_API TensorLane Table::gather(const std::vector<TensorLane>& index) const 
       const int64_t low = place.min().item<int64_t>(), high = place.max().item<int64_t>();
       TORCH_CHECK_INDEX(low >= 0 && high < tensor_.size(d), "table: index ", d, " must lie in [0, ",
                         tensor_.size(d), ") of the tensor ", tensor_.sizes(), ", got ",
-                        low < 0 ? low : high);
+                        low < 0 ? low : high,
+                        "; pairs that a mask forbids count too: write clamp(i, 0, ",
+                        tensor_.size(d) - 1, ") for an index i");
     }
     places.push_back(place);
   }
-  return {torch::index(tensor_, places).to(torch::kFloat64), is_whole()};
+  const auto entries = torch::index(tensor_, places).to(torch::kFloat64);
+  return {grid_ ? grid_->counted(entries) : entries, is_whole()};
 }
 
 ATTZOO_API Interval Table::note(std::vector<Interval> index) const {
   if (uses()) uses()->push_back({this, std::move(index)});
-  if (!is_whole() || tensor_.numel() == 0) return Interval::any(is_whole());
+  if (!is_whole() || tensor_.numel() == 0) return Interval::any({is_whole(), true});
   const auto values = tensor_.detach().to(torch::kFloat64);
   const double low = values.min().item<double>(), high = values.max().item<double>();
   constexpr double kExact = 9007199254740992.0;  // 2^53
   TORCH_CHECK_VALUE(low >= -kExact && high <= kExact,
                     "table: integers must lie within +-2^53, where doubles hold them, got ",
                     -low > high ? low : high);
-  return {low, high, true};
+  return {low, high, {true, true}};
 }
 
 ATTZOO_API void Table::bind() {

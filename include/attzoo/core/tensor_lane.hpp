@@ -17,6 +17,10 @@
 
 namespace attzoo::core {
 
+#define ATTZOO_NO_PLAIN_NUMBER                                                                    \
+  "attzoo: write exp(s), tanh(s), pow(s, 2) without std:: in a modifier: attzoo's own functions " \
+  "are found; and write auto for double: q / 2.0 is computed in double"
+
 /// A tensor in the place of one number or truth value. A literal becomes a 0-dim tensor, which
 /// takes part in type promotion without widening: `20.0 * s` keeps the dtype of s.
 struct TensorLane {
@@ -33,26 +37,31 @@ struct TensorLane {
   // Conversions that exist to be refused with a sentence.
   template <class B>
   requires std::same_as<B, bool>
-  explicit operator B() const {
+  operator B() const {
     static_assert(!sizeof(B),
-                  "attzoo: a modifier works on whole tensors too and has no if and no ?: in it: "
-                  "write where(condition, a, b), and min, max and clamp without std::");
+                  "attzoo: a modifier works on whole tensors too and has no bool, no if and no ?: "
+                  "in it: write auto ok = q == kv, where(condition, a, b), and min, max and clamp "
+                  "without std::");
     return false;
   }
   template <class I>
   requires(std::integral<I> && !std::same_as<I, bool>) operator I() const {
     static_assert(!sizeof(I),
-                  "attzoo: an index of a modifier is no plain integer: to look something up, "
-                  "capture auto t = attzoo::table(tensor) and write t(h, q - kv)");
+                  "attzoo: an index of a modifier is no plain integer: write auto d = q - kv; to "
+                  "look something up, capture auto t = attzoo::table(tensor) and write "
+                  "t(h, q - kv)");
     return 0;
   }
   template <class D>
   requires std::same_as<D, double>
   operator D() const {
-    static_assert(
-        !sizeof(D),
-        "attzoo: write exp(s), tanh(s), pow(s, 2) without std:: in a modifier: attzoo's own "
-        "functions are found");
+    static_assert(!sizeof(D), ATTZOO_NO_PLAIN_NUMBER);
+    return 0;
+  }
+  template <class F>  // explicit: else std::exp(s) would find exp(float) as good as exp(double)
+  requires std::same_as<F, float>
+  explicit operator F() const {
+    static_assert(!sizeof(F), ATTZOO_NO_PLAIN_NUMBER);
     return 0;
   }
 
@@ -69,12 +78,21 @@ struct TensorLane {
   ATTZOO_TENSOR_LANE_OPERATOR(>=, ge)
   ATTZOO_TENSOR_LANE_OPERATOR(==, eq)
   ATTZOO_TENSOR_LANE_OPERATOR(!=, ne)
-  ATTZOO_TENSOR_LANE_OPERATOR(&, bitwise_and)
-  ATTZOO_TENSOR_LANE_OPERATOR(|, bitwise_or)
-  ATTZOO_TENSOR_LANE_OPERATOR(^, bitwise_xor)
   ATTZOO_TENSOR_LANE_OPERATOR(>>, bitwise_right_shift)
   ATTZOO_TENSOR_LANE_OPERATOR(<<, bitwise_left_shift)
 #undef ATTZOO_TENSOR_LANE_OPERATOR
+
+  // Of truth values a truth value.
+#define ATTZOO_TENSOR_LANE_BITS(op, function)                               \
+  friend TensorLane operator op(const TensorLane& a, const TensorLane& b) { \
+    if (a.is_truth() && b.is_truth()) return torch::function(a.t, b.t);     \
+    return {torch::function(number(a), number(b)), a.whole && b.whole};     \
+  }
+  ATTZOO_TENSOR_LANE_BITS(&, bitwise_and)
+  ATTZOO_TENSOR_LANE_BITS(|, bitwise_or)
+  ATTZOO_TENSOR_LANE_BITS(^, bitwise_xor)
+#undef ATTZOO_TENSOR_LANE_BITS
+  friend TensorLane operator~(const TensorLane& a) { return torch::bitwise_not(a.t); }
 
   friend TensorLane operator&&(const TensorLane& a, const TensorLane& b) {
     return torch::logical_and(a.t, b.t);
@@ -139,10 +157,27 @@ struct TensorLane {
   }
   /// `condition ? a : b`, which C++ cannot overload.
   friend TensorLane where(const TensorLane& condition, const TensorLane& a, const TensorLane& b) {
-    return {torch::where(condition.t.to(torch::kBool), number(a), number(b)), a.whole && b.whole};
+    const auto truth = condition.t.to(torch::kBool);
+    if (a.is_truth() && b.is_truth()) return torch::where(truth, a.t, b.t);
+    return {torch::where(truth, number(a), number(b)), a.whole && b.whole};
   }
 
+#define ATTZOO_TENSOR_LANE_ASSIGNMENT(op) \
+  friend TensorLane& operator op##=(TensorLane& a, const TensorLane& b) { return a = a op b; }
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(+)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(-)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(*)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(/)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(%)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(&)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(|)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(^)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(<<)
+  ATTZOO_TENSOR_LANE_ASSIGNMENT(>>)
+#undef ATTZOO_TENSOR_LANE_ASSIGNMENT
+
  private:
+  bool is_truth() const { return t.scalar_type() == torch::kBool; }
   template <class T>
   static torch::Tensor literal(T value) {
     if constexpr (std::is_same_v<T, bool>) {
@@ -155,7 +190,7 @@ struct TensorLane {
   }
   /// Truth values as 0 and 1, which C++ takes them for.
   static torch::Tensor number(const TensorLane& a) {
-    return a.t.scalar_type() == torch::kBool ? a.t.to(torch::kInt64) : a.t;
+    return a.is_truth() ? a.t.to(torch::kInt64) : a.t;
   }
   /// For functions whose values are not whole.
   static torch::Tensor real(const TensorLane& a) {
@@ -210,11 +245,17 @@ requires TensorLaneAndNumber<A, B> TensorLane pow(const A& a, const B& b) {
   return pow(TensorLane(a), TensorLane(b));
 }
 
+#undef ATTZOO_NO_PLAIN_NUMBER
+
 }  // namespace attzoo::core
 
-// std::min(q - kv, 8) has two types and finds no std::min at all; these find it, and say what to
-// write. They take part in nothing that compiles.
+// std::min(q - kv, 8) has two types and finds no std::min at all, std::abs(q - kv) as many as there
+// are; these find it, and say what to write. They take part in nothing that compiles.
 namespace std {
+template <same_as<attzoo::core::TensorLane> A>
+A abs(const A&) {
+  static_assert(!sizeof(A), "attzoo: write abs(x) without std:: in a modifier");
+}
 template <class A, class B>
 requires attzoo::core::TensorLaneAndNumber<A, B> A min(const A&, const B&) {
   static_assert(!sizeof(A), "attzoo: write min(a, b) without std:: in a modifier");

@@ -80,6 +80,25 @@ requires(std::is_class_v<Other> && !MaskMod<Other> && !ScoreMod<Other>) Attentio
   return attention(q, k, v);
 }
 
+/// Neither does a function that was not called.
+template <class R, class... A, class... More>
+AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
+                          R (*)(A...), const More&...) {
+  static_assert(!sizeof(R*),
+                "attzoo::attention: expected a mask or a score modifier, got a function: call it, "
+                "causal() for causal, or write mask_mod(f) or score_mod(f) for a lambda f");
+  return attention(q, k, v);
+}
+template <class First, class R, class... A, class... More>
+requires(MaskMod<First> || ScoreMod<First>) AttentionResult
+    attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v, const First&,
+              R (*)(A...), const More&...) {
+  static_assert(!sizeof(R*),
+                "attzoo::attention: expected a score modifier, got a function: call it, "
+                "softcap(30.0) for softcap, or write score_mod(f) for a lambda f");
+  return attention(q, k, v);
+}
+
 /// Neither does what is in another order.
 template <class First, class Second, class... More>
 requires(std::is_class_v<Second> && !std::same_as<Second, AttentionOptions> &&

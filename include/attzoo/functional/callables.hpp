@@ -27,9 +27,9 @@ inline constexpr InDocument in_document{};
 /// buffers. Capture it by value and call it with one index for each dimension:
 ///
 ///     auto doc = table(ids);    // [B, S]
-///     mask_mod([=](auto b, auto h, auto q, auto kv) { return doc(b, q) == doc(b, kv); });
+///     mask_mod([=](auto b, auto, auto q, auto kv) { return doc(b, q) == doc(b, kv); });
 ///     auto bias = table(t);     // [H, 2 n], may require gradients
-///     score_mod([=](auto s, auto b, auto h, auto q, auto kv) { return s + bias(h, q - kv + n); });
+///     score_mod([=](auto s, auto, auto h, auto q, auto kv) { return s + bias(h, q - kv + n); });
 ///
 /// `tensor`: integers or floats of rank 1 to 4, on q's device. What it holds when attention() runs
 /// counts. Entries are computed in double, integers are exact up to 2^53. An index is a whole
@@ -44,11 +44,13 @@ inline core::Table table(const torch::Tensor& tensor) {
 }
 
 /// A mask from any callable f(b, h, q, kv) -> truth value, written with operators that also work on
-/// lanes and tensors: `mask_mod([](auto b, auto h, auto q, auto kv) { return (q - kv) % 3 == 0;
-/// })`. b, h, q and kv are whole numbers of 64 bits; x / 0 is 0 and x % 0 is x. q is the raw index
-/// of the query, FlexAttention's, 0 ... L - 1; with L != S, `mask_mod(f, aligned)` hands f its
-/// place among the keys, q + S - L, from which causal() and window() count, and `mask_mod(f,
-/// in_document)` the places of query and key in their document.
+/// lanes and tensors: `mask_mod([](auto, auto, auto q, auto kv) { return (q - kv) % 3 == 0; })`. b,
+/// h, q and kv are whole numbers of 64 bits; x / 0 is 0 and x % 0 is x; one that is assigned to, as
+/// by `d *= 2`, must remain below 2^30. With floating numbers they are computed in double, and
+/// comparisons fall the same way in every form. q is the raw index of the query, FlexAttention's,
+/// 0 ... L - 1; with L != S, `mask_mod(f, aligned)` hands f its place among the keys, q + S - L,
+/// from which causal() and window() count, and `mask_mod(f, in_document)` the places of query and
+/// key in their document.
 template <class F>
 core::MaskFunction<F> mask_mod(F f) {
   return {std::move(f), false};

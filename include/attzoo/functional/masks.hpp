@@ -1,7 +1,7 @@
 #pragma once
 /// \file
-/// Who attends to whom: masks to compose with `&&`, `||` and `!`. One of your own is made from any
-/// callable (callables.hpp).
+/// Who attends to whom: masks to compose with `&&`, `||` and `!`, or `&`, `|` and `~` as bool
+/// tensors. One of your own is made from any callable (callables.hpp).
 
 #include <attzoo/core/any_mask.hpp>
 

@@ -41,15 +41,17 @@ struct CallableScore {
                                   const TensorGradient<T>* to) const {
     if (to->data) {
       for (int wanted = 0, seen = 1; wanted < seen; ++wanted) {
-        Lookup lookup{wanted};
-        const auto traced = [&](int i) { return TracedIndex{i, {&lookup}}; };
-        const Dual<double> y(f(Dual<double>(static_cast<double>(s), 0), traced(b.v), traced(h.v),
-                               traced(q.v + shift), traced(kv.v)));
+        Lookup& lookup = Lookup::current();
+        lookup = {wanted};
+        const Dual<double, Traced> score(static_cast<double>(s), 0);
+        const auto index = [](int i) { return TracedIndex{i}; };
+        const Dual<double, Traced> y(
+            f(score, index(b.v), index(h.v), index(q.v + shift), index(kv.v)));
         seen = lookup.seen;
-        if (seen > 0) to->data[lookup.place] += g * static_cast<T>(y.d);
+        if (seen > 0) to->data[lookup.place] += change(static_cast<T>(y.d), g);
       }
     }
-    return g * (*this)(Dual<T>(s, 1), b, h, q, kv).d;
+    return (*this)(Dual<T>(s, g), b, h, q, kv).d;
   }
 };
 template <class F>

@@ -13,12 +13,16 @@
 /// - Whole numbers are 64 bits wide and wrap around; unsigned ones are taken by their value. An
 ///   Integer knows at compile time how large it can be, so what fits in 32 bits is computed in 32,
 ///   and vectorises better. x / 0 is 0 and x % 0 is x: nothing traps.
-/// - Whole numbers with floating ones, and entries, are computed in double.
+/// - Whole numbers with floating ones, and entries, are computed in double, and every operation is
+///   rounded by itself: comparisons of what + - * /, floor and sqrt give fall the same way on every
+///   CPU and in every form.
 /// - A score keeps its own precision, whatever it meets: `20.0 * s` stays in float.
+/// - What is assigned to (`d *= 2`) keeps its type; a whole number must remain an index in size.
 ///
 /// All operations vectorise but pow, log, log2, sin, cos, erf and division by what is not constant.
 /// The last form, whole tensors, is core/tensor_lane.hpp.
 
+#include <attzoo/kernel/lane_assignments.hpp>
 #include <attzoo/kernel/lane_operators.hpp>
 #include <attzoo/kernel/lane_types.hpp>
 #include <attzoo/kernel/math.hpp>
@@ -33,16 +37,6 @@ namespace attzoo::kernel {
 // ---- functions ----------------------------------------------------------------------------------
 // min, max, abs, clamp, where, floor and relu of whole numbers are whole; all others are floating.
 
-/// condition ? x : y by bits: the compiler makes a branch of the other form where one side is cheap
-/// to leave out, and the loop is scalar then.
-template <class T>
-ATTZOO_ALWAYS_INLINE T select(bool condition, T x, T y) {
-  using U = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  const U mask = U{0} - static_cast<U>(condition);
-  return __builtin_bit_cast(T,
-                            (__builtin_bit_cast(U, x) & mask) | (__builtin_bit_cast(U, y) & ~mask));
-}
-
 /// `condition ? a : b`, which C++ cannot overload.
 template <class C, class A, class B>
 requires LaneTriple<C, A, B> ATTZOO_ALWAYS_INLINE auto where(C truth, A a, B b) {
@@ -50,15 +44,15 @@ requires LaneTriple<C, A, B> ATTZOO_ALWAYS_INLINE auto where(C truth, A a, B b) 
   if constexpr (Integers<A, B>) {
     using X = Lifted<A>;
     using Y = Lifted<B>;
-    return on_integers<kLarger<X, Y>>(lift(a), lift(b),
-                                      [condition](auto x, auto y)
-                                          ATTZOO_INLINE_LAMBDA { return select(condition, x, y); });
+    const auto chosen = on_integers<kLarger<X, Y>>(
+        lift(a), lift(b),
+        [condition](auto x, auto y) ATTZOO_INLINE_LAMBDA { return select(condition, x, y); });
+    return Integer<kLarger<X, Y>, TraceOf<Lifted<C>, X, Y>>{chosen.v};
   } else {
-    using M = Meet<A, B>;
+    using M = Meet<A, B, C>;
     const M x = as<M>(lift(a)), y = as<M>(lift(b));
     if constexpr (LaneTraits<M>::kEntry) {
-      return M{select(condition, x.v, y.v), x.whole && y.whole, select(condition, x.d, y.d),
-               either(x.trace, y.trace)};
+      return M{select(condition, x.v, y.v), x.whole && y.whole, select(condition, x.d, y.d)};
     } else if constexpr (LaneTraits<M>::kDual) {
       return M{select(condition, x.v, y.v), select(condition, x.d, y.d)};
     } else {
@@ -72,7 +66,7 @@ namespace detail {
 template <bool kLess, class A, class B>
 ATTZOO_ALWAYS_INLINE auto extreme(A a, B b) {
   if constexpr (Integers<A, B>) {
-    return kernel::where(kLess ? b < a : b > a, b, a);
+    return number(kernel::where(kLess ? b < a : b > a, b, a));
   } else {
     using M = Meet<A, B>;
     const M x = as<M>(lift(a)), y = as<M>(lift(b));
@@ -117,22 +111,22 @@ ATTZOO_ALWAYS_INLINE auto abs(A a) {
   }
 }
 template <Lane A>
-ATTZOO_ALWAYS_INLINE A relu(A a) {
+ATTZOO_ALWAYS_INLINE auto relu(A a) {
   if constexpr (requires { a.d; }) a.d = a.v > 0 ? a.d : 0;
   a.v = a.v > 0 ? a.v : 0;
-  return a;
+  return number(a);
 }
 template <Lane A>
-ATTZOO_ALWAYS_INLINE A floor(A a) {
+ATTZOO_ALWAYS_INLINE auto floor(A a) {
   if constexpr (!LaneTraits<A>::kInteger) a.v = std::floor(a.v);
   if constexpr (requires { a.d; }) a.d = 0;
-  return a;
+  return number(a);
 }
 /// x between low and high, both included; high where they are the wrong way round.
 template <class A, class Low, class High>
 requires LaneTriple<A, Low, High> ATTZOO_ALWAYS_INLINE auto clamp(A x, Low low, High high) {
   const auto raised = kernel::where(lift(x) < low, low, x);
-  return kernel::where(raised > high, high, raised);
+  return number(kernel::where(raised > high, high, raised));
 }
 
 #define ATTZOO_LANE_FUNCTION(name, value, derivative)                                              \
@@ -141,10 +135,10 @@ requires LaneTriple<A, Low, High> ATTZOO_ALWAYS_INLINE auto clamp(A x, Low low, 
     const T x = a.v;                                                                               \
     return value;                                                                                  \
   }                                                                                                \
-  template <class T>                                                                               \
-  ATTZOO_ALWAYS_INLINE Dual<T> name(Dual<T> a) {                                                   \
+  template <class T, class Tr>                                                                     \
+  ATTZOO_ALWAYS_INLINE Dual<T, Tr> name(Dual<T, Tr> a) {                                           \
     const T x = a.v, y = value;                                                                    \
-    return {y, a.d * static_cast<T>(derivative)};                                                  \
+    return {y, change(a.d, static_cast<T>(derivative))};                                           \
   }                                                                                                \
   template <Lane A>                                                                                \
   requires(LaneTraits<A>::kInteger || LaneTraits<A>::kEntry) ATTZOO_ALWAYS_INLINE auto name(A a) { \
@@ -167,21 +161,17 @@ ATTZOO_ALWAYS_INLINE Real<T> power(Real<T> a, Real<T> b) {
   return std::pow(a.v, b.v);
 }
 /// Derivatives at the borders as ATen's: x^0 has none by x, 0^y none by y >= 0.
-template <class T>
-ATTZOO_ALWAYS_INLINE Dual<T> power(Dual<T> a, Dual<T> b) {
+template <class T, class Tr>
+ATTZOO_ALWAYS_INLINE Dual<T, Tr> power(Dual<T, Tr> a, Dual<T, Tr> b) {
   const T y = std::pow(a.v, b.v);
   const T by_base = b.v == 0 ? 0 : b.v * std::pow(a.v, b.v - 1);
   const T by_exponent = b.d == 0 || (a.v == 0 && b.v >= 0) ? 0 : y * std::log(a.v);
-  return {y, a.d * by_base + b.d * by_exponent};
+  return {y, change(a.d, by_base) + change(b.d, by_exponent)};
 }
 template <class A, class B>
 requires LanePair<A, B> ATTZOO_ALWAYS_INLINE auto pow(A a, B b) {
-  if constexpr (Integers<A, B>) {
-    return power(Real<double>(lift(a)), Real<double>(lift(b)));
-  } else {
-    using M = Floating<Meet<A, B>>;
-    return power(as<M>(lift(a)), as<M>(lift(b)));
-  }
+  using M = Floating<Meet<A, B>>;
+  return power(as<M>(lift(a)), as<M>(lift(b)));
 }
 
 // ---- tables -------------------------------------------------------------------------------------
@@ -196,18 +186,16 @@ struct TableView {
 
   template <class... I>
   ATTZOO_ALWAYS_INLINE auto at(I... index) const {
-    using Trace =
-        std::conditional_t<(std::is_same_v<typename LaneTraits<Lifted<I>>::Trace, Traced> || ...),
-                           Traced, Untraced>;
+    using Trace = TraceOf<Lifted<I>...>;
     int d = 0;
     int32_t place = 0;
     ((place += clamped(lift(index), size[d]) * stride[d], ++d), ...);
     Entry<Trace> e{data[place], whole};
     if constexpr (std::is_same_v<Trace, Traced>) {
-      Lookup* const lookup = lookup_of(lift(index)...);
-      if (gradient >= 0 && lookup->seen++ == lookup->wanted) {
+      Lookup& lookup = Lookup::current();
+      if (gradient >= 0 && lookup.seen++ == lookup.wanted) {
         e.d = 1;
-        lookup->place = gradient + place;
+        lookup.place = gradient + place;
       }
     }
     return e;
@@ -224,14 +212,6 @@ struct TableView {
   static ATTZOO_ALWAYS_INLINE int32_t clamped(Entry<Tr> e, int32_t n) {
     const double low = e.v > 0 ? e.v : 0, last = n - 1;
     return static_cast<int32_t>(low > last ? last : low);
-  }
-  template <class A, class... More>
-  static ATTZOO_ALWAYS_INLINE Lookup* lookup_of(const A& a, const More&... more) {
-    if constexpr (std::is_same_v<typename LaneTraits<A>::Trace, Traced>) {
-      return a.trace.lookup;
-    } else {
-      return lookup_of(more...);
-    }
   }
 };
 

@@ -18,17 +18,22 @@ concept Number = std::is_arithmetic_v<T>;
 
 // ---- whole numbers ------------------------------------------------------------------------------
 
-/// Nobody asks which entries of tables a callable reads.
+/// Whether the entries of tables that a callable reads are noted: in a trace all that is computed
+/// of its arguments is Traced, truth values too, so that every index of a table is.
 struct Untraced {};
+struct Traced {};
 
 /// One of the entries that a callable reads has the derivative 1: the one after `wanted` others.
 struct Lookup {
-  int wanted;
+  int wanted = 0;
   int seen = 0;        // entries read so far of tables that learn
   int64_t place = -1;  // of the wanted one in their gradients
-};
-struct Traced {
-  Lookup* lookup = nullptr;
+
+  /// That of the trace which runs on this thread.
+  static Lookup& current() {
+    static thread_local Lookup lookup;
+    return lookup;
+  }
 };
 
 inline constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
@@ -39,20 +44,25 @@ constexpr int64_t saturating_multiply(int64_t a, int64_t b) {
   return b != 0 && a > kAny / b ? kAny : a * b;
 }
 
+template <class T>
+struct LaneTraits;
+
+// Lanes of other types are assigned by assign(), as by +=.
+
 /// A whole number of magnitude kMost or less; kAny: any, and sums wrap around.
 template <int64_t kMost, class Trace = Untraced>
 struct Integer {
   using Value = std::conditional_t<(kMost <= kMostInt), int32_t, int64_t>;
   Value v;
-  [[no_unique_address]] Trace trace{};
 
   ATTZOO_ALWAYS_INLINE explicit operator bool() const { return v != 0; }
+  template <class B>
+  ATTZOO_ALWAYS_INLINE Integer& operator=(const B& b);
 };
 
 /// b, h, q and kv: differences of two still fit in 32 bits.
 inline constexpr int64_t kMostIndex = (int64_t{1} << 30) - 1;
 using Index = Integer<kMostIndex>;
-using Truth = Integer<1>;
 using TracedIndex = Integer<kMostIndex, Traced>;
 
 /// An entry of a table, and in a trace its derivative.
@@ -61,9 +71,10 @@ struct Entry {
   double v;
   bool whole;
   double d = 0;
-  [[no_unique_address]] Trace trace{};
 
   ATTZOO_ALWAYS_INLINE explicit operator bool() const { return v != 0; }
+  template <class B>
+  ATTZOO_ALWAYS_INLINE Entry& operator=(const B& b);
 };
 
 /// Whole to floating. Up to 2^51 by way of the mantissa, which vectorises where conversions of
@@ -92,20 +103,22 @@ struct Real {
   template <class U>
   requires(!std::is_same_v<U, T>) ATTZOO_ALWAYS_INLINE Real(Real<U> r)  // NOLINT
       : v(static_cast<T>(r.v)) {}
+  template <class B>
+  requires(LaneTraits<B>::kDual) ATTZOO_ALWAYS_INLINE Real& operator=(const B& b);
 };
 
 /// A score and its derivative with respect to the score before modification, or in a trace to the
 /// wanted entry of a table.
-template <class T>
+template <class T, class Trace = Untraced>
 struct Dual {
   T v, d;
   ATTZOO_ALWAYS_INLINE Dual(T value, T derivative) : v(value), d(derivative) {}
   template <Number N>
   ATTZOO_ALWAYS_INLINE Dual(N n) : v(static_cast<T>(n)), d(0) {}  // NOLINT: a constant
   template <int64_t M, class Tr>
-  ATTZOO_ALWAYS_INLINE Dual(Integer<M, Tr> i) : v(to_floating<T>(i)), d(0) {}     // NOLINT
-  ATTZOO_ALWAYS_INLINE Dual(Entry<Untraced> e) : v(static_cast<T>(e.v)), d(0) {}  // NOLINT
-  ATTZOO_ALWAYS_INLINE Dual(Entry<Traced> e)                                      // NOLINT
+  ATTZOO_ALWAYS_INLINE Dual(Integer<M, Tr> i) : v(to_floating<T>(i)), d(0) {}  // NOLINT
+  template <class Tr>
+  ATTZOO_ALWAYS_INLINE Dual(Entry<Tr> e)  // NOLINT
       : v(static_cast<T>(e.v)), d(static_cast<T>(e.d)) {}
   template <class U>
   ATTZOO_ALWAYS_INLINE Dual(Real<U> r) : v(static_cast<T>(r.v)), d(0) {}  // NOLINT
@@ -134,11 +147,11 @@ struct LaneTraits<Real<T>> {
                         kNarrow = sizeof(T) == 4;
   using Trace = Untraced;
 };
-template <class T>
-struct LaneTraits<Dual<T>> {
+template <class T, class Tr>
+struct LaneTraits<Dual<T, Tr>> {
   static constexpr bool kIs = true, kInteger = false, kEntry = false, kDual = true,
                         kNarrow = sizeof(T) == 4;
-  using Trace = Untraced;
+  using Trace = Tr;
 };
 
 template <class T>
@@ -170,30 +183,36 @@ ATTZOO_ALWAYS_INLINE auto lift(I i) {
 template <class T>
 using Lifted = decltype(lift(std::declval<T>()));
 
-template <class A, class B>
-using TraceOf = std::conditional_t<std::is_same_v<typename LaneTraits<A>::Trace, Traced> ||
-                                       std::is_same_v<typename LaneTraits<B>::Trace, Traced>,
+/// Of what is computed of these lanes.
+template <class... A>
+using TraceOf = std::conditional_t<(std::is_same_v<typename LaneTraits<A>::Trace, Traced> || ...),
                                    Traced, Untraced>;
 
-template <class A, class B>
+/// A truth value that comes of these: 0 or 1. Numbers that are computed of it are none.
+template <class... A>
+using TruthOf = Integer<1, TraceOf<A...>>;
+template <class A>
+inline constexpr bool kIsTruth = false;
+template <class Trace>
+inline constexpr bool kIsTruth<Integer<1, Trace>> = true;
+
+template <class A, class B, class Trace>
 constexpr auto meet() {
   using X = LaneTraits<A>;
   using Y = LaneTraits<B>;
-  constexpr bool whole = (X::kInteger || X::kEntry) && (Y::kInteger || Y::kEntry);
-  constexpr bool traced_entry = (X::kEntry && std::is_same_v<typename X::Trace, Traced>) ||
-                                (Y::kEntry && std::is_same_v<typename Y::Trace, Traced>);
   using T = std::conditional_t<X::kNarrow || Y::kNarrow, float, double>;
-  if constexpr (whole) {
-    return std::type_identity<Entry<TraceOf<A, B>>>();
-  } else if constexpr (X::kDual || Y::kDual || traced_entry) {
-    return std::type_identity<Dual<T>>();
+  if constexpr ((X::kInteger || X::kEntry) && (Y::kInteger || Y::kEntry)) {
+    return std::type_identity<Entry<Trace>>();
+  } else if constexpr (X::kDual || Y::kDual || std::is_same_v<Trace, Traced>) {
+    return std::type_identity<Dual<T, Trace>>();
   } else {
     return std::type_identity<Real<T>>();
   }
 }
-/// Of anything but two Integers.
-template <class A, class B>
-using Meet = typename decltype(meet<Lifted<A>, Lifted<B>>())::type;
+/// Of anything but two Integers; C decides which one is taken, or nothing.
+template <class A, class B, class... C>
+using Meet = typename decltype(meet<Lifted<A>, Lifted<B>,
+                                    TraceOf<Lifted<A>, Lifted<B>, Lifted<C>...>>())::type;
 template <class A, class B>
 concept Integers = LaneTraits<Lifted<A>>::kInteger && LaneTraits<Lifted<B>>::kInteger;
 /// A lane as a floating number.
