@@ -263,6 +263,7 @@ set(tested_elsewhere
   io/file=io/safetensors
   io/mapped_file=io/checkpoint
   io/safetensors_header=io/safetensors
+  module/any_attention=module/stack
   module/attend_by_sums=linear
   module/blend=longformer
   module/block_parts=module/transformer
