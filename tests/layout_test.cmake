@@ -274,6 +274,7 @@ set(tested_elsewhere
   module/heads=module/cache
   module/holder=module/own_mechanism
   module/inputs=bad_inputs_modules
+  module/misspelt=module/own_mechanism
   module/overlapping_blocks=block
   module/parts=module/own_mechanism
   module/rope=module/positions

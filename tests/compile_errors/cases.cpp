@@ -4,6 +4,9 @@
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
 #if CASE >= 23
+#include <attzoo/local.hpp>
+#include <attzoo/module/stack.hpp>
+#include <attzoo/module/transformer.hpp>
 #include <attzoo/multi_head.hpp>
 #endif
 
@@ -70,5 +73,27 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
 #elif CASE == 24  // CASE 24: attention\(q, k, v\)
   MultiHeadSelfAttention attn(64, 8);
   return attn(q, q, q).output;
+#elif CASE == 25  // CASE 25: for causal\(\) write .causal = true
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, {.mask = causal()}).output;
+#elif CASE == 26  // CASE 26: .mask = create_mask\(mask_mod\(f\)
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, {.mask = [](auto, auto, auto q, auto kv) { return q >= kv; }}).output;
+#elif CASE == 27  // CASE 27: Inputs are .mask, .key_padding_mask
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, {.mask = t, .is_causal = true}).output;
+#elif CASE == 28  // CASE 28: Options are d_model, num_heads
+  MultiHeadSelfAttention attn({.d_model = 64, .heads = 8});
+  return attn(q).output;
+#elif CASE == 29  // CASE 29: write the type before the brace
+  LocalSelfAttention attn({.d_model = 64, .window_size = 8, .n_heads = 8, .causal = true});
+  return attn(q).output;
+#elif CASE == 30  // CASE 30: heads
+  MultiHeadSelfAttention attn(MultiHeadSelfAttentionOptions{.d_model = 64, .heads = 8});
+  return attn(q).output;
+#elif CASE == 31  // CASE 31: options are .mlp_hidden
+  return transformer_block(MultiHeadSelfAttention(64, 8), {.mlp_dim = 64})(q).output;
+#elif CASE == 32  // CASE 32: a block needs AttentionResult forward
+  return Stack(MultiHeadSelfAttention(64, 8), torch::nn::Linear(64, 64))(q).output;
 #endif
 }
