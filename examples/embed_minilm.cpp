@@ -7,7 +7,6 @@
 // Without sentences it takes six of its own, and checks their similarities against those of an
 // independent computation. ATTZOO_MINILM names another folder than models/all-MiniLM-L6-v2.
 
-#include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
 
 #include <attzoo/attzoo.hpp>
@@ -24,27 +23,6 @@ namespace nn = torch::nn;
 constexpr int64_t kLayers = 6, kModel = 384, kHeads = 12, kHidden = 1536, kWords = 30522,
                   kPositions = 512;
 
-nn::LayerNorm layer_norm() { return nn::LayerNorm(nn::LayerNormOptions({kModel}).eps(1e-12)); }
-
-/// BERT's block: the norms stand behind the sums.
-struct LayerImpl : nn::Module {
-  LayerImpl() {
-    register_module("attn", attn);
-    register_module("norm_attn", norm_attn);
-    register_module("mlp_in", mlp_in);
-    register_module("mlp_out", mlp_out);
-    register_module("norm_mlp", norm_mlp);
-  }
-  torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& real) {
-    const auto h = norm_attn(x + attn(x, {.key_padding_mask = real}).output);
-    return norm_mlp(h + mlp_out(torch::gelu(mlp_in(h))));
-  }
-  attzoo::MultiHeadSelfAttention attn{
-      attzoo::MultiHeadSelfAttentionOptions{.d_model = kModel, .num_heads = kHeads, .bias = true}};
-  nn::Linear mlp_in{kModel, kHidden}, mlp_out{kHidden, kModel};
-  nn::LayerNorm norm_attn = layer_norm(), norm_mlp = layer_norm();
-};
-
 struct MiniLM : nn::Module {
   MiniLM() {
     register_module("embed", embed);
@@ -52,23 +30,28 @@ struct MiniLM : nn::Module {
     register_module("token_types", token_types);
     register_module("norm_embed", norm_embed);
     register_module("layers", layers);
-    for (int64_t i = 0; i < kLayers; ++i) layers->push_back(std::make_shared<LayerImpl>());
+    for (int64_t i = 0; i < kLayers; ++i) {
+      attzoo::MultiHeadSelfAttention attn({.d_model = kModel, .num_heads = kHeads, .bias = true});
+      layers->push_back(
+          attzoo::transformer_block(attn, {.mlp_hidden = kHidden,
+                                           .norm_eps = 1e-12,
+                                           .norm_placement = attzoo::NormPlacement::kPost}));
+    }
   }
 
   /// ids [B, n], real [B, n] (false = padding) -> embeddings [B, 384] of length 1: the mean over
   /// the real tokens.
   torch::Tensor forward(const torch::Tensor& ids, const torch::Tensor& real) {
     auto x = embed(ids) + positions(torch::arange(ids.size(1))) + token_types->weight[0];
-    x = norm_embed(x);
-    for (const auto& layer : *layers) x = layer->as<LayerImpl>()->forward(x, real);
+    x = layers(norm_embed(x), {.key_padding_mask = real}).output;
     const auto share = real.to(x.dtype()).unsqueeze(-1);
     const auto mean = (x * share).sum(1) / share.sum(1);
     return mean / mean.norm(2, -1, /*keepdim=*/true);
   }
 
   nn::Embedding embed{kWords, kModel}, positions{kPositions, kModel}, token_types{2, kModel};
-  nn::LayerNorm norm_embed = layer_norm();
-  nn::ModuleList layers;
+  nn::LayerNorm norm_embed{nn::LayerNormOptions({kModel}).eps(1e-12)};
+  attzoo::Stack layers;
 };
 
 /// All sentences at once, the shorter ones padded.

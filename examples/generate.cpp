@@ -11,32 +11,28 @@ using namespace attzoo;
 int main() {
   torch::manual_seed(0);
   torch::nn::Embedding embed(256, 128);
-  auto first = transformer_block(
-      LocalSelfAttention({.d_model = 128, .window_size = 64, .num_heads = 4, .causal = true}));
-  auto second = transformer_block(
-      MultiHeadSelfAttention({.d_model = 128, .num_heads = 4, .rope = true, .causal = true}));
+  Stack layers(transformer_block(LocalSelfAttention(
+                   {.d_model = 128, .window_size = 64, .num_heads = 4, .causal = true})),
+               transformer_block(MultiHeadSelfAttention(
+                   {.d_model = 128, .num_heads = 4, .rope = true, .causal = true})));
   torch::nn::Linear head(128, 256);
-  first->eval();
-  second->eval();
+  layers->eval();
   const auto start = std::chrono::steady_clock::now();
 
   torch::NoGradGuard no_grad;
-  auto a = first->make_cache(/*batch=*/1, /*capacity=*/512);
-  auto b = second->make_cache(1, 512);
+  auto cache = layers->make_cache(/*batch=*/1, /*capacity=*/512);
   auto tokens = torch::randint(256, {1, 100}), next = tokens;  // the prompt
   while (tokens.size(1) < 512) {
-    auto x = first(embed(next), {.cache = a}).output;  // the prompt at once, then a token each time
-    x = second(x, {.cache = b}).output;
-    next = head(x.slice(1, -1)).argmax(-1);  // the likeliest
+    auto x = layers(embed(next), {.cache = cache}).output;  // the prompt, then a token each time
+    next = head(x.slice(1, -1)).argmax(-1);                 // the likeliest
     tokens = torch::cat({tokens, next}, 1);
   }
 
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
-  std::cout << 412 / spent.count() << " tokens/s; state: " << a.bytes() << " bytes of the window, "
-            << b.bytes() << " of all tokens\n";
+  std::cout << 412 / spent.count() << " tokens/s; state: " << cache.bytes() << " bytes\n";
 
   // The last token is that of a whole pass.
   const auto x = embed(tokens.slice(1, 0, -1));
-  const auto y = second(first(x).output).output;
+  const auto y = layers(x).output;
   return torch::equal(head(y.slice(1, -1)).argmax(-1), next) ? 0 : 1;
 }

@@ -11,10 +11,10 @@ namespace {
 
 // [greedy]
 torch::Tensor greedy(Gpt& model, torch::Tensor tokens, int64_t length) {
-  auto caches = model.make_caches(tokens.size(0), length);
+  auto cache = model.layers->make_cache(tokens.size(0), length);  // of all blocks
   auto next = tokens;  // the prompt at once, then a token at a time
   while (tokens.size(1) < length) {
-    next = model.forward(next, caches).slice(1, -1).argmax(-1);
+    next = model.forward(next, cache).slice(1, -1).argmax(-1);
     tokens = torch::cat({tokens, next}, 1);
   }
   return tokens;
@@ -24,8 +24,9 @@ torch::Tensor greedy(Gpt& model, torch::Tensor tokens, int64_t length) {
 // [drafts]
 torch::Tensor from_drafts(Gpt& model, Gpt& small, torch::Tensor tokens, int64_t length) {
   const int64_t ahead = 4;
-  auto caches = model.make_caches(1, length + ahead), drafts = small.make_caches(1, length + ahead);
-  model.forward(tokens.slice(1, 0, -1), caches);  // all but the last
+  auto cache = model.layers->make_cache(1, length + ahead);
+  auto drafts = small.layers->make_cache(1, length + ahead);
+  model.forward(tokens.slice(1, 0, -1), cache);  // all but the last
   small.forward(tokens.slice(1, 0, -1), drafts);
   while (tokens.size(1) < length) {
     const int64_t known = tokens.size(1);
@@ -34,13 +35,13 @@ torch::Tensor from_drafts(Gpt& model, Gpt& small, torch::Tensor tokens, int64_t 
       tokens = torch::cat({tokens, next}, 1);
     }
     small.forward(tokens.slice(1, -1), drafts);  // so that both have seen all tokens
-    auto said = model.forward(tokens.slice(1, known - 1), caches).argmax(-1);  // [1, ahead + 1]
+    auto said = model.forward(tokens.slice(1, known - 1), cache).argmax(-1);  // [1, ahead + 1]
     auto same = said.slice(1, 0, ahead) == tokens.slice(1, known);
     auto kept = known + same.to(torch::kInt64).cumprod(1).sum().item<int64_t>();
     tokens =
         torch::cat({tokens.slice(1, 0, kept), said.slice(1, kept - known, kept - known + 1)}, 1);
-    for (auto& cache : caches) cache.truncate(kept);  // what the model would not have said
-    for (auto& cache : drafts) cache.truncate(kept);
+    cache.truncate(kept);  // without what the model would not have said
+    drafts.truncate(kept);
   }
   return tokens.slice(1, 0, length);
 }
@@ -49,14 +50,14 @@ torch::Tensor from_drafts(Gpt& model, Gpt& small, torch::Tensor tokens, int64_t 
 // [beams]
 std::pair<torch::Tensor, double> beams(Gpt& model, const torch::Tensor& prompt, int64_t length) {
   const int64_t width = 4;
-  auto caches = model.make_caches(width, length);
+  auto cache = model.layers->make_cache(width, length);
   auto tokens = prompt.expand({width, -1}), next = tokens;
   auto score = torch::tensor({0.0f, -INFINITY, -INFINITY, -INFINITY});  // all are the same yet
   while (tokens.size(1) < length) {
-    auto likely = model.forward(next, caches).select(1, -1).log_softmax(-1);  // [width, 128]
+    auto likely = model.forward(next, cache).select(1, -1).log_softmax(-1);  // [width, 128]
     auto [best, index] = (score.unsqueeze(1) + likely).flatten().topk(width);
     auto from = index.div(128, "floor");  // each continues one of them
-    for (auto& cache : caches) cache.reorder(from);
+    cache.reorder(from);
     next = index.remainder(128).unsqueeze(1);
     tokens = torch::cat({tokens.index_select(0, from), next}, 1);
     score = best;
@@ -75,6 +76,12 @@ int main() {
   Gpt model(3, 64), small(1, 32);
   std::cout << "losses: " << train(model, text, 200) << ", " << train(small, text, 60) << '\n';
 
+  // [copy]
+  auto copy = std::dynamic_pointer_cast<Gpt>(model.clone());
+  copy->train();
+  train(*copy, text.flip(0), 1);
+  // [/copy]
+
   torch::NoGradGuard no_grad;
   const auto prompt = text.slice(0, 0, 20).unsqueeze(0);
   const auto written = greedy(model, prompt, 96);
@@ -91,8 +98,8 @@ int main() {
   std::cout << "\nbeam: " << score << ", in a whole pass " << sum << '\n';
 
   // [state]
-  auto whole = model.blocks[0].make_cache(/*batch=*/1, /*capacity=*/4096);
-  auto half = model.blocks[0].make_cache(1, 4096, {.dtype = torch::kBFloat16});
+  auto whole = model.layers[0].make_cache(/*batch=*/1, /*capacity=*/4096);
+  auto half = model.layers[0].make_cache(1, 4096, {.dtype = torch::kBFloat16});
   LocalSelfAttention local({.d_model = 64, .window_size = 64, .causal = true});
   auto window = local->make_cache(1);  // no capacity: the stream may be of any length
   std::cout << whole.bytes() << ", " << half.bytes() << ", " << window.bytes() << " bytes\n";

@@ -2,47 +2,36 @@
 // A GPT over bytes, and its training (docs/gpt.md).
 
 #include <torch/nn/functional/loss.h>
-#include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
 #include <torch/optim/adamw.h>
 #include <attzoo/attzoo.hpp>
 
-#include <vector>
-
 // [model]
-struct Gpt : torch::nn::Module {
-  Gpt(int64_t depth, int64_t width) : embed(128, width), norm(width), lm_head(width, 128) {
-    for (int64_t i = 0; i < depth; ++i) {
-      blocks.push_back(attzoo::transformer_block(attzoo::MultiHeadSelfAttention(
-          {.d_model = width, .num_heads = 4, .dropout = 0, .rope = true, .causal = true})));
-      layers->push_back(blocks.back().ptr());
+struct Gpt : torch::nn::Cloneable<Gpt> {
+  Gpt(int64_t depth, int64_t width) : depth_(depth), width_(width) { reset(); }
+  void reset() override {
+    embed = register_module("embed", torch::nn::Embedding(128, width_));
+    layers = register_module("layers", attzoo::Stack());
+    for (int64_t i = 0; i < depth_; ++i) {
+      layers->push_back(attzoo::transformer_block(attzoo::MultiHeadSelfAttention(
+          {.d_model = width_, .num_heads = 4, .dropout = 0, .rope = true, .causal = true})));
     }
-    register_module("embed", embed);
-    register_module("layers", layers);
-    register_module("norm", norm);
-    register_module("lm_head", lm_head);
+    norm = register_module("norm", attzoo::RMSNorm(width_));
+    lm_head = register_module("lm_head", torch::nn::Linear(width_, 128));
   }
-  /// The tokens [B, L], or with caches the next ones -> logits [B, L, 128].
-  torch::Tensor forward(const torch::Tensor& tokens,
-                        const std::vector<attzoo::Cache>& caches = {}) {
-    auto x = embed(tokens);
-    for (size_t i = 0; i < blocks.size(); ++i) {
-      x = blocks[i](x, {.cache = caches.empty() ? attzoo::Cache() : caches[i]}).output;
-    }
+  /// The tokens [B, L], or with a cache the next ones -> logits [B, L, 128].
+  torch::Tensor forward(const torch::Tensor& tokens, const attzoo::Cache& cache = {}) {
+    const auto x = layers(embed(tokens), {.cache = cache}).output;
     return attzoo::apply_linear(norm(x), lm_head);  // lm_head(norm(x)), read by all threads
   }
-  /// One for each block.
-  std::vector<attzoo::Cache> make_caches(int64_t batch, int64_t capacity) {
-    std::vector<attzoo::Cache> caches;
-    for (auto& block : blocks) caches.push_back(block.make_cache(batch, capacity));
-    return caches;
-  }
 
-  torch::nn::Embedding embed;
-  std::vector<attzoo::AnyAttention> blocks;  // of any mechanism, also of several
-  torch::nn::ModuleList layers;
-  attzoo::RMSNorm norm;
-  torch::nn::Linear lm_head;
+  torch::nn::Embedding embed{nullptr};
+  attzoo::Stack layers{nullptr};  // of any mechanism, also of several
+  attzoo::RMSNorm norm{nullptr};
+  torch::nn::Linear lm_head{nullptr};
+
+ private:
+  int64_t depth_, width_;
 };
 // [/model]
 

@@ -80,16 +80,15 @@ int main(int argc, char** argv) {
   // [pieces]
   torch::NoGradGuard no_grad;
   Reader stream(4, /*causal=*/true);
-  auto a = stream.blocks[0]->make_cache(1), b = stream.blocks[1]->make_cache(1);  // no capacity
+  auto cache = stream.layers->make_cache(/*batch=*/1);  // no capacity
   std::vector<torch::Tensor> pieces;
   auto is_first = torch::arange(longer.size(1)) == 0;
   for (int64_t i = 0; i < longer.size(1); i += 1024) {
     auto global = is_first.slice(0, i, i + 1024);
-    auto h =
-        stream.blocks[0](longer.slice(1, i, i + 1024), {.global_attention = global, .cache = a});
-    pieces.push_back(stream.blocks[1](h.output, {.global_attention = global, .cache = b}).output);
+    auto part = longer.slice(1, i, i + 1024);
+    pieces.push_back(stream.layers(part, {.global_attention = global, .cache = cache}).output);
   }
-  std::cout << "state: " << a.bytes() + b.bytes() << " bytes\n";
+  std::cout << "state: " << cache.bytes() << " bytes\n";
   // [/pieces]
   const auto whole = stream.forward(longer, is_first).output;
   const double error = (torch::cat(pieces, 1) - whole).abs().max().item<double>();

@@ -3,7 +3,6 @@
 //
 //   example_pretrained_weights [FOLDER]
 
-#include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
 
 #include <attzoo/attzoo.hpp>
@@ -32,7 +31,7 @@ struct Model : torch::nn::Module {
     register_module("norm", norm = torch::nn::LayerNorm(torch::nn::LayerNormOptions({s.d_model})));
   }
   torch::nn::Embedding embed{nullptr}, positions{nullptr};
-  torch::nn::ModuleList layers;
+  attzoo::Stack layers;
   torch::nn::LayerNorm norm{nullptr};
 };
 
@@ -117,8 +116,7 @@ int main(int argc, char** argv) {
 
   torch::NoGradGuard no_grad;
   const auto x = torch::randn({1, 10, sizes.d_model});
-  const auto whole = model.layers[1]->as<std::remove_reference_t<decltype(*block)>>();
-  const bool same = torch::equal(block(x).output, whole->forward(x).output);
+  const bool same = torch::equal(block(x).output, model.layers[1](x).output);
   std::cout << "layer 1, loaded twice, gives the same: " << std::boolalpha << same << '\n';
 
   // What does not fit is one error that lists everything, and nothing is changed.

@@ -19,10 +19,11 @@ struct Reader : torch::nn::Module {
     o.dropout = 0, o.rope = true, o.causal = causal;
     register_module("embed", embed);
     register_module("embed_before", embed_before);
-    for (const char* name : {"first", "second"}) {
-      blocks.push_back(register_module(
-          name, attzoo::transformer_block(attzoo::LongformerSelfAttention(o), {.mlp_hidden = 64})));
+    for (int i = 0; i < 2; ++i) {
+      layers->push_back(
+          attzoo::transformer_block(attzoo::LongformerSelfAttention(o), {.mlp_hidden = 64}));
     }
+    register_module("layers", layers);
     register_module("head", head);
   }
   /// bytes [B, n] -> x [B, 1 + n, 32]: each byte with the one before, behind a first token that is
@@ -33,8 +34,7 @@ struct Reader : torch::nn::Module {
   }
   /// x [B, L, 32], is_global [L] or [B, L] -> output [B, L, 32], and the last block's weights.
   attzoo::AttentionResult forward(const torch::Tensor& x, const torch::Tensor& is_global) {
-    auto h = blocks[0](x, {.global_attention = is_global}).output;
-    return blocks[1](h, {.global_attention = is_global});
+    return layers(x, {.global_attention = is_global});
   }
   /// bytes [B, n] -> logits [B, kinds], by the first token, which is global.
   torch::Tensor classify(const torch::Tensor& bytes) {
@@ -44,7 +44,7 @@ struct Reader : torch::nn::Module {
 
   static constexpr int64_t kWidth = 32;
   torch::nn::Embedding embed{257, kWidth}, embed_before{257, kWidth};
-  std::vector<attzoo::TransformerBlock<attzoo::LongformerSelfAttentionImpl>> blocks;
+  attzoo::Stack layers;
   torch::nn::Linear head;
 };
 // [/model]

@@ -133,6 +133,18 @@ torch::Tensor blocks(const torch::Tensor& x) {
   return y;
 }
 
+torch::Tensor stack(const torch::Tensor& x) {
+  // [stack]
+  attzoo::LocalSelfAttention local({.d_model = 64, .window_size = 32, .causal = true});
+  attzoo::MultiHeadSelfAttention dense({.d_model = 64, .num_heads = 8, .causal = true});
+  attzoo::Stack layers(attzoo::transformer_block(local), attzoo::transformer_block(dense));
+  layers->push_back(attzoo::gated(attzoo::LinearSelfAttention({.d_model = 64, .causal = true})));
+  auto y = layers(x).output;
+  auto cache = layers->make_cache(/*batch=*/1, /*capacity=*/1024);
+  // [/stack]
+  return cache.length() == 0 ? y : torch::Tensor();
+}
+
 }  // namespace
 
 int main() {
@@ -145,7 +157,7 @@ int main() {
                                    alibi(x),   longformer(x),
                                    lsh(x),     linear(x),
                                    gated(x),   combined(x),
-                                   blocks(x)};
+                                   blocks(x),  stack(x)};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

@@ -23,5 +23,6 @@
 #include <attzoo/module/rope.ipp>
 #include <attzoo/module/row_buffer.ipp>
 #include <attzoo/module/settled.ipp>
+#include <attzoo/module/stack.ipp>
 #include <attzoo/module/token_cache.ipp>
 #include <attzoo/module/torch_masks.ipp>

@@ -28,7 +28,7 @@ TEST(Demo, StepsAreTheWholePass) {
     for (int64_t at = 0, end = 7; at < kOptions.seq_len; at = end++) {
       steps.push_back(model.forward(tokens.slice(1, at, end), state));
     }
-    EXPECT_EQ(state.length(), kOptions.seq_len);
+    EXPECT_EQ(state.cache.length(), kOptions.seq_len);
     // Overlapping blocks fade to the end of a sequence; those of a cache go on.
     const int64_t same = kOptions.seq_len - (mechanism.name == "block" ? 32 : 0);
     const auto got = torch::cat(steps, 1).slice(1, 0, same),

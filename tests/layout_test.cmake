@@ -263,6 +263,7 @@ set(tested_elsewhere
   io/file=io/safetensors
   io/mapped_file=io/checkpoint
   io/safetensors_header=io/safetensors
+  module/any_attention=module/stack
   module/attend_by_sums=linear
   module/blend=longformer
   module/block_parts=module/transformer
@@ -273,6 +274,7 @@ set(tested_elsewhere
   module/heads=module/cache
   module/holder=module/own_mechanism
   module/inputs=bad_inputs_modules
+  module/misspelt=module/own_mechanism
   module/overlapping_blocks=block
   module/parts=module/own_mechanism
   module/rope=module/positions

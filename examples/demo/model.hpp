@@ -16,7 +16,7 @@ namespace demo {
 
 /// A mechanism of the zoo: how to make it, alone or in a transformer block. `layer` counts from 0.
 struct Mechanism {
-  using Make = std::function<torch::nn::AnyModule(const Options&, int64_t layer)>;
+  using Make = std::function<attzoo::AnyAttention(const Options&, int64_t layer)>;
   std::string name;
   Make block, attention;
   bool quadratic;  // costs n^2, whatever its constant
@@ -43,12 +43,9 @@ inline std::vector<Mechanism> all_mechanisms() {
   for_each_mechanism([&](const char* name, Cost cost, auto make) {
     all.push_back({name,
                    [make](const Options& o, int64_t layer) {
-                     auto block = attzoo::transformer_block(make(size_of(o, layer)));
-                     return torch::nn::AnyModule(block);
+                     return attzoo::transformer_block(make(size_of(o, layer)));
                    },
-                   [make](const Options& o, int64_t layer) {
-                     return torch::nn::AnyModule(make(size_of(o, layer)));
-                   },
+                   [make](const Options& o, int64_t layer) { return make(size_of(o, layer)); },
                    cost == Cost::kQuadratic});
   });
   return all;
@@ -56,15 +53,8 @@ inline std::vector<Mechanism> all_mechanisms() {
 
 /// What the model keeps of the bytes before, at most seq_len of them.
 struct State {
-  std::vector<attzoo::Cache> caches;  // of the blocks
-  torch::Tensor latest;               // the last byte, [B, 1]
-
-  int64_t length() const { return caches.front().length(); }
-  int64_t bytes() const {
-    int64_t sum = 0;
-    for (const auto& c : caches) sum += c.bytes();
-    return sum;
-  }
+  attzoo::Cache cache;   // of the blocks
+  torch::Tensor latest;  // the last byte, [B, 1]
 };
 
 /// Bytes in, logits of the next byte out. A token's embedding is that of its byte, of the byte
@@ -82,10 +72,8 @@ class LanguageModel : public torch::nn::Module {
     byte_ = embedding("byte", 256);
     previous_ = embedding("previous", 256);
     position_ = embedding("position", o.seq_len);
-    for (int64_t i = 0; i < o.layers; ++i) {
-      blocks_.push_back(mechanism.block(o, i));
-      register_module("block" + std::to_string(i), blocks_.back().ptr());
-    }
+    for (int64_t i = 0; i < o.layers; ++i) layers_->push_back(mechanism.block(o, i));
+    register_module("layers", layers_);
     norm_ = register_module("norm", LayerNorm(LayerNormOptions({o.width})));
     head_ = register_module("head", Linear(o.width, 256));
   }
@@ -100,12 +88,8 @@ class LanguageModel : public torch::nn::Module {
     return run(tokens, &state, nullptr);
   }
   State make_state(int64_t batch) const {
-    State state{{}, torch::zeros({batch, 1}, head_->weight.options().dtype(torch::kInt64))};
-    for (const auto& block : blocks_) {
-      const auto& attention = dynamic_cast<const attzoo::MakesCache&>(*block.ptr());
-      state.caches.push_back(attention.make_cache(batch, seq_len_));
-    }
-    return state;
+    return {layers_->make_cache(batch, seq_len_),
+            torch::zeros({batch, 1}, head_->weight.options().dtype(torch::kInt64))};
   }
 
   int64_t parameter_count() const {
@@ -116,25 +100,20 @@ class LanguageModel : public torch::nn::Module {
 
  private:
   torch::Tensor run(const torch::Tensor& tokens, State* state, attzoo::LazyWeights* patterns) {
-    const int64_t seen = state ? state->length() : 0;
+    const int64_t seen = state ? state->cache.length() : 0;
     const auto before = state ? state->latest : torch::zeros_like(tokens.slice(1, 0, 1));
     const auto shifted = torch::cat({before, tokens.slice(1, 0, -1)}, 1);
     const auto positions = torch::arange(seen, seen + tokens.size(1), tokens.options());
-    auto x = byte_(tokens) + previous_(shifted) + position_(positions);
-    for (size_t i = 0; i < blocks_.size(); ++i) {
-      attzoo::AttentionInputs inputs;
-      if (state) inputs.cache = state->caches[i];
-      const auto result = blocks_[i].forward<attzoo::AttentionResult>(x, inputs);
-      x = result.output;
-      if (patterns) *patterns = result.weights;
-    }
+    const auto x = byte_(tokens) + previous_(shifted) + position_(positions);
+    const auto result = layers_(x, {.cache = state ? state->cache : attzoo::Cache()});
+    if (patterns) *patterns = result.weights;
     if (state) state->latest = tokens.slice(1, -1);
-    return head_(norm_(x));
+    return head_(norm_(result.output));
   }
 
   int64_t seq_len_;
   torch::nn::Embedding byte_{nullptr}, previous_{nullptr}, position_{nullptr};
-  std::vector<torch::nn::AnyModule> blocks_;
+  attzoo::Stack layers_;
   torch::nn::LayerNorm norm_{nullptr};
   torch::nn::Linear head_{nullptr};
 };

@@ -104,10 +104,10 @@ inline double validate(LanguageModel& model, const Text& text, const Options& o,
 inline int64_t attention_memory(const Mechanism& mechanism, const Options& o,
                                 torch::Device device) {
   auto attention = mechanism.attention(o, 0);
-  attention.ptr()->to(device);
+  attention->to(device);
   auto x = torch::randn({o.batch, o.seq_len, o.width}, device).requires_grad_();
   attzoo::testing::PeakMemory memory;
-  attention.forward<attzoo::AttentionResult>(x).output.sum().backward();
+  attention(x).output.sum().backward();
   return memory.peak();
 }
 
@@ -142,12 +142,12 @@ inline Generation measure_generation(const Mechanism& mechanism, LanguageModel& 
   auto state = model.make_state(1);
   auto next = draw(model.forward(context.slice(1, 0, o.seq_len - count - 1), state));
   const auto bytes = [attention = mechanism.attention(o, 0)](int64_t capacity) {
-    return dynamic_cast<attzoo::MakesCache&>(*attention.ptr()).make_cache(1, capacity).bytes();
+    return attention.make_cache(1, capacity).bytes();
   };
   return {
       .tokens_per_second = rate(count, [&] { next = draw(model.forward(next.to(device), state)); }),
       .without_cache = rate(4, [&] { draw(model.forward(context)); }),
-      .state_bytes = state.bytes(),
+      .state_bytes = state.cache.bytes(),
       .bytes_1k = bytes(1024),
       .bytes_64k = bytes(65536)};
 }
@@ -216,7 +216,7 @@ inline std::string sample(LanguageModel& model, const torch::Tensor& start, int6
   auto state = model.make_state(1);
   auto tokens = start.unsqueeze(0), next = tokens;
   for (int64_t i = 0; i < count; ++i) {
-    if (state.length() == o.seq_len) {
+    if (state.cache.length() == o.seq_len) {
       state = model.make_state(1);
       next = tokens.slice(1, -o.seq_len / 2);
     }

@@ -100,7 +100,7 @@ void run(const Options& o) {
     std::fprintf(stderr, "generation: %lld tokens in %.4f s, %.1f tokens/s\n",
                  static_cast<long long>(made - 1), wrote, static_cast<double>(made - 1) / wrote);
   }
-  std::fprintf(stderr, "state: %lld bytes\n", static_cast<long long>(state.bytes()));
+  std::fprintf(stderr, "state: %lld bytes\n", static_cast<long long>(state.cache.bytes()));
 }
 
 }  // namespace

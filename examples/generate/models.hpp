@@ -4,8 +4,8 @@
 #include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/safetensors_header.hpp>
+#include <attzoo/module/stack.hpp>
 
-#include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
 
 #include <filesystem>
@@ -99,9 +99,13 @@ class ExpertBlockImpl : public torch::nn::Module {
     result.output = h + mlp(norm_mlp(h));
     return result;
   }
-  attzoo::Cache make_cache(int64_t batch, int64_t capacity) const {
-    return attn->make_cache(batch, capacity);
+  attzoo::Cache make_cache(int64_t batch, std::optional<int64_t> capacity,
+                           const attzoo::CacheOptions& how) const {
+    return attn->make_cache(batch, capacity, how);
   }
+  int64_t d_model() const { return attn->d_model(); }
+  int64_t input_dim() const { return attn->input_dim(); }
+  attzoo::TakenInputs takes() const { return attn->takes(); }
 
   attzoo::Norm norm_attn = nullptr, norm_mlp = nullptr;
   attzoo::GroupedSelfAttention attn;
@@ -111,14 +115,8 @@ TORCH_MODULE(ExpertBlock);
 
 /// What the layers keep of a batch of sequences.
 struct State {
-  std::vector<attzoo::Cache> caches;
+  attzoo::Cache cache;
   torch::Tensor real;  // [B] tokens so far that are no padding
-
-  int64_t bytes() const {
-    int64_t sum = 0;
-    for (const auto& cache : caches) sum += cache.bytes();
-    return sum;
-  }
 };
 
 class LanguageModel : public torch::nn::Module {
@@ -134,9 +132,9 @@ class LanguageModel : public torch::nn::Module {
       options.sliding_window = window;
       const attzoo::GroupedSelfAttention attention(options);
       if (c.experts) {
-        add(ExpertBlock(attention, c.block, *c.experts));
+        layers->push_back(ExpertBlock(attention, c.block, *c.experts));
       } else {
-        add(attzoo::transformer_block(attention, c.block));
+        layers->push_back(attzoo::transformer_block(attention, c.block));
       }
     }
     norm = attzoo::Norm(c.block.norm, width, c.block.norm_eps);
@@ -148,10 +146,8 @@ class LanguageModel : public torch::nn::Module {
 
   /// Of `batch` new sequences of up to `capacity` tokens.
   State make_state(int64_t batch, int64_t capacity) const {
-    State state{.caches = {},
-                .real = torch::zeros({batch}, embed->weight.options().dtype(torch::kInt64))};
-    for (const auto& make : make_caches_) state.caches.push_back(make(batch, capacity));
-    return state;
+    return {layers->make_cache(batch, capacity),
+            torch::zeros({batch}, embed->weight.options().dtype(torch::kInt64))};
   }
 
   /// The next tokens, integers [B, L] -> features [B, L, width]. `real` [B, L], bool, says which
@@ -159,10 +155,7 @@ class LanguageModel : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& ids, State& state, const torch::Tensor& real = {}) {
     auto x = embed(ids);
     if (!positions.is_empty()) x = x + positions(next_positions(ids, state, real));
-    for (size_t i = 0; i < blocks_.size(); ++i) {
-      x = blocks_[i](x, {.key_padding_mask = real, .cache = state.caches[i]}).output;
-    }
-    return x;
+    return layers(x, {.key_padding_mask = real, .cache = state.cache}).output;
   }
 
   /// Features [..., width] -> logits [..., vocab].
@@ -172,21 +165,11 @@ class LanguageModel : public torch::nn::Module {
 
   Config config;
   torch::nn::Embedding embed{nullptr}, positions{nullptr};
-  torch::nn::ModuleList layers;
+  attzoo::Stack layers;
   attzoo::Norm norm = nullptr;
   torch::nn::Linear lm_head{nullptr};
 
  private:
-  template <class Block>
-  void add(Block block) {
-    layers->push_back(block);
-    blocks_.push_back([block](const torch::Tensor& x, const attzoo::AttentionInputs& in) mutable {
-      return block->forward(x, in);
-    });
-    make_caches_.push_back(
-        [block](int64_t batch, int64_t capacity) { return block->make_cache(batch, capacity); });
-  }
-
   /// A token's position is the number of real tokens before it.
   torch::Tensor next_positions(const torch::Tensor& ids, State& state, const torch::Tensor& real) {
     const auto counts = real.defined() ? real.to(torch::kInt64) : torch::ones_like(ids);
@@ -196,11 +179,6 @@ class LanguageModel : public torch::nn::Module {
                       config.positions, " positions, and this text is longer");
     return (after - 1).clamp_min(0);  // that of padding does not matter
   }
-
-  std::vector<
-      std::function<attzoo::AttentionResult(const torch::Tensor&, const attzoo::AttentionInputs&)>>
-      blocks_;
-  std::vector<std::function<attzoo::Cache(int64_t, int64_t)>> make_caches_;
 };
 
 /// The model of a folder with config.json and safetensors.

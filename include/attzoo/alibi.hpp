@@ -53,7 +53,7 @@ class ALiBiSelfAttentionImpl
     reset();
   }
 
-  /// Makes the projections anew, and the slopes.
+  /// Makes and registers the parameters, and the slopes.
   void reset() override {
     SelfAttention::reset();
     slopes = register_buffer("slopes", alibi_slopes(options.num_heads, options.python_slopes));

@@ -29,5 +29,6 @@
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/module/any_attention.hpp>
 #include <attzoo/module/rms_norm.hpp>
+#include <attzoo/module/stack.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/module/transformer.hpp>

@@ -70,7 +70,7 @@ class CombinedAttentionImpl
                       ", through which tokens would attend to what it hides; pass "
                       "key_padding_mask, causal or documents, which hold in both");
     auto* caches = this->caches_of(kName, inputs, x);
-    core::PairCache::Together together(caches, caches ? x.size(1) : 0);
+    core::JoinedCache::Together together(caches, caches ? x.size(1) : 0);
     const auto inputs_for = [&](TakenInputs taken, const Cache& cache) {
       auto its = inputs;
       if (!taken.global_attention) its.global_attention = torch::Tensor();
@@ -81,9 +81,10 @@ class CombinedAttentionImpl
       its.cache = cache;
       return its;
     };
-    auto result = attn_a->forward(x, inputs_for(attn_a->takes(), caches ? caches->a : Cache()));
+    auto result =
+        attn_a->forward(x, inputs_for(attn_a->takes(), caches ? caches->parts[0] : Cache()));
     const auto other =
-        attn_b->forward(x, inputs_for(attn_b->takes(), caches ? caches->b : Cache()));
+        attn_b->forward(x, inputs_for(attn_b->takes(), caches ? caches->parts[1] : Cache()));
     together.done();
     result.output = core::mix(gate, x, result.output, other.output);
     return result;

@@ -54,7 +54,7 @@ class LongformerSelfAttentionImpl
     reset();
   }
 
-  /// Makes the projections anew, those of global tokens too.
+  /// Makes and registers the parameters, the projections of global tokens too.
   void reset() override {
     SelfAttention::reset();
     if (!options.global_projections) return;

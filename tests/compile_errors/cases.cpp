@@ -3,7 +3,12 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
-#if CASE >= 23 && CASE <= 24
+#if CASE >= 36
+#include <attzoo/local.hpp>
+#include <attzoo/module/stack.hpp>
+#include <attzoo/module/transformer.hpp>
+#endif
+#if (CASE >= 23 && CASE <= 24) || CASE >= 36
 #include <attzoo/multi_head.hpp>
 #endif
 
@@ -124,5 +129,27 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
 #elif CASE == 35  // CASE 35: write !x
   const auto u = table(t);
   return use(mask_mod([=](auto, auto, auto q, auto) { return ~u(q); }));
+#elif CASE == 36  // CASE 36: for causal\(\) write .causal = true
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, {.mask = causal()}).output;
+#elif CASE == 37  // CASE 37: .mask = create_mask\(mask_mod\(f\)
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, {.mask = [](auto, auto, auto q, auto kv) { return q >= kv; }}).output;
+#elif CASE == 38  // CASE 38: Inputs are .mask, .key_padding_mask
+  MultiHeadSelfAttention attn(64, 8);
+  return attn(q, {.mask = t, .is_causal = true}).output;
+#elif CASE == 39  // CASE 39: Options are d_model, num_heads
+  MultiHeadSelfAttention attn({.d_model = 64, .heads = 8});
+  return attn(q).output;
+#elif CASE == 40  // CASE 40: write the type before the brace
+  LocalSelfAttention attn({.d_model = 64, .window_size = 8, .n_heads = 8, .causal = true});
+  return attn(q).output;
+#elif CASE == 41  // CASE 41: heads
+  MultiHeadSelfAttention attn(MultiHeadSelfAttentionOptions{.d_model = 64, .heads = 8});
+  return attn(q).output;
+#elif CASE == 42  // CASE 42: options are .mlp_hidden
+  return transformer_block(MultiHeadSelfAttention(64, 8), {.mlp_dim = 64})(q).output;
+#elif CASE == 43  // CASE 43: a block needs AttentionResult forward
+  return Stack(MultiHeadSelfAttention(64, 8), torch::nn::Linear(64, 64))(q).output;
 #endif
 }

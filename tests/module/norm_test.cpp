@@ -21,10 +21,24 @@ TEST(Norm, IsTheModuleThatItHolds) {
   EXPECT_FALSE(layer.is_empty() || rms.is_empty());
 }
 
+TEST(Norm, ResetsItsParameters) {
+  for (const auto kind : {NormKind::kLayerNorm, NormKind::kRMSNorm}) {
+    Norm norm(kind, 8, 1e-5);
+    const auto x = torch::randn({2, 8}), want = norm(x).detach();
+    const auto weight = norm.weight();
+    for (auto& p : norm.ptr()->parameters()) p.detach().fill_(3);
+    EXPECT_FALSE(torch::equal(norm(x), want));
+    norm.reset_parameters();
+    EXPECT_TRUE(torch::equal(norm(x), want));
+    EXPECT_TRUE(norm.weight().is_same(weight));
+  }
+}
+
 TEST(Norm, HoldsNothing) {
   Norm none = nullptr;
   EXPECT_TRUE(none.is_empty());
   EXPECT_THROW(none.weight(), c10::Error);
+  EXPECT_THROW(none.reset_parameters(), c10::Error);
   EXPECT_THROW(none(torch::ones({2})), c10::Error);
 }
 

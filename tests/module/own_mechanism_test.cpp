@@ -131,7 +131,42 @@ int failures(F&& f) {
   return failed;
 }
 
+/// One with parameters of its own.
+class RatedImpl : public attzoo::SelfAttention<RatedImpl, StridedOptions> {
+ public:
+  static constexpr const char* kName = "Rated";
+  explicit RatedImpl(const StridedOptions& o) : SelfAttention(o, {.heads = {"num_heads", 1}}) {
+    reset();
+  }
+  void reset() override {
+    SelfAttention::reset();
+    rate = register_parameter("rate", torch::rand({3}));
+    seen = register_buffer("seen", torch::zeros({2}, torch::kInt64));
+  }
+  attzoo::AttentionResult forward(const torch::Tensor& x, const attzoo::AttentionInputs& in = {}) {
+    return finish(attend(project(x, in), in));
+  }
+  torch::Tensor rate, seen;
+};
+
 }  // namespace
+
+TEST(OwnMechanism, ResetsItsParameters) {
+  StridedOptions options;
+  options.d_model = 8;
+  attzoo::Holder<RatedImpl> rated(options);
+  rated->seen.fill_(7);
+  attzoo::testing::expect_reset_parameters(rated);
+  attzoo::testing::expect_reset_parameters(attzoo::gated(rated));
+  EXPECT_EQ(rated->seen.sum().item<int64_t>(), 0);
+
+  // Not what the constructor makes.
+  const auto before = rated->rate.clone();
+  rated->w_q = rated->replace_module("w_q", torch::nn::Linear(8, 4));
+  attzoo::testing::expect_error([&] { rated->reset_parameters(); },
+                                {"Rated", "reset_parameters", "w_q.weight [4, 8]"});
+  EXPECT_TRUE(torch::equal(rated->rate, before));
+}
 
 TEST(OwnMechanism, OneThatCountsFromItsRowsStartIsFoundOut) {
   const auto with = [](Count count) {

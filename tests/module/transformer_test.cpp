@@ -152,6 +152,14 @@ TEST(Transformer, StateHasTheNamesOfItsParts) {
   EXPECT_TRUE(make({.norm_placement = NormPlacement::kParallel})->norm_mlp.is_empty());
 }
 
+TEST(Transformer, ItsAttentionIsCalledAsAnyOther) {
+  auto block = make();
+  block->eval();
+  const auto x = torch::randn({2, 5, 12});
+  EXPECT_TRUE(torch::equal(block->attn(x, {.causal = true}).output,
+                           block->attn->forward(x, {.causal = true}).output));
+}
+
 TEST(Transformer, LivesAsAModule) {
   expect_lives_as_a_module(make(), 12);
   const auto all = all_options();

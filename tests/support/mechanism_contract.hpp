@@ -30,6 +30,7 @@
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
+#include "support/reset_parameters.hpp"
 
 namespace attzoo::testing {
 
@@ -461,6 +462,7 @@ TYPED_TEST_P(MechanismContract, LivesAsAModule) {
   }
   m->to(torch::kFloat32);
   EXPECT_EQ(m(x.to(torch::kFloat32)).output.scalar_type(), torch::kFloat32);
+  expect_reset_parameters(rebuilt);
 }
 
 TYPED_TEST_P(MechanismContract, ConstructorErrors) {

@@ -12,6 +12,7 @@
 
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
+#include "support/reset_parameters.hpp"
 
 namespace attzoo::testing {
 
@@ -51,6 +52,7 @@ void expect_lives_as_a_module(Module m, int64_t input_dim) {
   EXPECT_NE(text.str().find(std::string("attzoo::") + Impl::kName), std::string::npos);
   EXPECT_EQ(m(x.slice(0, 0, 0)).output.size(0), 0);
   expect_error([&] { m(x[0]); }, {"[batch, seq, input_dim"});
+  expect_reset_parameters(rebuilt);
 }
 
 template <class Module>

@@ -42,7 +42,8 @@ struct Softcap {
   }
 };
 
-/// A tensor [B, H, L, S] by strides, added; null: nothing. Its -inf hides a pair, whatever the score.
+/// A tensor [B, H, L, S] by strides, added; null: nothing. Its -inf hides a pair, whatever the
+/// score.
 template <class T>
 struct Bias {
   const T* data = nullptr;

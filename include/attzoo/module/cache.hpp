@@ -6,12 +6,12 @@
 
 #include <torch/types.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 namespace attzoo {
 
@@ -116,6 +116,9 @@ struct CacheHead {
   torch::Device device;
 };
 
+/// Tokens, of the most that it has had, that any cache can take back.
+inline constexpr int64_t kTakenBack = 32;
+
 /// What every cache is to its handle. Arguments are checked already.
 class CacheState {
  public:
@@ -127,6 +130,8 @@ class CacheState {
   virtual int64_t bytes() const = 0;
   /// The least n > 0 that truncate() can go back to: before it, too much is forgotten.
   virtual int64_t earliest() const = 0;
+  /// Whether truncate() can still go back to the tokens of now when L more have been appended.
+  virtual bool can_take_back(int64_t L) const { return L <= kTakenBack || length() == 0; }
   virtual void truncate(int64_t n) = 0;
   virtual void reorder(const torch::Tensor& order) = 0;  // int64, on the cache's device
   virtual std::shared_ptr<CacheState> clone() const = 0;
@@ -138,9 +143,6 @@ class CacheState {
   CacheHead head_;
 };
 
-/// Tokens, of the most that it has had, that any cache can take back.
-inline constexpr int64_t kTakenBack = 32;
-
 /// The head of a new cache. `unending`: whether it may do without a capacity. Throws as make_cache.
 ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const torch::Tensor& weight,
                                 int64_t batch, std::optional<int64_t> capacity,
@@ -151,37 +153,40 @@ ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const to
 ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache& cache,
                             const torch::Tensor& x);
 
-/// Of a module that consists of two.
-class PairCache final : public CacheState {
+/// Of a module that consists of several.
+class JoinedCache final : public CacheState {
  public:
-  PairCache(const CacheHead& head, Cache first, Cache second)
-      : CacheState(head), a(std::move(first)), b(std::move(second)) {}
-  int64_t length() const override { return a.length(); }
-  int64_t bytes() const override { return a.bytes() + b.bytes(); }
-  int64_t earliest() const override { return std::max(a.state().earliest(), b.state().earliest()); }
+  JoinedCache(const CacheHead& head, std::vector<Cache> caches)
+      : CacheState(head), parts(std::move(caches)) {}
+  int64_t length() const override { return parts.front().length(); }
+  ATTZOO_API int64_t bytes() const override;
+  ATTZOO_API int64_t earliest() const override;
+  ATTZOO_API bool can_take_back(int64_t L) const override;
   ATTZOO_API void truncate(int64_t n) override;
   ATTZOO_API void reorder(const torch::Tensor& order) override;
   ATTZOO_API std::shared_ptr<CacheState> clone() const override;
 
-  Cache a, b;
+  std::vector<Cache> parts;
 
-  /// Takes what was appended to `a` back, unless the other module has done its part, too.
+  /// Takes what was appended to some parts back, unless all modules have done theirs.
   class Together {
    public:
-    /// Before L tokens; `pair` may be null.
-    ATTZOO_API Together(PairCache* pair, int64_t L);
+    /// Before L tokens; `joined` may be null.
+    ATTZOO_API Together(JoinedCache* joined, int64_t L);
     ATTZOO_API ~Together();
-    void done() { pair_ = nullptr; }
+    Together(const Together&) = delete;
+    Together& operator=(const Together&) = delete;
+    void done() { joined_ = nullptr; }
 
    private:
-    PairCache* pair_;
+    JoinedCache* joined_;
     int64_t length_ = 0;
-    Cache copy_;  // where truncate() could not go back
+    std::vector<Cache> copies_;  // of the parts where truncate() could not go back
   };
 };
 
-/// Of a module that consists of two, from theirs.
-ATTZOO_API Cache make_pair_cache(const char* who, const Identity& owner, Cache a, Cache b);
+/// The cache of a module that consists of several, from theirs.
+ATTZOO_API Cache join_caches(const char* who, const Identity& owner, std::vector<Cache> parts);
 
 }  // namespace core
 }  // namespace attzoo

@@ -84,44 +84,69 @@ ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache&
                     " more came; give make_cache a larger capacity, or reset() it");
 }
 
-ATTZOO_API Cache make_pair_cache(const char* who, const Identity& owner, Cache a, Cache b) {
-  auto head = a.state().head();
-  const auto& other = b.state().head();
-  TORCH_CHECK_VALUE(head.module_dtype == other.module_dtype && head.device == other.device, who,
-                    ": both modules must have one dtype and device to share a cache, got ",
-                    head.module_dtype, " on ", head.device, " and ", other.module_dtype, " on ",
-                    other.device);
+ATTZOO_API Cache join_caches(const char* who, const Identity& owner, std::vector<Cache> parts) {
+  auto head = parts.front().state().head();
+  for (const auto& part : parts) {
+    const auto& other = part.state().head();
+    TORCH_CHECK_VALUE(head.module_dtype == other.module_dtype && head.device == other.device, who,
+                      ": all its modules must have one dtype and device to share a cache, got ",
+                      head.module_dtype, " on ", head.device, " and ", other.module_dtype, " on ",
+                      other.device);
+  }
   head.owner = owner.value();
-  return Cache(std::make_shared<PairCache>(head, std::move(a), std::move(b)));
+  return Cache(std::make_shared<JoinedCache>(head, std::move(parts)));
 }
 
-ATTZOO_API PairCache::Together::Together(PairCache* pair, int64_t L) : pair_(pair) {
-  if (!pair) return;
-  length_ = pair->a.length();
-  if (L > kTakenBack) copy_ = pair->a.clone();
+ATTZOO_API int64_t JoinedCache::bytes() const {
+  int64_t sum = 0;
+  for (const auto& part : parts) sum += part.bytes();
+  return sum;
 }
 
-ATTZOO_API PairCache::Together::~Together() {
-  if (!pair_) return;
-  if (copy_.defined()) {
-    pair_->a = copy_;
-  } else {
-    pair_->a.truncate(std::min(length_, pair_->a.length()));
+ATTZOO_API int64_t JoinedCache::earliest() const {
+  int64_t latest = 0;
+  for (const auto& part : parts) latest = std::max(latest, part.state().earliest());
+  return latest;
+}
+
+ATTZOO_API bool JoinedCache::can_take_back(int64_t L) const {
+  return std::all_of(parts.begin(), parts.end(),
+                     [L](const Cache& part) { return part.state().can_take_back(L); });
+}
+
+ATTZOO_API void JoinedCache::truncate(int64_t n) {
+  for (auto& part : parts) part.truncate(n);
+}
+
+ATTZOO_API void JoinedCache::reorder(const torch::Tensor& order) {
+  for (auto& part : parts) part.reorder(order);
+}
+
+ATTZOO_API std::shared_ptr<CacheState> JoinedCache::clone() const {
+  auto copy = std::make_shared<JoinedCache>(*this);
+  for (auto& part : copy->parts) part = part.clone();
+  return copy;
+}
+
+ATTZOO_API JoinedCache::Together::Together(JoinedCache* joined, int64_t L) : joined_(joined) {
+  if (!joined) return;
+  length_ = joined->length();
+  if (joined->can_take_back(L)) return;
+  for (const auto& part : joined->parts) {
+    copies_.push_back(part.state().can_take_back(L) ? Cache() : part.clone());
   }
 }
 
-ATTZOO_API void PairCache::truncate(int64_t n) {
-  a.truncate(n);
-  b.truncate(n);
-}
-
-ATTZOO_API void PairCache::reorder(const torch::Tensor& order) {
-  a.reorder(order);
-  b.reorder(order);
-}
-
-ATTZOO_API std::shared_ptr<CacheState> PairCache::clone() const {
-  return std::make_shared<PairCache>(head(), a.clone(), b.clone());
+ATTZOO_API JoinedCache::Together::~Together() {
+  if (!joined_) return;
+  for (size_t i = 0; i < joined_->parts.size(); ++i) {
+    auto& part = joined_->parts[i];
+    if (i < copies_.size() && copies_[i].defined()) {
+      part = copies_[i];
+    } else {
+      part.truncate(std::min(length_, part.length()));
+    }
+  }
 }
 
 }  // namespace core

@@ -4,6 +4,7 @@
 
 #include <attzoo/functional/result.hpp>
 #include <attzoo/module/inputs.hpp>
+#include <attzoo/module/misspelt.hpp>
 
 #include <torch/nn/pimpl.h>
 
@@ -24,10 +25,35 @@ class Holder : public torch::nn::ModuleHolder<Impl> {
   /// A new module with these options.
   explicit Holder(const typename Impl::Config& config);
 
+  /// Options of other names or types do not compile.
+  template <class Config = typename Impl::Config>
+  requires requires(Config& config) { config.d_model; }
+  explicit Holder(const core::MisspeltOptions<core::kHeadsFirst<Config>>&) {
+    static_assert(
+        !sizeof(Config),
+        "attzoo: an option has a name or a type that this module does not know. Options are "
+        "d_model, num_heads, input_dim, dropout, bias, temperature, rope, causal and those on the "
+        "module's page; write the type before the brace, as in MultiHeadSelfAttention("
+        "attzoo::MultiHeadSelfAttentionOptions{.d_model = 64}), and the compiler says which it is");
+  }
+
   /// The module's forward(): x [B, L, input_dim] -> output [B, L, d_model]. It is no template, as
   /// LibTorch's is, so that the inputs can be written in braces: `attn(x, {.causal = true})`.
   /// Throws c10::Error if it holds no module.
   AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {});
+
+  /// Inputs of other names or types do not compile.
+  template <class Inputs = core::MisspeltInputs>
+  AttentionResult operator()(const torch::Tensor&, const core::MisspeltInputs&) {
+    static_assert(
+        !sizeof(Inputs),
+        "attzoo: an input has a name or a type that no module knows. Inputs are .mask, "
+        ".key_padding_mask, .causal, .context, .position_offset, .global_attention, .documents, "
+        ".cache, .positions, in this order; .mask is a tensor: for causal() write .causal = true, "
+        "for another mask or a lambda .mask = create_mask(mask_mod(f), 1, 1, L, S), or call "
+        "attention(q, k, v, mask)");
+    return {};
+  }
 
   /// Further tensors, as LibTorch's modules take them, do not compile: each input has a name.
   template <class Other, class... More>

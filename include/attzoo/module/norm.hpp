@@ -33,6 +33,9 @@ class Norm {
   /// [features]. Throws c10::Error if it holds nothing.
   ATTZOO_API const torch::Tensor& weight() const;
 
+  /// Initialises weight and bias anew, in place.
+  ATTZOO_API void reset_parameters();
+
   /// x [..., features] -> the same shape; throws what the module's forward does.
   ATTZOO_API torch::Tensor operator()(const torch::Tensor& x);
 

@@ -27,6 +27,11 @@ ATTZOO_API const torch::Tensor& Norm::weight() const {
   return rms.is_empty() ? layer->weight : rms->weight;
 }
 
+ATTZOO_API void Norm::reset_parameters() {
+  if (!rms.is_empty()) return rms->reset_parameters();
+  layer->reset_parameters();
+}
+
 ATTZOO_API torch::Tensor Norm::operator()(const torch::Tensor& x) {
   return rms.is_empty() ? layer->forward(x) : rms->forward(x);
 }

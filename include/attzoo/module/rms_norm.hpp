@@ -29,8 +29,10 @@ class RMSNormImpl : public torch::nn::Cloneable<RMSNormImpl> {
   explicit RMSNormImpl(const RMSNormOptions& o);
   explicit RMSNormImpl(int64_t features) : RMSNormImpl(RMSNormOptions{.features = features}) {}
 
-  /// Makes the weight anew: ones.
+  /// Makes and registers the weight.
   void reset() override;
+  /// Fills the weight with ones, in place.
+  void reset_parameters();
   /// Prints the module with its options.
   void pretty_print(std::ostream& stream) const override;
 

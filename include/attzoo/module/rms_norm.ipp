@@ -6,6 +6,7 @@
 #include <attzoo/module/rms_norm.hpp>
 
 #include <ATen/ops/rms_norm.h>
+#include <torch/nn/init.h>
 
 #include <cmath>
 #include <ostream>
@@ -22,6 +23,8 @@ ATTZOO_API RMSNormImpl::RMSNormImpl(const RMSNormOptions& o) : options(o) {
 ATTZOO_API void RMSNormImpl::reset() {
   weight = register_parameter("weight", torch::ones({options.features}));
 }
+
+ATTZOO_API void RMSNormImpl::reset_parameters() { torch::nn::init::ones_(weight); }
 
 ATTZOO_API void RMSNormImpl::pretty_print(std::ostream& stream) const {
   stream << "attzoo::RMSNorm(features=" << options.features << ", eps=" << options.eps << ")";

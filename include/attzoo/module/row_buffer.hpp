@@ -65,7 +65,8 @@ class RowBuffer {
 
   int64_t length() const { return first_ + held_; }  ///< rows ever appended, but for truncated ones
   bool whole() const { return first_ == 0; }         ///< whether nothing was forgotten
-  int64_t earliest() const;                          ///< the least n > 0 for truncate()
+  bool keeps_all() const { return keeps_.reach == Keeps::kAll; }  ///< whether it never forgets
+  int64_t earliest() const;  ///< the least n > 0 for truncate()
   int64_t bytes() const;
   void truncate(int64_t n);
   void reorder(const torch::Tensor& order);

@@ -68,7 +68,9 @@ class SelfAttention : public core::CallableModule<Derived>, public core::SelfAtt
     options.input_dim = input_dim();
   }
 
-  /// Makes the projections anew: Xavier uniform weights, zero biases and sinks, norms of 1.
+  /// Makes and registers the parameters, for the constructor and clone(): Xavier uniform weights,
+  /// zero biases and sinks, norms of 1. A module that has them gets new values by
+  /// reset_parameters().
   void reset() override {
     if (!made_) made_ = options;
     make_projections(*this, options.bias);

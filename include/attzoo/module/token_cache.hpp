@@ -55,6 +55,9 @@ class KvCache : public TokenCache {
   int64_t length() const override { return rows_.length(); }
   int64_t bytes() const override { return rows_.bytes(); }
   int64_t earliest() const override { return rows_.earliest(); }
+  bool can_take_back(int64_t L) const override {
+    return rows_.keeps_all() || TokenCache::can_take_back(L);
+  }
   bool whole() const override { return rows_.whole(); }
   ATTZOO_API void append(Heads& heads) override;
   ATTZOO_API void truncate(int64_t n) override;

@@ -102,4 +102,13 @@ TransformerBlock<Attention> transformer_block(const torch::nn::ModuleHolder<Atte
   return TransformerBlock<Attention>(attn, options);
 }
 
+/// Options of other names or types do not compile.
+template <class Options = core::MisspeltBlockOptions>
+auto transformer_block(const core::AnyHolder&, const core::MisspeltBlockOptions&) {
+  static_assert(
+      !sizeof(Options),
+      "attzoo: a transformer block's options are .mlp_hidden, .dropout, .norm, .norm_eps, "
+      ".norm_placement, .activation, .mlp_gated, .mlp_bias, in this order");
+}
+
 }  // namespace attzoo

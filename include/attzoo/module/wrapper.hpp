@@ -32,7 +32,7 @@ concept AttentionModule = std::derived_from<M, torch::nn::Module> &&
 namespace core {
 
 /// A wrapped module's cache. Throws c10::NotImplementedError if it makes none.
-template <AttentionModule M>
+template <class M>
 Cache inner_cache(const char* who, const M& inner, int64_t batch, std::optional<int64_t> capacity,
                   const CacheOptions& how) {
   if constexpr (requires { inner.make_cache(batch, capacity, how); }) {
@@ -40,6 +40,13 @@ Cache inner_cache(const char* who, const M& inner, int64_t batch, std::optional<
   } else {
     TORCH_CHECK_NOT_IMPLEMENTED(false, who, ": the wrapped module has no make_cache");
   }
+}
+
+/// The same module in a holder that is called with inputs in braces.
+template <AttentionModule M>
+Holder<M> as_holder(const torch::nn::ModuleHolder<M>& module) {
+  if (module.is_empty()) return nullptr;
+  return module.ptr();
 }
 
 /// What a wrapper around one module holds. The module is shared with whoever gave it.
@@ -60,11 +67,11 @@ struct WrapsOne {
   /// What builds this wrapper again, every default filled in.
   Config get_config() const { return {attn->get_config(), options}; }
 
-  OptionsType options;                  ///< as they were given, every default filled in
-  torch::nn::ModuleHolder<Inner> attn;  ///< the wrapped module
+  OptionsType options;  ///< as they were given, every default filled in
+  Holder<Inner> attn;   ///< the wrapped module
 
-  WrapsOne(torch::nn::ModuleHolder<Inner> inner, const OptionsType& o)
-      : options(o), attn(std::move(inner)) {}
+  WrapsOne(const torch::nn::ModuleHolder<Inner>& inner, const OptionsType& o)
+      : options(o), attn(as_holder(inner)) {}
 
  protected:
   /// The wrapped module's cache: a wrapper needs nothing of its own.
@@ -103,27 +110,28 @@ struct WrapsTwo {
   /// What builds this wrapper again, every default filled in.
   Config get_config() const { return {attn_a->get_config(), attn_b->get_config(), options}; }
 
-  OptionsType options;                ///< as they were given, every default filled in
-  torch::nn::ModuleHolder<A> attn_a;  ///< the first wrapped module
-  torch::nn::ModuleHolder<B> attn_b;  ///< the second
+  OptionsType options;  ///< as they were given, every default filled in
+  Holder<A> attn_a;     ///< the first wrapped module
+  Holder<B> attn_b;     ///< the second
 
-  WrapsTwo(torch::nn::ModuleHolder<A> a, torch::nn::ModuleHolder<B> b, const OptionsType& o)
-      : options(o), attn_a(std::move(a)), attn_b(std::move(b)) {}
+  WrapsTwo(const torch::nn::ModuleHolder<A>& a, const torch::nn::ModuleHolder<B>& b,
+           const OptionsType& o)
+      : options(o), attn_a(as_holder(a)), attn_b(as_holder(b)) {}
 
  protected:
   /// Both modules' caches as one.
   Cache new_cache(const char* who, int64_t batch, std::optional<int64_t> capacity,
                   const CacheOptions& how) const {
-    auto a = inner_cache(who, *attn_a, batch, capacity, how);
-    auto b = inner_cache(who, *attn_b, batch, capacity, how);
-    return make_pair_cache(who, identity_, std::move(a), std::move(b));
+    return join_caches(who, identity_,
+                       {inner_cache(who, *attn_a, batch, capacity, how),
+                        inner_cache(who, *attn_b, batch, capacity, how)});
   }
   /// The caches of the call's cache, null without one. Throws c10::ValueError as check_cache().
-  PairCache* caches_of(const char* who, const AttentionInputs& inputs,
-                       const torch::Tensor& x) const {
+  JoinedCache* caches_of(const char* who, const AttentionInputs& inputs,
+                         const torch::Tensor& x) const {
     if (!inputs.cache.defined()) return nullptr;
     check_cache(who, identity_, inputs.cache, x);
-    return static_cast<PairCache*>(&inputs.cache.state());
+    return static_cast<JoinedCache*>(&inputs.cache.state());
   }
   /// f(name, holder) for what is wrapped.
   template <class F>
@@ -150,7 +158,7 @@ class Wrapper : public CallableModule<Derived>, public Held {
   void reset() override {
     this->for_each_inner([](const char*, auto& module) {
       using M = typename std::remove_cvref_t<decltype(module)>::ContainedType;
-      module = torch::nn::ModuleHolder<M>(std::dynamic_pointer_cast<M>(module->clone()));
+      module = std::dynamic_pointer_cast<M>(module->clone());
     });
     register_layers();
   }

@@ -1,0 +1,78 @@
+#pragma once
+/// \file
+/// Names that one writes in braces first and that nothing here has, as other libraries do. Of an
+/// unknown name in braces a compiler says only that no call matches. These aggregates match, as
+/// templates only where nothing else does, and are refused with a sentence (holder.hpp). A name in
+/// braces must stand behind those before it, so each is beside the right one.
+
+#include <torch/nn/pimpl.h>
+
+namespace attzoo::core {
+
+/// A value of any type.
+struct Anything {
+  Anything() = default;
+  template <class T>
+  Anything(const T&) {}  // NOLINT: anything is one
+};
+
+/// AttentionInputs with other names and types.
+struct MisspeltInputs {
+  Anything attn_mask, attention_mask, mask, masks, src_mask, bias, attn_bias, score_mod, mask_mod;
+  Anything key_padding_mask, padding_mask, key_mask, padding, key_padding, src_key_padding_mask;
+  Anything is_causal, causal, casual, dropout, dropout_p, need_weights, return_weights;
+  Anything context, memory, key, keys, value, values, kv, encoder_hidden_states;
+  Anything position_offset, offset, start_pos, start_position;
+  Anything global_attention, global_attention_mask, is_global, global_tokens;
+  Anything documents, document, document_ids, offsets, cu_seqlens, seqlens, lengths, segment_ids;
+  Anything cache, caches, kv_cache, past_key_values, past_key_value, use_cache;
+  Anything positions, position, position_ids, pos;
+};
+
+/// The options of a mechanism with other names and types; `HeadsFirst`: num_heads before input_dim.
+template <bool HeadsFirst>
+struct MisspeltOptions {
+  Anything embed_dim, dim, hidden_size, hidden_dim, model_dim, n_embd, d_model, dmodel, width;
+  Anything dilation_rate, dilation, rate;
+  Anything num_heads, heads, n_heads, nhead, nheads, num_head, n_head, head_count;
+  Anything num_attention_heads, num_query_heads, num_q_heads, query_heads;
+  Anything num_kv_heads, kv_heads, n_kv_heads, num_key_value_heads;
+  Anything input_dim, in_dim, in_features, d_input, window_size, window, block_size, block;
+  Anything bucket_size, buckets, num_hashes, hashes, dropout, dropout_p, attn_dropout, drop;
+  Anything bias, use_bias, qkv_bias, temperature, scale, feature_dim, eps, max_seq_len, max_len;
+  Anything overlap, rope, rotary, use_rope, causal, is_causal, casual, exact_buckets, seed;
+  Anything num_buckets, head_dim, d_head, out_bias, qk_norm, qk_norm_eps, softcap, logit_softcap;
+  Anything sinks, sink, output_gate, sliding_window, global_projections;
+};
+template <>
+struct MisspeltOptions<false> {
+  Anything embed_dim, dim, hidden_size, hidden_dim, model_dim, n_embd, d_model, dmodel, width;
+  Anything input_dim, in_dim, in_features, d_input, window_size, window, block_size, block;
+  Anything num_heads, heads, n_heads, nhead, nheads, num_head, n_head, head_count;
+  Anything num_attention_heads, dropout, dropout_p, attn_dropout, drop, bias, use_bias, qkv_bias;
+  Anything temperature, scale, feature_dim, features, eps, overlap, rope, rotary, use_rope;
+  Anything causal, is_causal, casual, python_blend;
+};
+
+/// A module holder of any type.
+struct AnyHolder {
+  template <class M>
+  AnyHolder(const torch::nn::ModuleHolder<M>&) {}  // NOLINT: any of them is one
+};
+
+/// TransformerBlockOptions with other names and types.
+struct MisspeltBlockOptions {
+  Anything hidden, hidden_dim, hidden_size, mlp_hidden, mlp_dim, mlp_size, mlp_ratio, ffn_dim;
+  Anything intermediate_size, dim_feedforward, d_ff, dropout, dropout_p, norm, norm_type, norm_kind;
+  Anything norm_eps, eps, layer_norm_eps, norm_placement, placement, norm_first, pre_norm;
+  Anything activation, act, hidden_act, mlp_gated, gated, glu, mlp_bias, bias;
+};
+
+/// Whether a mechanism's options have num_heads before input_dim.
+template <class Options>
+inline constexpr bool kHeadsFirst = requires {
+  Options{.num_heads = 1, .input_dim = 1};
+}
+|| requires { Options{.num_query_heads = 1, .input_dim = 1}; };
+
+}  // namespace attzoo::core
