@@ -30,7 +30,7 @@ struct Lookup {
   int64_t place = -1;  // of the wanted one in their gradients
 
   /// That of the trace which runs on this thread.
-  static Lookup& current() {
+  static ATTZOO_ALWAYS_INLINE Lookup& current() {
     static thread_local Lookup lookup;
     return lookup;
   }
