@@ -406,7 +406,7 @@ TEST(Attention, HasExactGradientsWhereScoresAreLarge) {
     for (auto& x : c.q) x = 0;
     for (auto& x : c.grad_lse) x = 0;
     const auto far = [distance](auto s, auto, auto, auto, auto) { return s + distance; };
-    c.run({{}, make_score<float>(CallableScore{far, 0})}, 2);
+    c.run({everybody().mask, make_score<float>(CallableScore{far, 0})}, 2);
     double sum = 0, want = 0;
     for (const float x : c.gv) sum += x;
     for (const float x : c.grad) want += x;
