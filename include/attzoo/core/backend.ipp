@@ -99,7 +99,7 @@ ATTZOO_API OutputAndLse run(const Backend& backend, const Qkv& t, const Rule& ru
   for (const auto& l : call.learning()) inputs.push_back(l);
   call.learns = torch::GradMode::is_enabled() &&
                 std::any_of(inputs.begin(), inputs.end(),
-                            [](const torch::Tensor& t) { return t.requires_grad(); });
+                            [](const torch::Tensor& x) { return x.requires_grad(); });
   const auto result =
       differentiable(c10::make_intrusive<AttentionFunction>(backend, std::move(call)), inputs);
   return {result[0], result[1]};
