@@ -39,7 +39,7 @@ torch::Tensor attend(Path path, const core::Qkv& t, const core::AnyMask& mask,
 
 struct Junk {
   double value;
-  bool in_queries, in_keys, in_values;  // cotangents go with the queries
+  bool in_queries, in_keys, in_values, in_cotangents = false;
 };
 
 /// The output of the last L queries, and the gradients of these, of keys and of values; tokens in
@@ -59,7 +59,8 @@ std::vector<torch::Tensor> results(const std::function<torch::Tensor(const core:
                     tokens(2, junk.in_keys).requires_grad_(),
                     tokens(2, junk.in_values).requires_grad_()};
   const auto output = f(t);
-  auto all = torch::autograd::grad({output}, {t.q, t.k, t.v}, {last(tokens(4, junk.in_queries))});
+  auto all =
+      torch::autograd::grad({output}, {t.q, t.k, t.v}, {last(tokens(4, junk.in_cotangents))});
   all.insert(all.begin(), output);
   return all;
 }
@@ -95,8 +96,9 @@ void check(const std::string& what, const core::AnyMask& mask, const core::AnySc
       for (const double value : {kNaN, -kInf}) {
         if (!fused && (dtype != torch::kFloat32 || value == -kInf)) continue;  // all of one kind
         for (const Junk& junk :
-             {Junk{value, queries_too, true, true}, Junk{value, false, true, false},
-              Junk{value, false, false, true}}) {
+             {Junk{value, queries_too, true, true, queries_too}, Junk{value, false, true, false},
+              Junk{value, false, false, true}, Junk{value, queries_too, false, false},
+              Junk{value, false, false, false, queries_too}}) {
           expect_no_effect(
               [&](const core::Qkv& t) { return attend(path, t, mask, score, dropout); }, hidden, L,
               dtype, junk, what);

@@ -414,5 +414,19 @@ TEST(Attention, HasExactGradientsWhereScoresAreLarge) {
   }
 }
 
+/// A cap makes a finite score of an infinite query, whose product with a gradient of 0 is no
+/// number: that must not reach the keys which the query does not see.
+TEST(Attention, AnInfiniteQueryReachesNoHiddenKeys) {
+  constexpr int kQuery = 5;
+  Case<float> c({1, 1, 1, 40, 40, 8, 8});
+  c.q[kQuery * 8] = std::numeric_limits<float>::infinity();
+  c.run({causal().mask, score_of<float>(Softcap{2}).score}, 1);
+  for (size_t j = kQuery + 1; j < 40; ++j) {
+    for (size_t d = 0; d < 8; ++d) {
+      EXPECT_LT(bits(c.gk[j * 16 + d]) & 0x7fffffff, 0x7f800000u) << j << " " << d;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace attzoo::kernel
