@@ -7,7 +7,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/types.h>
 #include <torch/version.h>
-#include <attzoo/kernel/isa.hpp>
+#include <attzoo/kernel/isa/isa.hpp>
 #include <attzoo/version.hpp>
 
 #include <algorithm>

@@ -14,7 +14,7 @@ file(STRINGS "${ROOT}/support/mechanisms.hpp" entries REGEX "^ *visit\\(\"[a-z_]
 list(TRANSFORM entries REPLACE "^ *visit\\(\"([a-z_]+)\".*" "\\1" OUTPUT_VARIABLE listed)
 file(GLOB headers RELATIVE "${ROOT}/include/attzoo" "${ROOT}/include/attzoo/*.hpp")
 list(TRANSFORM headers REPLACE "\\.hpp$" "")
-list(REMOVE_ITEM headers attzoo version)
+list(REMOVE_ITEM headers attzoo config version)
 
 set(missing ${headers})
 list(REMOVE_ITEM missing ${listed})

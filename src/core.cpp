@@ -1,22 +1,22 @@
 // The core of the library attzoo::compiled.
 
-#include <attzoo/core/any_mask.ipp>
-#include <attzoo/core/any_score.ipp>
-#include <attzoo/core/backend.ipp>
-#include <attzoo/core/callables.ipp>
-#include <attzoo/core/chunked.ipp>
+#include <attzoo/core/attention/backend.ipp>
+#include <attzoo/core/attention/chunked.ipp>
+#include <attzoo/core/attention/dispatch.ipp>
+#include <attzoo/core/attention/reference.ipp>
 #include <attzoo/core/cpu/fused.ipp>
 #include <attzoo/core/cpu/mask_forms.ipp>
 #include <attzoo/core/cpu/score_forms.ipp>
-#include <attzoo/core/dispatch.ipp>
-#include <attzoo/core/grid.ipp>
 #include <attzoo/core/isa.ipp>
-#include <attzoo/core/mask_values.ipp>
+#include <attzoo/core/modifier/any_mask.ipp>
+#include <attzoo/core/modifier/any_score.ipp>
+#include <attzoo/core/modifier/callables.ipp>
+#include <attzoo/core/modifier/grid.ipp>
+#include <attzoo/core/modifier/mask_values.ipp>
+#include <attzoo/core/modifier/score_values.ipp>
+#include <attzoo/core/modifier/table.ipp>
+#include <attzoo/core/modifier/token_places.ipp>
 #include <attzoo/core/pair_products.ipp>
-#include <attzoo/core/reference.ipp>
-#include <attzoo/core/score_values.ipp>
-#include <attzoo/core/table.ipp>
-#include <attzoo/core/token_places.ipp>
 #include <attzoo/functional/attention.ipp>
 #include <attzoo/functional/checks.ipp>
 #include <attzoo/functional/masks.ipp>

@@ -6,9 +6,8 @@
 #include <attzoo/core/cpu/runtime.ipp>
 #include <attzoo/core/cpu/scan.ipp>
 #include <attzoo/core/documents.ipp>
-#include <attzoo/core/linear_attention.ipp>
-#include <attzoo/core/rotate.ipp>
-#include <attzoo/core/storage.ipp>
+#include <attzoo/core/layers/rotate.ipp>
+#include <attzoo/core/recurrence/linear_attention.ipp>
 #include <attzoo/core/unchanged.ipp>
 #include <attzoo/core/views.ipp>
 #include <attzoo/functional/linear_attention.ipp>

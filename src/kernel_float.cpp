@@ -1,8 +1,8 @@
 // The kernels that compute in float.
 
-#include <attzoo/kernel/attention.ipp>
-#include <attzoo/kernel/few_tokens.ipp>
-#include <attzoo/kernel/scan.ipp>
+#include <attzoo/kernel/attention/attention.ipp>
+#include <attzoo/kernel/decode/layers.ipp>
+#include <attzoo/kernel/recurrence/scan.ipp>
 
 namespace attzoo::kernel {
 

@@ -1,10 +1,10 @@
 // Masks and changes of scores: the named forms, compositions, and which instruction set runs.
 
-#include <attzoo/kernel/isa.ipp>
-#include <attzoo/kernel/make_modifier.hpp>
-#include <attzoo/kernel/mask_forms.hpp>
-#include <attzoo/kernel/modifier.ipp>
-#include <attzoo/kernel/score_forms.hpp>
+#include <attzoo/kernel/isa/isa.ipp>
+#include <attzoo/kernel/modifier/make_modifier.hpp>
+#include <attzoo/kernel/modifier/mask_forms.hpp>
+#include <attzoo/kernel/modifier/modifier.ipp>
+#include <attzoo/kernel/modifier/score_forms.hpp>
 
 namespace attzoo::kernel {
 

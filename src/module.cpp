@@ -3,21 +3,20 @@
 
 #define ATTZOO_DEFINE_MECHANISMS
 
-#include <attzoo/alibi.ipp>
 #include <attzoo/attzoo.hpp>
-#include <attzoo/core/buckets.ipp>
-#include <attzoo/core/few_tokens.ipp>
+#include <attzoo/block/overlapping_blocks.ipp>
+#include <attzoo/core/layers/layers.ipp>
+#include <attzoo/linear/attend_by_sums.ipp>
 #include <attzoo/lsh.ipp>
-#include <attzoo/module/attend_by_sums.ipp>
+#include <attzoo/lsh/bucket_cache.ipp>
+#include <attzoo/lsh/buckets.ipp>
 #include <attzoo/module/blend.ipp>
 #include <attzoo/module/block_parts.ipp>
-#include <attzoo/module/bucket_cache.ipp>
 #include <attzoo/module/cache.ipp>
 #include <attzoo/module/callable_module.ipp>
 #include <attzoo/module/checks.ipp>
 #include <attzoo/module/gate.ipp>
 #include <attzoo/module/norm.ipp>
-#include <attzoo/module/overlapping_blocks.ipp>
 #include <attzoo/module/parts.ipp>
 #include <attzoo/module/rms_norm.ipp>
 #include <attzoo/module/rope.ipp>

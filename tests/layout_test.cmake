@@ -7,35 +7,50 @@ cmake_minimum_required(VERSION 3.25)
 
 # ---- layers ---------------------------------------------------------------------------------------
 
-# What each layer may include of attzoo. Within a layer, and between core/ and core/cpu/, the order of
-# the files decides: there are no cycles, of whatever length.
-set(umbrella_includes mechanism module functional io version)
-set(version_includes)
-set(mechanism_includes module functional core)
-set(module_includes module functional core)
-set(functional_includes functional core)
+# What each layer may include of attzoo: folders, "mechanism" for the headers beside them and their
+# own folders. Within a layer the order of the files decides: there are no cycles, of whatever
+# length. config.hpp, which includes nothing, is everybody's.
+set(all_of_core core core/modifier core/attention core/recurrence core/layers)
+set(attzoo.hpp_includes mechanism module functional io version.hpp)
+set(mechanism_includes module functional ${all_of_core})
+set(module_includes module functional ${all_of_core})
+set(functional_includes functional ${all_of_core})
 set(io_includes io core)
-set(core_includes core kernel)
-set(cpu_includes core cpu kernel)
+set(core/cpu_includes ${all_of_core} core/cpu kernel kernel/attention kernel/decode kernel/modifier
+  kernel/recurrence)
+set(core/cuda_includes ${all_of_core} core/cuda)
+set(core/layers_includes core core/layers kernel kernel/decode)
+set(core/recurrence_includes core core/recurrence kernel)
+set(core/attention_includes core core/modifier core/attention kernel kernel/modifier)
+set(core/modifier_includes core core/modifier kernel kernel/modifier)
+set(core_includes core kernel kernel/isa)
+set(kernel/decode_includes kernel kernel/isa kernel/modifier kernel/attention kernel/decode)
+set(kernel/attention_includes kernel kernel/isa kernel/modifier kernel/attention)
+set(kernel/recurrence_includes kernel kernel/isa kernel/recurrence)
+set(kernel/modifier_includes kernel kernel/isa kernel/modifier)
+set(kernel/isa_includes kernel kernel/isa)
 set(kernel_includes kernel)
-# Files of core/ that know the CPU's kernels besides core/cpu/: modifiers of any type, which carry a
-# form for them, and the choices of a backend.
-set(know_the_cpu core/any_mask core/any_score core/dispatch core/linear_attention)
+# Files that know more than their layer: who chooses a backend, modifiers of any type, which carry a
+# form for the CPU, and the list of all that is compiled for each instruction set.
+set(core/attention/dispatch_knows core/cpu)
+set(core/recurrence/linear_attention_knows core/cpu)
+set(core/modifier/any_mask_knows core/cpu)
+set(core/modifier/any_score_knows core/cpu)
+set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)
+set(kernel/bodies.inc_knows ${kernel/bodies_knows})
 
 function(layer_of path layer)  # path: relative to include/attzoo
-  if(path STREQUAL attzoo.hpp)
-    set(found umbrella)
-  elseif(path STREQUAL version.hpp)
-    set(found version)
-  elseif(NOT path MATCHES "/")
+  string(REGEX REPLACE "/[^/]*$" "" found "${path}")  # its folder; a file beside the folders itself
+  if(NOT found MATCHES "^(config|version)\\.hpp$" AND NOT DEFINED ${found}_includes)
     set(found mechanism)
-  else()
-    string(REGEX REPLACE "/.*" "" found "${path}")
-    if(path MATCHES "^core/cpu/")
-      set(found cpu)
-    endif()
   endif()
   set(${layer} ${found} PARENT_SCOPE)
+endfunction()
+
+# A mechanism's name, of its header and of what lies in its folder.
+function(mechanism_of path name)
+  string(REGEX REPLACE "[./].*" "" found "${path}")
+  set(${name} ${found} PARENT_SCOPE)
 endfunction()
 
 # A header and its definitions are one unit: core/x.hpp and core/x.ipp are core/x. (x.inc is another.)
@@ -51,14 +66,12 @@ function(check_includes path text result units)
   set(included ${${units}})
   layer_of("${path}" layer)
   unit_of("${path}" unit)
-  if(unit IN_LIST know_the_cpu)
-    list(APPEND core_includes cpu)
-  endif()
+  set(allowed ${${layer}_includes} ${${unit}_knows})
   # Macros, too, name what is included (in kernel/, once for each instruction set).
   string(REGEX MATCHALL "#[ \t]*(include|define ATTZOO_[A-Z_]+ <)[^\n]*" lines "${text}")
   foreach(line IN LISTS lines)
     if(NOT line MATCHES "<([^>]+)>")
-      if(NOT layer STREQUAL kernel OR NOT line MATCHES "include ATTZOO_[A-Z_]+$")
+      if(NOT layer MATCHES "^kernel" OR NOT line MATCHES "include ATTZOO_[A-Z_]+$")
         list(APPEND all "${path}: '${line}' is not of the form <...>")
       endif()
       continue()
@@ -66,15 +79,27 @@ function(check_includes path text result units)
     set(target "${CMAKE_MATCH_1}")
     if(target STREQUAL "torch/torch.h")
       list(APPEND all "${path} includes all of LibTorch")
-    elseif(layer STREQUAL kernel AND target MATCHES "/" AND NOT target MATCHES "^(attzoo|sys)/")
+    elseif(layer MATCHES "^kernel" AND target MATCHES "/" AND NOT target MATCHES "^(attzoo|sys)/")
       list(APPEND all "${path} knows <${target}>, more than the standard library")
-    elseif(target MATCHES "^attzoo/(.+)$" AND NOT target STREQUAL "attzoo/kernel/compiler.hpp")
+    elseif(target MATCHES "^attzoo/(.+)$" AND NOT target STREQUAL "attzoo/config.hpp")
       set(target "${CMAKE_MATCH_1}")
       layer_of("${target}" below)
       unit_of("${target}" other)
+      if(layer STREQUAL mechanism AND below STREQUAL mechanism)
+        mechanism_of("${path}" mine)
+        mechanism_of("${target}" its)
+        set(is_allowed FALSE)
+        if(mine STREQUAL its)
+          set(is_allowed TRUE)
+        endif()
+      elseif(below IN_LIST allowed)
+        set(is_allowed TRUE)
+      else()
+        set(is_allowed FALSE)
+      endif()
       if(other STREQUAL unit)
         continue()
-      elseif(NOT below IN_LIST ${layer}_includes)
+      elseif(NOT is_allowed)
         list(APPEND all "${path} (${layer}) may not include ${target} (${below})")
       endif()
       list(APPEND included ${other})
@@ -127,29 +152,45 @@ endfunction()
 expect_complaint(functional/x.ipp "<attzoo/module/self_attention.hpp>")
 expect_complaint(functional/x.hpp "<attzoo/multi_head.hpp>")
 expect_complaint(functional/x.hpp "<attzoo/core/cpu/fused.hpp>")
+expect_complaint(functional/x.hpp "<attzoo/kernel/compiler.hpp>")
 expect_complaint(module/x.hpp "<attzoo/io/json.hpp>")
 expect_complaint(module/x.hpp "<attzoo/attzoo.hpp>")
+expect_complaint(module/x.hpp "<attzoo/lsh/buckets.hpp>")
 expect_complaint(local.hpp "<attzoo/multi_head.hpp>")
-expect_complaint(local.hpp "<attzoo/kernel/masks.hpp>")
+expect_complaint(local.hpp "<attzoo/lsh/buckets.hpp>")
+expect_complaint(lsh/x.hpp "<attzoo/block/x.hpp>")
+expect_complaint(local.hpp "<attzoo/kernel/modifier/lane.hpp>")
 expect_complaint(io/x.ipp "<attzoo/functional/rope.hpp>")
 expect_complaint(core/x.hpp "<attzoo/functional/rope.hpp>")
+expect_complaint(core/x.hpp "<attzoo/core/modifier/grid.hpp>")
 expect_complaint(core/x.hpp "<attzoo/core/cpu/runtime.hpp>")
+expect_complaint(core/modifier/x.hpp "<attzoo/core/attention/reference.hpp>")
+expect_complaint(core/recurrence/x.hpp "<attzoo/core/modifier/any_mask.hpp>")
+expect_complaint(core/attention/x.hpp "<attzoo/core/cuda/fused.hpp>")
+expect_complaint(core/cuda/x.hpp "<attzoo/core/cpu/fused.hpp>")
+expect_complaint(core/cuda/x.hpp "<attzoo/kernel/attention/problem.hpp>")
 expect_complaint(core/x.ipp ATTZOO_BODY)
 expect_complaint(core/x.hpp "<torch/torch.h>")
 expect_complaint(core/x.hpp "\"checks.hpp\"")
 expect_complaint(kernel/isa/x.inc "<attzoo/core/checks.hpp>")
+expect_complaint(kernel/modifier/x.hpp "<attzoo/kernel/attention/problem.hpp>")
+expect_complaint(kernel/recurrence/x.hpp "<attzoo/kernel/attention/problem.hpp>")
 expect_complaint(kernel/x.hpp "<ATen/core/Tensor.h>")
-expect_complaint(kernel/x.hpp "<c10/util/Half.h>")
+expect_complaint(kernel/decode/x.hpp "<c10/util/Half.h>")
 expect_complaint(version.hpp "<attzoo/core/checks.hpp>")
+expect_complaint(config.hpp "<attzoo/version.hpp>")
 expect_complaint(local.hpp "<attzoo/version.hpp>")
 expect_none(kernel/x.hpp "<sys/syscall.h>")
 expect_none(kernel/isa/x.inc "<attzoo/kernel/math.hpp>")
 expect_none(kernel/isa/x.inc ATTZOO_BODY)
-expect_none(core/dispatch.ipp "<attzoo/core/cpu/fused.hpp>")
-expect_none(functional/x.hpp "<attzoo/core/dispatch.hpp>")
-expect_none(functional/x.hpp "<attzoo/kernel/compiler.hpp>")
+expect_none(kernel/bodies.inc "<attzoo/kernel/recurrence/scan.inc>")
+expect_none(core/attention/dispatch.ipp "<attzoo/core/cpu/fused.hpp>")
+expect_none(functional/x.hpp "<attzoo/core/attention/dispatch.hpp>")
+expect_none(functional/x.hpp "<attzoo/config.hpp>")
 expect_none(local.hpp "<attzoo/module/self_attention.hpp>")
 expect_none(local.hpp "<attzoo/local.ipp>")
+expect_none(local.hpp "<attzoo/local/x.hpp>")
+expect_none(local/x.ipp "<attzoo/local/y.hpp>")
 set(planted_a b c)
 set(planted_b c)
 set(planted_c d)
@@ -172,7 +213,10 @@ file(GLOB_RECURSE files RELATIVE ${include} ${include}/*)
 set(complaints "")
 set(units "")
 foreach(path IN LISTS files)
-  if(NOT path MATCHES "^(|core/|core/cpu/|functional/|io/|kernel/|kernel/isa/|module/)[a-z0-9_]+\\.(hpp|ipp|inc)$")
+  layer_of(${path} layer)
+  mechanism_of(${path} name)
+  if(NOT path MATCHES "^([a-z0-9_]+/)*[a-z0-9_]+\\.(hpp|ipp|inc)$" OR
+      layer STREQUAL mechanism AND NOT EXISTS ${include}/${name}.hpp)
     list(APPEND complaints "${path} has no place in include/attzoo")
     continue()
   endif()
@@ -200,7 +244,7 @@ endforeach()
 file(STRINGS ${include}/attzoo.hpp umbrella REGEX "^#include <attzoo/")
 list(TRANSFORM umbrella REPLACE ".*<attzoo/([^>]+)>.*" "\\1")
 file(GLOB mechanisms RELATIVE ${include} ${include}/*.hpp)
-list(REMOVE_ITEM mechanisms attzoo.hpp version.hpp)
+list(REMOVE_ITEM mechanisms attzoo.hpp config.hpp version.hpp)
 list(TRANSFORM mechanisms REPLACE "\\.hpp$" "")
 foreach(name IN LISTS mechanisms)
   foreach(needed tests/${name}_test.cpp docs/mechanisms/${name}.md)
@@ -251,7 +295,7 @@ endforeach()
 # A header of functional/, io/ and module/ has the test file of its name, but for these, which say
 # where they are tested.
 set(tested_elsewhere
-  functional/apply_linear=core/few_tokens
+  functional/apply_linear=core/layers
   functional/callables=core/callables
   functional/checks=bad_inputs
   functional/debug=functional/linear_attention
@@ -264,10 +308,8 @@ set(tested_elsewhere
   io/mapped_file=io/checkpoint
   io/safetensors_header=io/safetensors
   module/any_attention=module/stack
-  module/attend_by_sums=linear
   module/blend=longformer
   module/block_parts=module/transformer
-  module/bucket_cache=module/cache
   module/callable_module=module/own_mechanism
   module/checks=bad_inputs_modules
   module/gate=gated
@@ -275,7 +317,6 @@ set(tested_elsewhere
   module/holder=module/own_mechanism
   module/inputs=bad_inputs_modules
   module/misspelt=module/own_mechanism
-  module/overlapping_blocks=block
   module/parts=module/own_mechanism
   module/rope=module/positions
   module/row_buffer=module/cache

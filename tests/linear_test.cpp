@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 #include <torch/nn/modules/container/any.h>
 #include <torch/serialize.h>
-#include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/linear.hpp>
 

@@ -2,7 +2,7 @@
 // counted in bytes.
 
 #include <gtest/gtest.h>
-#include <attzoo/core/chunked.hpp>
+#include <attzoo/core/attention/chunked.hpp>
 
 #include <functional>
 

@@ -25,8 +25,8 @@
 /// weights that do not match; `python_blend` reproduces both. Bad arguments are errors, not
 /// repaired.
 
+#include <attzoo/block/overlapping_blocks.hpp>
 #include <attzoo/module/blend.hpp>
-#include <attzoo/module/overlapping_blocks.hpp>
 #include <attzoo/module/self_attention.hpp>
 
 #include <algorithm>

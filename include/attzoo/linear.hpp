@@ -19,7 +19,7 @@
 /// `python_weights` gives its estimate. A general mask has no meaning and is an error.
 
 #include <ATen/ops/elu.h>
-#include <attzoo/module/attend_by_sums.hpp>
+#include <attzoo/linear/attend_by_sums.hpp>
 #include <attzoo/module/self_attention.hpp>
 
 #include <cmath>

@@ -22,8 +22,8 @@
 /// form depends on earlier tokens alone. Departs from the Python library: buckets are bounded,
 /// rounds weighted, hashing fixed in eval mode; `exact_buckets` gives its form.
 
-#include <attzoo/core/buckets.hpp>
-#include <attzoo/module/bucket_cache.hpp>
+#include <attzoo/lsh/bucket_cache.hpp>
+#include <attzoo/lsh/buckets.hpp>
 #include <attzoo/module/self_attention.hpp>
 
 #include <optional>

@@ -3,8 +3,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <attzoo/core/attention/reference.hpp>
 #include <attzoo/core/pair_products.hpp>
-#include <attzoo/core/reference.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/lsh.hpp>
 #include <attzoo/module/blend.hpp>

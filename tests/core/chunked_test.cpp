@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 #include <torch/types.h>
-#include <attzoo/core/chunked.hpp>
+#include <attzoo/core/attention/chunked.hpp>
 #include <attzoo/functional/modifiers.hpp>
 
 #include <string>

@@ -2,7 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
-#include <attzoo/core/dispatch.hpp>
+#include <attzoo/core/attention/dispatch.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/modifiers.hpp>
 

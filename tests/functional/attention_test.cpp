@@ -1,9 +1,9 @@
 #include <gtest/gtest.h>
 #include <torch/cuda.h>
-#include <attzoo/core/chunked.hpp>
+#include <attzoo/core/attention/chunked.hpp>
+#include <attzoo/core/attention/dispatch.hpp>
 #include <attzoo/core/cpu/fused.hpp>
-#include <attzoo/core/dispatch.hpp>
-#include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/mask_tensors.hpp>

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <attzoo/attzoo.hpp>
-#include <attzoo/core/chunked.hpp>
+#include <attzoo/core/attention/chunked.hpp>
 #include <attzoo/core/pair_products.hpp>
 
 #include <functional>

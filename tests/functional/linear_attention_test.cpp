@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
-#include <attzoo/core/eager.hpp>
-#include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/choose.hpp>
+#include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 
 #include <cmath>

@@ -1,7 +1,7 @@
 // The fused kernel without LibTorch, against attention by its definition in float64.
 
 #include <gtest/gtest.h>
-#include <attzoo/kernel/attention.hpp>
+#include <attzoo/kernel/attention/attention.hpp>
 
 #include "modifiers.hpp"
 #include "support.hpp"

@@ -2,7 +2,7 @@
 // contracted (tests/CMakeLists.txt), as in a user's program.
 
 #include <gtest/gtest.h>
-#include <attzoo/kernel/callable_forms.hpp>
+#include <attzoo/kernel/modifier/callable_forms.hpp>
 
 #include <cmath>
 #include <limits>

@@ -1,8 +1,8 @@
 // Few queries, as in decoding, against attention by its definition in float64.
 
 #include <gtest/gtest.h>
-#include <attzoo/kernel/attention.hpp>
-#include <attzoo/kernel/few_queries.hpp>
+#include <attzoo/kernel/attention/attention.hpp>
+#include <attzoo/kernel/decode/few_queries.hpp>
 #include <attzoo/kernel/half.hpp>
 
 #include <memory>

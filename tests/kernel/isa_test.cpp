@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <attzoo/kernel/isa.hpp>
+#include <attzoo/kernel/isa/isa.hpp>
 
 #include <cstdlib>
 #include <string>

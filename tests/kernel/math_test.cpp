@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <attzoo/kernel/dropout.hpp>
 #include <attzoo/kernel/half.hpp>
-#include <attzoo/kernel/lane.hpp>
+#include <attzoo/kernel/modifier/lane.hpp>
 
 #include <cmath>
 

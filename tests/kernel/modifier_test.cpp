@@ -5,6 +5,8 @@
 #include <random>
 #include <vector>
 
+#include <attzoo/kernel/attention/schedule.hpp>
+
 #include "modifiers.hpp"
 
 namespace attzoo::kernel {

@@ -1,9 +1,9 @@
 #pragma once
 // Masks and changes of scores beside what they say of one pair.
 
-#include <attzoo/kernel/callable_forms.hpp>
-#include <attzoo/kernel/mask_forms.hpp>
-#include <attzoo/kernel/score_forms.hpp>
+#include <attzoo/kernel/modifier/callable_forms.hpp>
+#include <attzoo/kernel/modifier/mask_forms.hpp>
+#include <attzoo/kernel/modifier/score_forms.hpp>
 
 #include <functional>
 #include <utility>

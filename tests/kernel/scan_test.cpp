@@ -1,7 +1,7 @@
 // Causal linear attention, against its definition in float64.
 
 #include <gtest/gtest.h>
-#include <attzoo/kernel/scan.hpp>
+#include <attzoo/kernel/recurrence/scan.hpp>
 
 #include "support.hpp"
 

@@ -3,7 +3,7 @@
 // always false, and so is a comparison with infinity: numbers are then compared by their bits.
 
 #include <gtest/gtest.h>
-#include <attzoo/kernel/problem.hpp>
+#include <attzoo/kernel/attention/problem.hpp>
 
 #include <algorithm>
 #include <cstdint>

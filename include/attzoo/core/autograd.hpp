@@ -2,7 +2,7 @@
 /// \file
 /// Functions of tensors with a backward pass of their own.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 

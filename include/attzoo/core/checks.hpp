@@ -3,11 +3,12 @@
 /// The lengths of an attention problem, and what is asked of tensors before they are used. `who` is
 /// the mechanism or function that an error names, `name` the argument.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace attzoo::core {
@@ -24,6 +25,11 @@ ATTZOO_API bool is_supported_float(torch::ScalarType t);
 inline torch::ScalarType compute_dtype(const torch::Tensor& t) {
   return t.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
 }
+
+/// Why t is not a strided tensor whose numbers can be read, for an error; empty if it is one.
+/// Named are undefined, nested, sparse and meta tensors, and those whose storage is missing or too
+/// small for their sizes and strides.
+ATTZOO_API std::string storage_problem(const torch::Tensor& t);
 
 /// Throws c10::ValueError for what has no numbers at strides: storage_problem() says why.
 ATTZOO_API void check_dense(const torch::Tensor& t, std::string_view who, std::string_view name);

@@ -2,12 +2,17 @@
 /// \file
 /// Which backend runs a problem: the one rule for softmax and linear attention.
 
-#include <attzoo/core/eager.hpp>
-
 #include <array>
 #include <cstddef>
 
 namespace attzoo::core {
+
+/// True while an EagerReferenceGuard (functional/debug.hpp) lives on this thread: attention and
+/// linear attention then run by definition, everything n x n in memory.
+inline bool& eager_reference() {
+  static thread_local bool on = false;
+  return on;
+}
 
 /// The first of the backends that takes a problem; null where none does, and under an
 /// EagerReferenceGuard: then the definition runs.

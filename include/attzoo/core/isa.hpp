@@ -3,7 +3,7 @@
 /// The environment variable ATTZOO_ISA, for whoever calls a kernel that depends on it: kernels do
 /// not throw.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 namespace attzoo::core {
 

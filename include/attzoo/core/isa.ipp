@@ -2,7 +2,7 @@
 // Definitions of isa.hpp.
 
 #include <attzoo/core/isa.hpp>
-#include <attzoo/kernel/isa.hpp>
+#include <attzoo/kernel/isa/isa.hpp>
 
 #include <c10/util/Exception.h>
 

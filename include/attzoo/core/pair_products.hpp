@@ -4,7 +4,7 @@
 /// not even an infinity or what is not a number, although 0 times these is not 0. Differentiable
 /// any number of times: each derivative is one of these two again.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 

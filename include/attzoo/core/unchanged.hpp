@@ -2,7 +2,7 @@
 /// \file
 /// Notices changes in place between a forward pass and what reads its tensors again.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 

@@ -3,7 +3,7 @@
 /// Views of tensors: where few tokens are computed, ATen's calls for them take longer than the
 /// work.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 

@@ -2,7 +2,7 @@
 /// \file
 /// Linear layers for a few tokens, such as a model's output layer in decoding.
 
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/layers/layers.hpp>
 
 namespace attzoo {
 

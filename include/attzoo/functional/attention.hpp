@@ -2,7 +2,7 @@
 /// \file
 /// The functional entry point: attention for any mask and any change of scores.
 
-#include <attzoo/core/any_score.hpp>
+#include <attzoo/core/modifier/any_score.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <concepts>

@@ -1,7 +1,7 @@
 #pragma once
 // Definitions of attention.hpp.
 
-#include <attzoo/core/dispatch.hpp>
+#include <attzoo/core/attention/dispatch.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/checks.hpp>
 

@@ -4,7 +4,7 @@
 /// f(score, b, h, q, kv) -> score, FlexAttention's names and order (Dong et al., "Flex Attention: A
 /// Programming Model for Generating Optimized Attention Kernels", 2024, arXiv:2412.05496).
 
-#include <attzoo/core/placed_callables.hpp>
+#include <attzoo/core/modifier/placed_callables.hpp>
 
 #include <utility>
 

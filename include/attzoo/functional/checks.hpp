@@ -2,8 +2,8 @@
 /// \file
 /// What all functional forms of attention ask of their arguments.
 
+#include <attzoo/config.hpp>
 #include <attzoo/core/checks.hpp>
-#include <attzoo/kernel/compiler.hpp>
 
 namespace attzoo::core {
 

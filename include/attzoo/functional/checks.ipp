@@ -1,7 +1,7 @@
 #pragma once
 // Definitions of checks.hpp.
 
-#include <attzoo/core/reference.hpp>
+#include <attzoo/core/attention/reference.hpp>
 #include <attzoo/functional/checks.hpp>
 
 #include <cmath>

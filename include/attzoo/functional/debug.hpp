@@ -2,7 +2,7 @@
 /// \file
 /// Attention by its definition, to compare with.
 
-#include <attzoo/core/eager.hpp>
+#include <attzoo/core/choose.hpp>
 
 namespace attzoo {
 

@@ -3,7 +3,7 @@
 /// Linear attention on features of one's own making.
 
 #include <attzoo/core/documents.hpp>
-#include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <torch/types.h>

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <attzoo/core/checks.hpp>
-#include <attzoo/core/linear_attention.hpp>
+#include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 

@@ -5,8 +5,8 @@
 /// A mask that no machine can address (2^47 bytes and more), or that the device has no memory for,
 /// is an error that names the function, before anything is computed.
 
-#include <attzoo/core/any_mask.hpp>
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
+#include <attzoo/core/modifier/any_mask.hpp>
 
 #include <torch/types.h>
 

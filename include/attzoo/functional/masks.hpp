@@ -3,7 +3,7 @@
 /// Who attends to whom: masks to compose with `&&`, `||` and `!`, or `&`, `|` and `~` as bool
 /// tensors. One of your own is made from any callable (callables.hpp).
 
-#include <attzoo/core/any_mask.hpp>
+#include <attzoo/core/modifier/any_mask.hpp>
 
 namespace attzoo {
 

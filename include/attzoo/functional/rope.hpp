@@ -3,7 +3,7 @@
 /// Rotary position embedding (Su et al., "RoFormer: Enhanced Transformer with Rotary Position
 /// Embedding", 2021, arXiv:2104.09864), and the ways in which models stretch it to longer contexts.
 
-#include <attzoo/core/rotate.hpp>
+#include <attzoo/core/layers/rotate.hpp>
 
 #include <torch/types.h>
 

@@ -3,7 +3,7 @@
 /// How scores change before the softmax: modifiers to compose with `+`, applied left to right. One
 /// of your own is made from any callable (callables.hpp).
 
-#include <attzoo/core/any_score.hpp>
+#include <attzoo/core/modifier/any_score.hpp>
 
 namespace attzoo {
 

@@ -3,7 +3,7 @@
 /// Numbers into the parameters and buffers of a module: what fits, and the copy, which cannot fail
 /// halfway.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 

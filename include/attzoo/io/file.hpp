@@ -3,7 +3,7 @@
 /// Regular files: how errors name them, and how one takes the place of another, whole or not at
 /// all.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <cstdint>
 #include <cstdio>

@@ -3,7 +3,7 @@
 /// A small strict JSON value (RFC 8259). A safetensors file begins with JSON and attzoo depends on
 /// LibTorch alone, which brings no parser: hence this one.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -2,7 +2,7 @@
 /// \file
 /// A file as memory, so that what is large is read where it is used and need not fit in twice.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <cstdint>
 #include <filesystem>

@@ -3,7 +3,7 @@
 /// Weights that another library has named and laid out: a NameMap says what each of its tensors
 /// becomes here. io/name_maps.hpp has the maps of well-known models.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/nn/module.h>
 #include <torch/types.h>

@@ -7,7 +7,7 @@
 /// {"name": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {string: string}}, and the
 /// data.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/nn/module.h>
 #include <torch/types.h>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <attzoo/core/storage.hpp>
+#include <attzoo/core/checks.hpp>
 #include <attzoo/io/copy_state.hpp>
 #include <attzoo/io/file.hpp>
 #include <attzoo/io/json.hpp>

@@ -3,8 +3,8 @@
 /// The header of a safetensors file, held against itself and against the size of the data before a
 /// tensor is made of it.
 
+#include <attzoo/config.hpp>
 #include <attzoo/io/json.hpp>
-#include <attzoo/kernel/compiler.hpp>
 
 #include <c10/util/Exception.h>
 #include <torch/types.h>

@@ -2,14 +2,16 @@
 /// \file
 /// The kernels' bodies, compiled once for each instruction set. Heavy: for definitions alone.
 
+#include <attzoo/kernel/attention/key_gradients.hpp>
+#include <attzoo/kernel/attention/products.hpp>
+#include <attzoo/kernel/attention/tiling.hpp>
+#include <attzoo/kernel/decode/few_queries.hpp>
+#include <attzoo/kernel/decode/few_tokens.hpp>
 #include <attzoo/kernel/dropout.hpp>
-#include <attzoo/kernel/few_queries.hpp>
 #include <attzoo/kernel/half.hpp>
-#include <attzoo/kernel/isa.hpp>
-#include <attzoo/kernel/key_gradients.hpp>
+#include <attzoo/kernel/isa/isa.hpp>
 #include <attzoo/kernel/math.hpp>
-#include <attzoo/kernel/products.hpp>
-#include <attzoo/kernel/tiling.hpp>
+#include <attzoo/kernel/recurrence/problem.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -2,31 +2,25 @@
 /// \file
 /// What the kernels ask of the compiler beyond standard C++.
 
+#include <attzoo/config.hpp>
+
 #if !defined(__GNUC__) || (defined(__clang__) ? __clang_major__ < 14 : __GNUC__ < 11)
 #error attzoo needs g++ 11 or newer, or clang 14 or newer
 #endif
 
 /// For the small functions that the kernels' loops call: inlined even where the user's program is
 /// compiled without optimisation, so that the loop around them stays a loop over vectors.
-#if defined(__GNUC__)
 #define ATTZOO_ALWAYS_INLINE inline __attribute__((always_inline))
 #define ATTZOO_INLINE_LAMBDA __attribute__((always_inline))  // behind a lambda's parameters
-#else
-#define ATTZOO_ALWAYS_INLINE inline
-#define ATTZOO_INLINE_LAMBDA
-#endif
 
 /// Before loops of fixed length: unroll it; vectorise it as it stands, whatever its pointers are.
 /// (Unrolled first, as -O3 would, a loop over lanes is scalar code.)
 #if defined(__clang__)
 #define ATTZOO_UNROLL _Pragma("unroll")
 #define ATTZOO_LANES _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
+#else
 #define ATTZOO_UNROLL _Pragma("GCC unroll 16")
 #define ATTZOO_LANES _Pragma("GCC ivdep") _Pragma("GCC unroll 1")
-#else
-#define ATTZOO_UNROLL
-#define ATTZOO_LANES
 #endif
 
 /// Around all code of the kernels: it is the same whatever flags the user's program is compiled
@@ -35,13 +29,10 @@
 #if defined(__clang__)
 #define ATTZOO_BEGIN_KERNEL _Pragma("float_control(precise, on, push)")
 #define ATTZOO_END_KERNEL _Pragma("float_control(pop)")
-#elif defined(__GNUC__)
+#else
 #define ATTZOO_BEGIN_KERNEL \
   _Pragma("GCC push_options") _Pragma("GCC optimize(\"O2,tree-vectorize,no-fast-math\")")
 #define ATTZOO_END_KERNEL _Pragma("GCC pop_options")
-#else
-#define ATTZOO_BEGIN_KERNEL
-#define ATTZOO_END_KERNEL
 #endif
 
 namespace attzoo::kernel {
@@ -53,12 +44,3 @@ inline constexpr bool kOperatorsOnly = true;
 inline constexpr bool kOperatorsOnly = false;
 #endif
 }  // namespace attzoo::kernel
-
-/// Before functions outside of templates whose definitions lie in an .ipp file: a program that
-/// links the library attzoo::compiled, which defines ATTZOO_COMPILED, finds them there and compiles
-/// none.
-#ifdef ATTZOO_COMPILED
-#define ATTZOO_API
-#else
-#define ATTZOO_API inline
-#endif

@@ -2,8 +2,8 @@
 /// \file
 /// Several attentions of the same queries as one: rounds of hashing, families of blocks.
 
+#include <attzoo/config.hpp>
 #include <attzoo/functional/result.hpp>
-#include <attzoo/kernel/compiler.hpp>
 
 namespace attzoo::core {
 

@@ -2,7 +2,7 @@
 /// \file
 /// What a transformer block is but for its attention: options, norms, residuals and the MLP.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 #include <attzoo/module/norm.hpp>
 
 #include <torch/nn/modules/linear.h>

@@ -1,7 +1,7 @@
 #pragma once
 // Definitions of block_parts.hpp.
 
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/layers/layers.hpp>
 #include <attzoo/module/block_parts.hpp>
 #include <attzoo/module/checks.hpp>
 

@@ -2,7 +2,7 @@
 /// \file
 /// The state of generation, token by token: what a mechanism must keep of the tokens before.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/types.h>
 

@@ -2,7 +2,7 @@
 /// \file
 /// What mechanisms and wrappers are to LibTorch: modules that AnyModule and Sequential can call.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 #include <attzoo/module/holder.hpp>
 
 #include <torch/nn/cloneable.h>
@@ -49,22 +49,6 @@ class CallableModule : public torch::nn::Cloneable<Derived>, public MakesCache {
 };
 
 }  // namespace attzoo::core
-
-/// Behind a mechanism, outside of namespaces: says that the library attzoo::compiled has the code
-/// of its bases, so that programs which link it compile none; in src/module.cpp it makes that code.
-/// Mechanisms of your own need it not.
-#if defined(ATTZOO_DEFINE_MECHANISMS)
-#define ATTZOO_COMPILED_MECHANISM(Impl) ATTZOO_MECHANISM_BASES(, Impl)
-#elif defined(ATTZOO_COMPILED)
-#define ATTZOO_COMPILED_MECHANISM(Impl) ATTZOO_MECHANISM_BASES(extern, Impl)
-#else
-#define ATTZOO_COMPILED_MECHANISM(Impl)
-#endif
-#define ATTZOO_MECHANISM_BASES(Extern, Impl)                                       \
-  Extern template class torch::nn::Cloneable<attzoo::Impl>;                        \
-  Extern template class attzoo::core::CallableModule<attzoo::Impl>;                \
-  Extern template class attzoo::SelfAttention<attzoo::Impl, attzoo::Impl::Config>; \
-  Extern template class attzoo::Holder<attzoo::Impl>;
 
 #ifndef ATTZOO_COMPILED
 #include <attzoo/module/callable_module.ipp>

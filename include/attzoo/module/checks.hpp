@@ -2,8 +2,8 @@
 /// \file
 /// What modules ask of their options and of the tokens that they get.
 
+#include <attzoo/config.hpp>
 #include <attzoo/core/checks.hpp>
-#include <attzoo/kernel/compiler.hpp>
 
 namespace torch::nn {
 class Module;

@@ -2,7 +2,7 @@
 /// \file
 /// What mixing wrappers share: a gate that gives each token a number in (0, 1).
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 #include <attzoo/module/wrapper.hpp>
 
 #include <torch/nn/modules/container/sequential.h>

@@ -3,7 +3,7 @@
 /// A norm whose kind is an option: LayerNorm (Ba et al., 2016, arXiv:1607.06450) or RMSNorm (Zhang
 /// and Sennrich, 2019, arXiv:1910.07467).
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 #include <attzoo/module/rms_norm.hpp>
 
 #include <torch/nn/modules/normalization.h>

@@ -4,8 +4,8 @@
 /// checks of options and inputs, RoPE, what models put around attention, and the way through the
 /// core.
 
+#include <attzoo/config.hpp>
 #include <attzoo/functional/attention.hpp>
-#include <attzoo/kernel/compiler.hpp>
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/heads.hpp>
 #include <attzoo/module/inputs.hpp>

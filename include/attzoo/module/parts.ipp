@@ -1,7 +1,7 @@
 #pragma once
 // Definitions of parts.hpp.
 
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/layers/layers.hpp>
 #include <attzoo/core/views.hpp>
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/rope.hpp>

@@ -6,7 +6,7 @@
 /// ```
 /// the norm of Llama, Qwen, Gemma and GPT-OSS.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <torch/nn/cloneable.h>
 #include <torch/nn/pimpl.h>

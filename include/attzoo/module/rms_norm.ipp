@@ -1,7 +1,7 @@
 #pragma once
 // Definitions of rms_norm.hpp.
 
-#include <attzoo/core/few_tokens.hpp>
+#include <attzoo/core/layers/layers.hpp>
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/rms_norm.hpp>
 

@@ -2,8 +2,8 @@
 /// \file
 /// Rows that are appended in memory taken once, the oldest of which may be forgotten.
 
+#include <attzoo/config.hpp>
 #include <attzoo/core/views.hpp>
-#include <attzoo/kernel/compiler.hpp>
 
 #include <torch/types.h>
 

@@ -3,7 +3,7 @@
 /// Options that are settled when a module is made, since its parameters and layers are as they say.
 /// All others are read at each call.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 
 #include <c10/util/StringUtil.h>
 

@@ -6,7 +6,7 @@
 /// ```
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model]; weights and lse are the last block's.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 #include <attzoo/module/any_attention.hpp>
 #include <attzoo/module/callable_module.hpp>
 

@@ -2,7 +2,7 @@
 /// \file
 /// The masks of torch.nn.MultiheadAttention, whose truth values mean the opposite of attzoo's.
 
-#include <attzoo/kernel/compiler.hpp>
+#include <attzoo/config.hpp>
 #include <attzoo/module/inputs.hpp>
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <attzoo/core/storage.hpp>
+#include <attzoo/core/checks.hpp>
 #include <attzoo/module/torch_masks.hpp>
 
 #include <c10/util/Exception.h>

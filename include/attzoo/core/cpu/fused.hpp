@@ -3,7 +3,7 @@
 /// The fused CPU kernels as a backend: tensors to views, LibTorch's threads and memory to the
 /// kernels'.
 
-#include <attzoo/core/backend.hpp>
+#include <attzoo/core/attention/backend.hpp>
 
 namespace attzoo::core {
 

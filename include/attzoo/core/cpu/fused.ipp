@@ -4,7 +4,7 @@
 #include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/isa.hpp>
-#include <attzoo/kernel/attention.hpp>
+#include <attzoo/kernel/attention/attention.hpp>
 
 #include <ATen/EmptyTensor.h>
 

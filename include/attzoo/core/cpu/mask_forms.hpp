@@ -2,8 +2,8 @@
 /// \file
 /// The named masks as the CPU's kernels take them.
 
-#include <attzoo/core/mask_values.hpp>
-#include <attzoo/kernel/modifier.hpp>
+#include <attzoo/core/modifier/mask_values.hpp>
+#include <attzoo/kernel/modifier/modifier.hpp>
 
 namespace attzoo::core {
 

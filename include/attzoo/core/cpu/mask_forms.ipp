@@ -3,8 +3,8 @@
 // not there: other devices ask for nothing else.
 
 #include <attzoo/core/cpu/mask_forms.hpp>
-#include <attzoo/kernel/make_modifier.hpp>
-#include <attzoo/kernel/mask_forms.hpp>
+#include <attzoo/kernel/modifier/make_modifier.hpp>
+#include <attzoo/kernel/modifier/mask_forms.hpp>
 
 #include <algorithm>
 #include <memory>

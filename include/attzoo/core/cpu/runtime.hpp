@@ -2,7 +2,7 @@
 /// \file
 /// LibTorch's tensors, threads and memory in the kernels' terms.
 
-#include <attzoo/kernel/problem.hpp>
+#include <attzoo/kernel/attention/problem.hpp>
 
 #include <torch/types.h>
 

@@ -1,8 +1,8 @@
 #pragma once
 /// \file
-/// The CPU's scan of causal linear attention (kernel/scan.hpp) as a backend.
+/// The CPU's scan of causal linear attention (kernel/recurrence/scan.hpp) as a backend.
 
-#include <attzoo/core/linear_backend.hpp>
+#include <attzoo/core/recurrence/backend.hpp>
 
 namespace attzoo::core {
 

@@ -4,7 +4,7 @@
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/isa.hpp>
 
-#include <attzoo/kernel/scan.hpp>
+#include <attzoo/kernel/recurrence/scan.hpp>
 
 #include <algorithm>
 

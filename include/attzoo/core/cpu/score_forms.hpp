@@ -3,7 +3,7 @@
 /// The named score modifiers as the CPU's kernels take them, T = float or double.
 
 #include <attzoo/core/cpu/mask_forms.hpp>
-#include <attzoo/core/score_values.hpp>
+#include <attzoo/core/modifier/score_values.hpp>
 
 namespace attzoo::core {
 

@@ -2,8 +2,8 @@
 // Definitions of score_forms.hpp.
 
 #include <attzoo/core/cpu/score_forms.hpp>
-#include <attzoo/kernel/make_modifier.hpp>
-#include <attzoo/kernel/score_forms.hpp>
+#include <attzoo/kernel/modifier/make_modifier.hpp>
+#include <attzoo/kernel/modifier/score_forms.hpp>
 
 namespace attzoo::core {
 

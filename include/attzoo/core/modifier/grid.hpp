@@ -1,0 +1,80 @@
+#pragma once
+/// \file
+/// A part of the [B, H, L, S] score grid, on which masks and score modifiers say what they mean.
+
+#include <attzoo/config.hpp>
+#include <attzoo/core/checks.hpp>
+
+#include <vector>
+
+namespace attzoo::core {
+
+/// Tensors that modifiers hold.
+using Captured = std::vector<torch::Tensor>;
+
+/// Some places of one axis, in order: begin, begin + step, ... or a list of them.
+class Places {
+ public:
+  /// The places begin, begin + step, ... before `end`.
+  Places(int64_t begin, int64_t end, const torch::Device& device, int64_t step = 1);
+  /// int64 [count].
+  explicit Places(torch::Tensor list) : index_(std::move(list)) {}
+
+  const torch::Tensor& index() const { return index_; }
+  int64_t count() const { return index_.size(0); }
+  /// The same places counted from `by` earlier.
+  Places shifted(int64_t by) const;
+  /// The entries of a dimension: a view of a run, a copy by a list.
+  torch::Tensor of(const torch::Tensor& t, int64_t dim) const;
+  /// The same where a size of 1 broadcasts, and stays.
+  torch::Tensor broadcast(const torch::Tensor& t, int64_t dim) const {
+    return t.size(dim) == 1 ? t : of(t, dim);
+  }
+  /// t's entries at these places become, or grow by, those of `values`.
+  void assign(torch::Tensor& t, int64_t dim, const torch::Tensor& values) const;
+  void add(torch::Tensor& t, int64_t dim, const torch::Tensor& values) const;
+
+ private:
+  torch::Tensor index_;
+  int64_t begin_ = 0, end_ = 0, step_ = 0;  // 0: a list
+};
+
+/// Queries and keys of the grid: the index of every entry, as tensors that broadcast against each
+/// other, and the lengths of the whole.
+struct Grid {
+  Shape shape;
+  Places rows, columns;
+  torch::Tensor b, h, q, kv;          // [B,1,1,1] [1,H,1,1] [1,1,rows,1] [1,1,1,columns], int64
+  torch::Tensor without_weight = {};  // bool [B, H, rows, columns]; undefined: nobody asks
+
+  Grid(const Shape& n, Places rows, Places columns);
+  /// The queries [begin, end) and all keys.
+  Grid(const Shape& n, int64_t begin, int64_t end, const torch::Device& device)
+      : Grid(n, Places(begin, end, device), Places(0, n.S, device)) {}
+
+  /// The queries as places among the keys: the last query meets the last key.
+  Places aligned_rows() const { return rows.shifted(shape.S - shape.L); }
+  torch::Tensor aligned_q() const { return q + (shape.S - shape.L); }
+  /// This part of a tensor [.., L or 1, S or 1].
+  torch::Tensor of(const torch::Tensor& t) const {
+    return columns.broadcast(rows.broadcast(t, 2), 3);
+  }
+  /// x, and no gradient of it where a pair has weight 0: its score is -inf or far below others, and
+  /// its derivative may be infinite or NaN.
+  torch::Tensor counted(const torch::Tensor& x) const {
+    if (!without_weight.defined() || !x.requires_grad()) return x;
+    return torch::where(without_weight, x.detach(), x);
+  }
+};
+
+/// A captured tensor against the sizes that the problem asks for; 1 always broadcasts. Throws
+/// c10::ValueError.
+ATTZOO_API void check_captured(const torch::Tensor& t, const std::vector<int64_t>& sizes,
+                               const torch::Device& device, const char* who, const char* shape,
+                               const Shape& n);
+
+}  // namespace attzoo::core
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/core/modifier/grid.ipp>
+#endif

@@ -1,0 +1,242 @@
+#pragma once
+/// \file
+/// The masks as the kernel sees them: plain numbers. Each says whether one pair may attend, and
+/// what a range of queries can reach (schedule.hpp). `shift` is S - L: a query's place among the
+/// keys is q + shift.
+
+#include <attzoo/kernel/modifier/form.hpp>
+
+#include <memory>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+ATTZOO_BEGIN_KERNEL
+namespace attzoo::kernel {
+
+inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
+
+/// Keys from q + shift - left to q + shift + right; a side of 2^30 is unbounded.
+struct Window {
+  int shift, left, right;
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
+    const int distance = q + shift - kv;
+    return (distance <= left) & (distance >= -right);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int64_t first = int64_t{r.begin} + shift, last = int64_t{r.end} - 1 + shift;
+    append_nested(out, first - left, last - left, first + right + 1, last + right + 1, r.S);
+  }
+};
+
+/// Keys at the same place modulo the rate. As a stride the kernel walks nothing else.
+struct Dilated {
+  int shift, rate;
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
+    return (q + shift - kv) % rate == 0;
+  }
+  void reach(const Rows& r, Segments& out) const {
+    append(out, 0, r.S, r.stride % rate == 0 ? Cover::kFull : Cover::kPartial, r.S);
+  }
+};
+inline int stride_of(const Dilated& m) { return m.rate; }
+
+struct Blocks {
+  int shift, size, period, offset, end;
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
+    const int i = q + shift - offset, j = kv - offset;
+    // Exact for 31 bits, and vectorises, as an integer division would not.
+    const auto block = static_cast<int>((i + 0.5) * (1.0 / period));
+    const int start = block * period;
+    return (i >= 0) & (j >= start) & (i - start < size) & (j - start < size) &
+           (start < end - offset);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int first = r.begin + shift - offset, last = r.end - 1 + shift - offset;
+    for (int block = std::max(0, floor_div(first, period)); block <= floor_div(last, period);
+         ++block) {
+      const int64_t start = int64_t{block} * period;
+      if (start >= int64_t{end} - offset) break;
+      if (start > last || start + size <= first) continue;
+      const bool whole = first >= start && last < start + size;
+      append(out, start + offset, start + offset + size, whole ? Cover::kFull : Cover::kPartial,
+             r.S);
+    }
+  }
+};
+
+struct Prefix {
+  int length;
+  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int, int kv) const { return kv < length; }
+  void reach(const Rows& r, Segments& out) const { append(out, 0, length, Cover::kFull, r.S); }
+};
+
+/// The document of every position, one row of positions per sequence, and where each document lies.
+struct DocumentTable {
+  struct Extent {
+    int begin, end, tokens;
+    bool together() const { return tokens == end - begin; }
+  };
+  int batch, n;
+  std::vector<int> of;  // [batch, n], an index of `extents`
+  std::vector<Extent> extents;
+
+  /// ids [batch, n], any numbers: equal ones are one document.
+  DocumentTable(const int64_t* ids, int batch_, int n_) : batch(batch_), n(n_) {
+    of.reserve(static_cast<size_t>(batch) * static_cast<size_t>(n));
+    for (int b = 0; b < batch; ++b, ids += n) {
+      std::unordered_map<int64_t, int> known;
+      for (int i = 0; i < n; ++i) {
+        int document = i > 0 && ids[i] == ids[i - 1] ? of.back() : -1;
+        if (document < 0) {
+          const auto at = known.try_emplace(ids[i], static_cast<int>(extents.size())).first;
+          document = at->second;
+          if (document == static_cast<int>(extents.size())) extents.push_back({i, i, 0});
+        }
+        auto& extent = extents[static_cast<size_t>(document)];
+        extent.end = i + 1;
+        ++extent.tokens;
+        of.push_back(document);
+      }
+    }
+  }
+};
+
+/// Pairs of one document. A range of queries reaches from the first token of its documents to the
+/// last.
+struct Documents {
+  Documents(int shift_, std::shared_ptr<const DocumentTable> t)
+      : shift(shift_), row(t->batch == 1 ? 0 : t->n), of(t->of.data()), table(std::move(t)) {}
+  int shift;
+  int64_t row;
+  const int* of;
+  std::shared_ptr<const DocumentTable> table;
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int, int q, int kv) const {
+    return of[b * row + q + shift] == of[b * row + kv];
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int* at = of + r.b * row + shift;
+    int begin = r.S, end = 0;
+    bool full = true;
+    for (int q = r.begin; q < r.end; q += r.stride) {
+      const auto& extent = table->extents[static_cast<size_t>(at[q])];
+      begin = std::min(begin, extent.begin);
+      end = std::max(end, extent.end);
+      full = full && extent.together() && at[q] == at[r.begin];
+    }
+    append(out, begin, end, full ? Cover::kFull : Cover::kPartial, r.S);
+  }
+};
+
+/// Flags over positions, one row of them per sequence, and where they are set.
+struct Flags {
+  Flags(const bool* data, int batch, int n)
+      : batch_(batch), n_(n), flags_(data, data + int64_t{batch} * n) {
+    for (int b = 0; b < batch; ++b) {
+      Segments runs;
+      for (int i = 0; i < n; ++i) {
+        if (at(b, i)) append(runs, i, i + 1, Cover::kFull, n);
+      }
+      runs_.push_back(std::move(runs));
+    }
+  }
+  ATTZOO_ALWAYS_INLINE bool at(int b, int i) const {
+    return flags_[static_cast<size_t>(row(b) * n_ + i)] != 0;
+  }
+  /// The set positions as intervals; scattered ones as one partial interval, which is cheaper to
+  /// visit than hundreds of single keys.
+  void reach(int b, Segments& out, int S) const {
+    const auto& runs = runs_[static_cast<size_t>(row(b))];
+    if (runs.size() > 16 && runs.size() > static_cast<size_t>(n_ / 16)) {
+      append(out, runs.front().begin, runs.back().end, Cover::kPartial, S);
+    } else {
+      out.insert(out.end(), runs.begin(), runs.end());
+    }
+  }
+  /// How much of [begin, end) is set.
+  Cover cover(int b, int begin, int end) const {
+    int set = 0;
+    for (int i = begin; i < end; ++i) set += at(b, i);
+    return set == 0 ? Cover::kEmpty : set == end - begin ? Cover::kFull : Cover::kPartial;
+  }
+
+ private:
+  ATTZOO_ALWAYS_INLINE int64_t row(int b) const { return batch_ == 1 ? 0 : b; }
+  int batch_, n_;
+  std::vector<uint8_t> flags_;
+  std::vector<Segments> runs_;
+};
+
+struct GlobalTokens {
+  int shift;
+  std::shared_ptr<const Flags> flags;
+  bool queries, keys;
+  ATTZOO_ALWAYS_INLINE bool operator()(int b, int, int q, int kv) const {
+    return (queries && flags->at(b, q + shift)) || (keys && flags->at(b, kv));
+  }
+  void reach(const Rows& r, Segments& out) const {
+    Segments rows, columns;
+    if (queries) {
+      append(rows, 0, r.S, flags->cover(r.b, r.begin + shift, r.end + shift), r.S);
+    }
+    if (keys) flags->reach(r.b, columns, r.S);
+    out = unite(rows, columns, r.S);
+  }
+};
+
+/// A bool tensor [B, H, L, S] by strides; null: everybody. `keys` is set where all queries and
+/// heads have the same keys.
+struct DenseMask {
+  const bool* data = nullptr;
+  int64_t b = 0, h = 0, q = 0, kv = 0;
+  std::shared_ptr<const Flags> keys = nullptr;
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
+    return !data || data[ib * b + ih * h + iq * q + ikv * kv];
+  }
+  void reach(const Rows& r, Segments& out) const {
+    if (keys) return keys->reach(r.b, out, r.S);
+    append(out, 0, r.S, data ? Cover::kPartial : Cover::kFull, r.S);
+  }
+};
+
+/// An interval of keys for every query: [begin, end) at [(b * H + h) * L + q]. Intervals of later
+/// queries neither begin nor end earlier than those of earlier ones, but for empty ones.
+struct Bands {
+  const int* begin;
+  const int* end;
+  int64_t b, h;
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
+    const int64_t at = ib * b + ih * h + iq;
+    return (ikv >= begin[at]) & (ikv < end[at]);
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int64_t at = r.b * b + r.h * h;
+    int any_begin = r.S, any_end = 0, full_begin = 0, full_end = r.S;
+    for (int q = r.begin; q < r.end; ++q) {
+      full_begin = std::max(full_begin, begin[at + q]);
+      full_end = std::min(full_end, end[at + q]);
+      if (begin[at + q] >= end[at + q]) continue;
+      any_begin = std::min(any_begin, begin[at + q]);
+      any_end = std::max(any_end, end[at + q]);
+    }
+    if (any_begin < any_end) append_nested(out, any_begin, full_begin, full_end, any_end, r.S);
+  }
+};
+
+#ifdef ATTZOO_COMPILED
+extern template Mask make_mask(Window);
+extern template Mask make_mask(Dilated);
+extern template Mask make_mask(Blocks);
+extern template Mask make_mask(Prefix);
+extern template Mask make_mask(Documents);
+extern template Mask make_mask(GlobalTokens);
+extern template Mask make_mask(DenseMask);
+extern template Mask make_mask(Bands);
+#endif
+
+}  // namespace attzoo::kernel
+ATTZOO_END_KERNEL
+
+#ifndef ATTZOO_COMPILED
+#include <attzoo/kernel/modifier/make_modifier.hpp>
+#endif

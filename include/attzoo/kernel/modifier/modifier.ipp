@@ -1,0 +1,216 @@
+#pragma once
+// Definitions of modifier.hpp.
+
+#include <attzoo/kernel/modifier/modifier.hpp>
+
+#include <cstring>
+#include <utility>
+
+ATTZOO_BEGIN_KERNEL
+namespace attzoo::kernel {
+
+ATTZOO_API void reach(const Mask& mask, const Rows& rows, Segments& out) {
+  if (mask.reach) return mask.reach(mask.self.get(), rows, out);
+  append(out, 0, rows.S, Cover::kFull, rows.S);
+}
+
+namespace detail {
+
+/// f(i) for n bytes, a multiple of 16: a fixed length is vectorised.
+template <class F>
+ATTZOO_ALWAYS_INLINE void each_byte(int n, F f) {
+  for (int at = 0; at < n; at += 16) {
+    ATTZOO_LANES
+    for (int i = at; i < at + 16; ++i) f(i);
+  }
+}
+
+}  // namespace detail
+
+ATTZOO_API void allowed(const Mask& mask, const TilePosition& t, uint8_t* out) {
+  if (mask.allowed) return mask.allowed(mask.self.get(), t, out);
+  if (!mask.forbid) {
+    std::memset(out, 1, static_cast<size_t>(t.size()));
+    return;
+  }
+  float s[TilePosition::kMostLanes * TilePosition::kMostKeys];
+  std::memset(s, 0, static_cast<size_t>(t.size()) * sizeof(float));
+  mask.forbid(mask.self.get(), t, s, nullptr);
+  detail::each_byte(t.size(), [&](int i) ATTZOO_INLINE_LAMBDA { out[i] = s[i] == 0; });
+}
+
+namespace detail {
+
+struct MaskPair {
+  Mask a, b;
+
+  template <class Op>
+  void reach(const Rows& rows, Segments& out, Op op) const {
+    Segments in_a, in_b;
+    kernel::reach(a, rows, in_a);
+    kernel::reach(b, rows, in_b);
+    out = combine(in_a, in_b, rows.S, op);
+  }
+  template <class Op>
+  void allowed(const TilePosition& t, uint8_t* out, Op op) const {
+    uint8_t by_b[TilePosition::kMostLanes * TilePosition::kMostKeys];
+    kernel::allowed(a, t, out);
+    kernel::allowed(b, t, by_b);
+    each_byte(t.size(), [&](int i) ATTZOO_INLINE_LAMBDA { out[i] = op(out[i], by_b[i]); });
+  }
+};
+
+/// Both and either, on covers and on bytes.
+struct Lesser {
+  template <class X>
+  ATTZOO_ALWAYS_INLINE X operator()(X a, X b) const {
+    return a < b ? a : b;
+  }
+};
+struct Greater {
+  template <class X>
+  ATTZOO_ALWAYS_INLINE X operator()(X a, X b) const {
+    return a < b ? b : a;
+  }
+};
+
+template <class Op>
+Mask combined(Mask a, Mask b, int stride) {
+  return {
+      .self = std::make_shared<const MaskPair>(MaskPair{std::move(a), std::move(b)}),
+      .reach = [](const void* self, const Rows& rows,
+                  Segments& out) { static_cast<const MaskPair*>(self)->reach(rows, out, Op()); },
+      .allowed = [](const void* self, const TilePosition& t,
+                    uint8_t* out) { static_cast<const MaskPair*>(self)->allowed(t, out, Op()); },
+      .stride = stride};
+}
+
+struct TiledMask {
+  Mask mask;
+  std::shared_ptr<const TileCover> tiles;
+
+  void reach(const Rows& r, Segments& out) const {
+    const auto& t = *tiles;
+    const int b = t.batches == 1 ? 0 : r.b, h = t.heads == 1 ? 0 : r.h;
+    Segments seen;
+    for (int i = r.begin / t.tile; i <= (r.end - 1) / t.tile; ++i) {
+      Segments row;
+      const int64_t base = ((int64_t{b} * t.heads + h) * t.rows + i) * t.columns;
+      for (int j = 0; j < t.columns; ++j) {
+        append(row, int64_t{j} * t.tile, (int64_t{j} + 1) * t.tile,
+               t.cover[static_cast<size_t>(base + j)], r.S);
+      }
+      // Queries of two tile rows: full only where both are, empty only where both are.
+      seen = i == r.begin / t.tile ? row : combine(seen, row, r.S, [](Cover x, Cover y) {
+        return x == y ? x : Cover::kPartial;
+      });
+    }
+    out = std::move(seen);
+  }
+};
+
+}  // namespace detail
+
+ATTZOO_API Mask all_of(Mask a, Mask b) {
+  if (!a.self) return b;
+  if (!b.self) return a;
+  const int stride = std::max(a.stride, b.stride);
+  const bool in_place = a.forbid && b.forbid;
+  auto both = detail::combined<detail::Lesser>(std::move(a), std::move(b), stride);
+  if (in_place) {
+    both.allowed = nullptr;
+    both.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
+      const auto& pair = *static_cast<const detail::MaskPair*>(self);
+      pair.a.forbid(pair.a.self.get(), t, s, slope);
+      pair.b.forbid(pair.b.self.get(), t, s, slope);
+    };
+  }
+  return both;
+}
+
+ATTZOO_API Mask any_of(Mask a, Mask b) {
+  if (!a.self || !b.self) return {};
+  return detail::combined<detail::Greater>(std::move(a), std::move(b), 1);
+}
+
+ATTZOO_API Mask none_of(Mask a) {
+  return {.self = std::make_shared<const Mask>(std::move(a)),
+          .reach =
+              [](const void* self, const Rows& rows, Segments& out) {
+                Segments reached;
+                reach(*static_cast<const Mask*>(self), rows, reached);
+                out = complement(reached, rows.S);
+              },
+          .allowed =
+              [](const void* self, const TilePosition& t, uint8_t* out) {
+                allowed(*static_cast<const Mask*>(self), t, out);
+                detail::each_byte(t.size(), [out](int i) ATTZOO_INLINE_LAMBDA { out[i] ^= 1; });
+              }};
+}
+
+ATTZOO_API Mask tiled(Mask mask, std::shared_ptr<const TileCover> tiles) {
+  using detail::TiledMask;
+  const bool in_place = mask.forbid;
+  Mask result{
+      .self = std::make_shared<const TiledMask>(TiledMask{std::move(mask), std::move(tiles)}),
+      .reach = [](const void* self, const Rows& rows, Segments& out) {
+        static_cast<const TiledMask*>(self)->reach(rows, out);
+      }};
+  if (in_place) {
+    result.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
+      const auto& of = static_cast<const TiledMask*>(self)->mask;
+      of.forbid(of.self.get(), t, s, slope);
+    };
+  } else {
+    result.allowed = [](const void* self, const TilePosition& t, uint8_t* out) {
+      allowed(static_cast<const TiledMask*>(self)->mask, t, out);
+    };
+  }
+  return result;
+}
+
+namespace detail {
+
+template <class T>
+struct ScorePair {
+  Score<T> a, b;
+
+  void modify(const TilePosition& t, T* s, T* slope) const {
+    if (a.modify) a.modify(a.self.get(), t, s, slope);
+    if (b.modify) b.modify(b.self.get(), t, s, slope);
+  }
+  /// Row by row, because b needs the scores between.
+  void collect(const TilePosition& tile, int count, const T* s, T* ds,
+               const TensorGradient<T>* to) const {
+    T between[TilePosition::kMostLanes];
+    for (int j = 0; j < tile.keys; ++j, s += tile.lanes, ds += tile.lanes) {
+      const auto t = tile.row(j);
+      std::memcpy(between, s, static_cast<size_t>(t.lanes) * sizeof(T));
+      if (a.modify) a.modify(a.self.get(), t, between, nullptr);
+      if (b.collect) b.collect(b.self.get(), t, count, between, ds, to + a.tensors);
+      if (a.collect) a.collect(a.self.get(), t, count, s, ds, to);
+    }
+  }
+};
+
+}  // namespace detail
+
+template <class T>
+Score<T> chain(Score<T> a, Score<T> b) {
+  if (!a.modify && a.tensors == 0) return b;
+  if (!b.modify && b.tensors == 0) return a;
+  using Pair = detail::ScorePair<T>;
+  const int tensors = a.tensors + b.tensors;
+  return {std::make_shared<const Pair>(Pair{std::move(a), std::move(b)}),
+          [](const void* self, const TilePosition& t, T* s, T* slope) {
+            static_cast<const Pair*>(self)->modify(t, s, slope);
+          },
+          [](const void* self, const TilePosition& t, int count, const T* s, T* ds,
+             const TensorGradient<T>* to) {
+            static_cast<const Pair*>(self)->collect(t, count, s, ds, to);
+          },
+          tensors};
+}
+
+}  // namespace attzoo::kernel
+ATTZOO_END_KERNEL
