@@ -11,7 +11,8 @@
 //   attention_bench --iterations=2     at most so many of each
 //
 // B = 1, H = 8. Where ATen has no name for a pattern, it gets a bool mask forward, its float form
-// backward. In "over_plain" the other side is attention() without the modifier.
+// backward. In "over_plain" the other side is attention() without the modifier, in "over_named"
+// with the named mask of the same meaning.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/mm.h>
@@ -175,6 +176,23 @@ void add_all(torch::Device device) {
         .output;
   };
   add({"softcap_lambda_over_plain", n, D}, softcap_lambda, dense);
+  const auto masked = [](const AnyMask& mask) -> Call {
+    return [=](Q q, Q k, Q v) { return attention(q, k, v, mask).output; };
+  };
+  add({"window_lambda_over_named", n, D, torch::kFloat32, 8, 129.0 / n},
+      masked(mask_mod([](auto, auto, auto q, auto kv) { return q - kv <= 64 && kv - q <= 64; })),
+      local);
+  add({"blocks_lambda_over_named", n, D, torch::kFloat32, 8, 128.0 / n},
+      masked(mask_mod([](auto, auto, auto q, auto kv) { return q / 128 == kv / 128; })),
+      masked(blocks(128)));
+  add({"sinks_lambda_over_named", n, D, torch::kFloat32, 8, 260.0 / n},
+      masked(mask_mod(
+          [](auto, auto, auto q, auto kv) { return kv <= q && (kv < 4 || q - kv < 256); })),
+      masked(causal() && (prefix(4) || window(255, 0))));
+  const auto document = table(i.div(512, "floor"));
+  add({"documents_table_over_plain", n, D},
+      masked(mask_mod([=](auto, auto, auto q, auto kv) { return document(q) == document(kv); })),
+      dense);
 }
 
 }  // namespace

@@ -5,12 +5,8 @@
 #include <attzoo/core/attention/dispatch.ipp>
 #include <attzoo/core/attention/reference.ipp>
 #include <attzoo/core/cpu/fused.ipp>
-#include <attzoo/core/cpu/mask_forms.ipp>
-#include <attzoo/core/cpu/score_forms.ipp>
 #include <attzoo/core/isa.ipp>
 #include <attzoo/core/modifier/any_mask.ipp>
-#include <attzoo/core/modifier/any_score.ipp>
-#include <attzoo/core/modifier/callables.ipp>
 #include <attzoo/core/modifier/grid.ipp>
 #include <attzoo/core/modifier/mask_values.ipp>
 #include <attzoo/core/modifier/score_values.ipp>
@@ -25,12 +21,7 @@
 
 namespace attzoo::core {
 
-#define ATTZOO_CPU_FORM(Modifier)                                               \
-  template kernel::Score<float> cpu_form(const Modifier&, const Shape&, float); \
-  template kernel::Score<double> cpu_form(const Modifier&, const Shape&, double);
-ATTZOO_CPU_FORM(AlibiScore)
-ATTZOO_CPU_FORM(SoftcapScore)
-ATTZOO_CPU_FORM(TensorBias)
-ATTZOO_CPU_FORM(DistanceScore)
+#define ATTZOO_NAMED_MASK(F) template struct NamedMask<kernel::F>;
+ATTZOO_NAMED_MASKS(ATTZOO_NAMED_MASK)
 
 }  // namespace attzoo::core

@@ -8,23 +8,21 @@
 
 namespace attzoo::kernel {
 
-template Mask make_mask(Window);
-template Mask make_mask(Dilated);
-template Mask make_mask(Blocks);
-template Mask make_mask(Prefix);
+#define ATTZOO_NAMED_MASK(F) template Mask make_mask(CallableMask<F>);
+ATTZOO_NAMED_MASKS(ATTZOO_NAMED_MASK)
 template Mask make_mask(Documents);
 template Mask make_mask(GlobalTokens);
 template Mask make_mask(DenseMask);
 template Mask make_mask(Bands);
 
 template Score<float> chain(Score<float>, Score<float>);
-template Score<float> make_score<float>(Alibi<float>);
+template Score<float> make_score<float>(AlibiOfTensor<float>);
 template Score<float> make_score<float>(Softcap);
 template Score<float> make_score<float>(Bias<float>);
 template Score<float> make_score<float>(DistanceBias<float>);
 
 template Score<double> chain(Score<double>, Score<double>);
-template Score<double> make_score<double>(Alibi<double>);
+template Score<double> make_score<double>(AlibiOfTensor<double>);
 template Score<double> make_score<double>(Softcap);
 template Score<double> make_score<double>(Bias<double>);
 template Score<double> make_score<double>(DistanceBias<double>);

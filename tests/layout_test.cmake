@@ -34,8 +34,6 @@ set(kernel_includes kernel)
 # form for the CPU, and the list of all that is compiled for each instruction set.
 set(core/attention/dispatch_knows core/cpu)
 set(core/recurrence/linear_attention_knows core/cpu)
-set(core/modifier/any_mask_knows core/cpu)
-set(core/modifier/any_score_knows core/cpu)
 set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)
 set(kernel/bodies.inc_knows ${kernel/bodies_knows})
 

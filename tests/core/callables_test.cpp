@@ -5,6 +5,7 @@
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/modifiers.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -15,6 +16,45 @@
 
 namespace attzoo::testing {
 namespace {
+
+/// What a bound mask says that queries [begin, end) reach, key by key.
+template <class Bound>
+std::vector<kernel::Cover> covers(const Bound& bound, const core::Shape& n, int b, int h, int begin,
+                                  int end) {
+  kernel::Segments segments;
+  bound.reach({b, h, begin, end, static_cast<int>(n.S)}, segments);
+  std::vector<kernel::Cover> keys(static_cast<size_t>(n.S), kernel::Cover::kEmpty);
+  for (const auto& s : segments) {
+    std::fill(keys.begin() + s.begin, keys.begin() + s.end, s.cover);
+  }
+  return keys;
+}
+
+/// What is not reached is forbidden, and what is full is allowed, for all ranges of few queries.
+template <class Bound>
+void expect_reach_holds(const Bound& bound, const core::Shape& n, const torch::Tensor& allowed,
+                        const std::string& what) {
+  const auto at = allowed.accessor<bool, 4>();
+  int64_t wrong = 0;
+  for (int b = 0; b < n.B; ++b) {
+    for (int h = 0; h < n.H; ++h) {
+      for (int begin = 0; begin < n.L; begin += 5) {
+        for (const int count : {1, 7, 30}) {
+          const int end = std::min(static_cast<int>(n.L), begin + count);
+          const auto keys = covers(bound, n, b, h, begin, end);
+          for (int q = begin; q < end; ++q) {
+            for (int kv = 0; kv < n.S; ++kv) {
+              const auto cover = keys[static_cast<size_t>(kv)];
+              wrong +=
+                  at[b][h][q][kv] ? cover == kernel::Cover::kEmpty : cover == kernel::Cover::kFull;
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0) << what;
+}
 
 /// A mask by its tensor form must be what its kernel form says, pair by pair.
 template <class Mask>
@@ -36,6 +76,7 @@ void expect_forms_agree(const Mask& mask, const core::Shape& n, const std::strin
   }
   EXPECT_EQ(wrong, 0) << what;
   EXPECT_GT(allowed, 0) << what << ": forbids everything, and so tests nothing";
+  expect_reach_holds(bound, n, want, what);
 }
 
 #define EXPECT_MASK(...)                                                                      \
@@ -104,6 +145,96 @@ TEST(Callables, WholeNumbersAreTheSameInAllForms) {
   EXPECT_MASK(relu(q - kv) == 0 && abs(q - kv) < 9);
   EXPECT_MASK(floor(q - kv) == -4);
 }
+
+/// Bounds decide every tile of 64 x 64 that is empty, and every one that is full.
+template <class F>
+void expect_all_tiles(F f, const char* what) {
+  const core::Shape n{1, 1, 512, 512};
+  const auto mask = mask_mod(f);
+  const torch::Tensor allowed =
+      mask.evaluate(core::Grid(n, 0, n.L, torch::kCPU)).expand({1, 1, 512, 512});
+  const auto bound = mask.bind(n);
+  for (int row = 0; row < 512; row += 64) {
+    const auto keys = covers(bound, n, 0, 0, row, row + 64);
+    for (int column = 0; column < 512; column += 64) {
+      const torch::Tensor tile = allowed.slice(2, row, row + 64).slice(3, column, column + 64);
+      const auto want = !tile.any().item<bool>()  ? kernel::Cover::kEmpty
+                        : tile.all().item<bool>() ? kernel::Cover::kFull
+                                                  : kernel::Cover::kPartial;
+      if (want == kernel::Cover::kPartial) continue;
+      for (int kv = column; kv < column + 64; ++kv) {
+        ASSERT_EQ(keys[static_cast<size_t>(kv)], want) << what << " " << row << " " << kv;
+      }
+    }
+  }
+}
+TEST(Callables, BoundsDecideTiles) {
+#define EXPECT_ALL_TILES(...) \
+  expect_all_tiles([=](auto, auto, auto q, auto kv) { return __VA_ARGS__; }, #__VA_ARGS__)
+  const auto numbers = table(torch::arange(512));
+  EXPECT_ALL_TILES(kv <= q);
+  EXPECT_ALL_TILES(q - kv <= 100 && kv - q <= 100);
+  EXPECT_ALL_TILES(abs(q - kv) < 70);
+  EXPECT_ALL_TILES(kv <= q && (kv < 4 || q - kv < 100));
+  EXPECT_ALL_TILES(q / 96 == kv / 96);
+  EXPECT_ALL_TILES(floor(q / 128.0) == floor(kv / 128.0));
+  EXPECT_ALL_TILES(kv < 130 || kv <= q);
+  EXPECT_ALL_TILES((kv <= q) & ~(q - kv > 65));
+  EXPECT_ALL_TILES((q - kv) % 4 == 0);
+  EXPECT_ALL_TILES(where(q < 256, kv <= q, kv >= 256));
+  EXPECT_ALL_TILES(kv <= q && numbers(kv) >= 0);
+#undef EXPECT_ALL_TILES
+}
+
+TEST(Callables, BoundsKnowWhatIsNoNumber) {
+  const core::Shape n{1, 1, 9, 40};
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  auto numbers = torch::arange(40, torch::kFloat64) - 20;
+  numbers.slice(0, 5, 30, 3).fill_(nan);
+  const auto t = table(numbers);
+  EXPECT_MASK(t(kv) < 3 || kv == 1);
+  EXPECT_MASK(!(abs(t(kv)) >= 0));
+  EXPECT_MASK(!(max(t(kv), 3) >= 3) || kv == 1);
+  EXPECT_MASK(relu(t(kv)) < 0 || q == kv);
+  EXPECT_MASK(!(t(kv) <= INFINITY));
+  EXPECT_MASK(t(kv) != t(kv));
+  EXPECT_MASK(where(q < 4, t(kv), 7.0) > 2);
+  EXPECT_MASK(!(log(q - kv) <= INFINITY));
+}
+
+/// Every kind of lane has every operator and function of the list; what is no whole number has
+/// neither bits nor a remainder.
+template <class Lane, bool kWhole>
+constexpr bool has_all() {
+#define ATTZOO_HAS_OPERATOR(op, _) \
+  static_assert(                   \
+      requires(Lane a) { (a op a, a op 2, 2 op a); }, #op);
+#define ATTZOO_HAS_FUNCTION(name, ...) \
+  static_assert(                       \
+      requires(Lane a) { name(a); }, #name);
+  ATTZOO_LANE_COMPARISONS(ATTZOO_HAS_OPERATOR)
+  ATTZOO_LANE_LOGIC(ATTZOO_HAS_OPERATOR)
+  ATTZOO_LANE_FUNCTIONS(ATTZOO_HAS_FUNCTION)
+  static_assert(requires(Lane a) { (a + a, a - 2, 2 * a, a / a, -a, !a, a += 2, a -= a, a *= 2); });
+  static_assert(requires(Lane a) { (min(a, 2), max(2, a), clamp(a, 1, a), where(a < 1, a, 2)); });
+  static_assert(requires(Lane a) { (abs(a), relu(a), floor(a), pow(a, 2)); });
+  if constexpr (kWhole) {
+    ATTZOO_LANE_ASSIGNMENTS(ATTZOO_HAS_OPERATOR)
+#define ATTZOO_HAS_ASSIGNMENT(op, _) \
+  static_assert(                     \
+      requires(Lane a) { a op## = 2; }, #op "=");
+    ATTZOO_LANE_ASSIGNMENTS(ATTZOO_HAS_ASSIGNMENT)
+#undef ATTZOO_HAS_ASSIGNMENT
+    static_assert(requires(Lane a) { ~a; });
+  }
+#undef ATTZOO_HAS_OPERATOR
+#undef ATTZOO_HAS_FUNCTION
+  return true;
+}
+static_assert(has_all<core::TensorLane, true>() && has_all<core::Interval, true>());
+static_assert(has_all<kernel::Index, true>() && has_all<kernel::TracedIndex, true>());
+static_assert(has_all<kernel::Entry<>, false>() && has_all<kernel::Real<float>, false>());
+static_assert(has_all<kernel::Dual<double>, false>());
 
 TEST(Callables, FusedMasksAreTheEagerOnes) {
   torch::manual_seed(1);
@@ -514,7 +645,7 @@ TEST(InDocument, FarPlaces) {
   const auto q = torch::randn({1, 1, 12, 4});
   const auto places = torch::arange(12).unsqueeze(0) + (int64_t{1} << 40) + 1;
   const core::AnyMask far = core::AnyMask(mask_mod(f, in_document)).placed(places);
-  EXPECT_FALSE(far.has_cpu_form());
+  EXPECT_FALSE(far.has_form(typeid(kernel::Mask)));
   const auto want = mask_mod([](auto, auto, auto i, auto j) { return (i + 1) / 4 == (j + 1) / 4; });
   EXPECT_TRUE(torch::allclose(attention(q, q, q, far).output, attention(q, q, q, want).output));
 }

@@ -924,7 +924,8 @@ TEST(Attention, SizesBeyondTheKernelsIndices) {
   const auto one = torch::ones({1, 1, 1, 1});
   const auto fits = [&](int64_t B, int64_t H, int64_t L, int64_t S, int64_t D, int64_t Dv) {
     return core::FusedCpuBackend().takes(
-        {one.expand({B, H, L, D}), one.expand({B, 1, S, D}), one.expand({B, 1, S, Dv})}, {});
+        {one.expand({B, H, L, D}), one.expand({B, 1, S, D}), one.expand({B, 1, S, Dv})},
+        core::Call({}));
   };
   const int64_t big = int64_t{1} << 31;
   EXPECT_TRUE(fits(2, 3, 4, 5, 6, 7));

@@ -108,7 +108,9 @@ void check(const char* what, const Sizes& n, const AnyMask& mask,
   c.expect_definition(mask, score, sizeof(T) == 8 ? 1e-12 : 3e-5);
 }
 
-AnyMask window(int shift, int left, int right) { return mask_of(Window{shift, left, right}); }
+AnyMask window(int shift, int left, int right) {
+  return mask_of(CallableMask{Window{left, right}, shift});
+}
 AnyMask causal() { return window(0, 1 << 30, 0); }
 
 TEST(Attention, IsTheDefinition) {
@@ -121,7 +123,8 @@ TEST(Attention, IsTheDefinition) {
   check("window, more keys", {1, 2, 1, 100, 150, 16, 16}, window(50, 5, 3), softcap);
   check<double>("more queries than keys", {1, 1, 1, 150, 100, 8, 8}, window(-50, 1 << 30, 0));
   check<double>("dilated", {1, 2, 2, 130, 123, 8, 8},
-                mask_of(Dilated{-7, 3}) && window(-7, 20, 1 << 30), unchanged<double>(), 0.2);
+                mask_of(CallableMask{Dilated{3}, -7}) && window(-7, 20, 1 << 30),
+                unchanged<double>(), 0.2);
   check<double>("not", {1, 2, 2, 130, 130, 8, 8}, !window(0, 20, 20));
   check<float>("softcap in float", {1, 2, 1, 70, 75, 8, 8}, causal(), score_of<float>(Softcap{2}));
 }
@@ -141,7 +144,8 @@ TEST(Attention, WithCallablesIsTheDefinition) {
   const auto both = [&]<class T>(T) {
     const auto capped = score_of<T>(CallableScore{lambda, 0});
     check("causal", {1, 2, 2, 130, 130, 8, 8}, causal(), capped);
-    check("blocks", {1, 2, 2, 130, 130, 8, 8}, mask_of(Blocks{0, 20, 27, -3, 1 << 30}), capped);
+    check("blocks", {1, 2, 2, 130, 130, 8, 8},
+          mask_of(CallableMask{Blocks{20, 27, -3, 1 << 30}, 0}), capped);
     check("two", {1, 2, 1, 70, 75, 8, 8}, mask, score_of<T>(CallableScore{score, 0}));
   };
   both(float());
@@ -156,10 +160,11 @@ TEST(Attention, WithCompositionsIsTheDefinition) {
     const Sizes n{2, 2, 1, 90, 100, 8, 8};
     T slopes[] = {T(0.25), T(0.125)};
     double same[] = {0.25, 0.125};
-    const auto score = score_of<T>(Softcap{3}) + score_of<T>(CallableScore{shifted, 0}) +
-                       score_of<T>(Alibi<T>{10, slopes, 1}, Alibi<double>{10, same, 1}) +
-                       score_of<T>(Softcap{2});
-    check("and", n, (window(10, 40, 3) && thirds) || mask_of(Prefix{7}), score);
+    const auto score =
+        score_of<T>(Softcap{3}) + score_of<T>(CallableScore{shifted, 0}) +
+        score_of<T>(AlibiOfTensor<T>{{{slopes, 1}}, 10}, AlibiOfTensor<double>{{{same, 1}}, 10}) +
+        score_of<T>(Softcap{2});
+    check("and", n, (window(10, 40, 3) && thirds) || mask_of(CallableMask{Prefix{7}, 0}), score);
     check("not", n, !(thirds || window(10, 5, 5)) && window(10, 1 << 30, 0), score);
     check("nobody", n, !everybody(), score);
   };
@@ -195,7 +200,7 @@ TEST(Attention, ResultsDoNotDependOnThreads) {
     }
   };
   all(window(0, 64, 64));
-  all(window(0, 30, 0) || mask_of(Prefix{40}));
+  all(window(0, 30, 0) || mask_of(CallableMask{Prefix{40}, 0}));
 }
 
 TEST(Attention, OneHeadInChunksIsTheDefinition) {
@@ -307,8 +312,9 @@ void expect_no_part(const char* what, const Sizes& n, const AnyMask& mask) {
     const auto length = static_cast<size_t>(n.L) * static_cast<size_t>(n.S);
     slopes = random_numbers<T>(static_cast<size_t>(n.H), 8);
     bias = random_numbers<T>(length, 9);
-    const Modifiers<T> m{mask.mask, chain(make_score<T>(Alibi<T>{n.S - n.L, slopes.data(), 1}),
-                                          make_score<T>(Bias<T>{bias.data(), 0, 0, n.S, 1}))};
+    const Modifiers<T> m{mask.mask,
+                         chain(make_score<T>(AlibiOfTensor<T>{{{slopes.data(), 1}}, n.S - n.L}),
+                               make_score<T>(Bias<T>{bias.data(), 0, 0, n.S, 1}))};
     c.run(m, 2);
     Buffer<T> slope_sums, bias_sums;
     slope_sums.resize(TensorGradients<T>::kMostSlots * slopes.size());
@@ -346,7 +352,7 @@ TEST(Attention, QueriesWithoutKeysTakeNoPart) {
     expect_no_part<T>("the first", {1, 2, 2, 70, 50, 20, 16}, window(-20, 1 << 30, 0));
     expect_no_part<T>("in chunks", {1, 1, 1, 700, 700, 4, 4}, thirds);
     expect_no_part<T>("dilated", {1, 1, 1, 90, 40, 8, 8},
-                      mask_of(Dilated{-50, 3}) && window(-50, 9, 9));
+                      mask_of(CallableMask{Dilated{3}, -50}) && window(-50, 9, 9));
   };
   both(float());
   both(double());
@@ -365,7 +371,7 @@ TEST(Attention, SkippedKeysAreNeverRead) {
   const Sizes n{1, 1, 1, 200, 200, 8, 8};
   Case<float> clean(n), dirty(n);
   for (size_t i = 150 * 8; i < 200 * 8; ++i) dirty.k[i] = dirty.v[i] = std::nanf("");
-  const Modifiers<float> prefix{make_mask(Prefix{150}), {}};
+  const Modifiers<float> prefix{make_mask(CallableMask{Prefix{150}, 0}), {}};
   clean.run(prefix, 2);
   dirty.run(prefix, 2);
   EXPECT_TRUE(clean.output == dirty.output);

@@ -169,10 +169,10 @@ TYPED_TEST(BFloat16, AttentionIsThatOfFloats) {
   };
   check({1, 2, 2, 256, 256, 64, 64});
   check({2, 2, 1, 100, 150, 32, 64});
-  check({1, 4, 2, 77, 77, 40, 24}, {make_mask(Window{0, 1 << 30, 0}), {}});
-  check({1, 1, 1, 300, 300, 64, 16}, {make_mask(Window{0, 20, 20}), {}});
+  check({1, 4, 2, 77, 77, 40, 24}, {make_mask(CallableMask{Window{1 << 30, 0}, 0}), {}});
+  check({1, 1, 1, 300, 300, 64, 16}, {make_mask(CallableMask{Window{20, 20}, 0}), {}});
   check({1, 1, 1, 5, 33, 1, 3});
-  check({1, 2, 2, 300, 310, 64, 64}, {make_mask(Dilated{10, 3}), {}});
+  check({1, 2, 2, 300, 310, 64, 64}, {make_mask(CallableMask{Dilated{3}, 10}), {}});
   check({1, 2, 2, 130, 130, 64, 80}, {}, 0.3);
   const auto capped = [](auto s, auto, auto, auto, auto) {
     using std::tanh;
@@ -187,7 +187,7 @@ TYPED_TEST(BFloat16, AttentionIsThatOfFloats) {
 TYPED_TEST(BFloat16, KeysLieAnywhere) {
   const Sizes n{1, 1, 1, 80, 96, 64, 64};
   HalfCase want(n), got(n);
-  const Modifiers<float> m{make_mask(Window{16, 1 << 30, 0}), {}};
+  const Modifiers<float> m{make_mask(CallableMask{Window{1 << 30, 0}, 16}), {}};
   want.template run<BFloat16Products<TypeParam>>(m);
   for (const int row : {65, 66}) {
     Buffer<uint16_t> k, v;
@@ -215,7 +215,7 @@ TYPED_TEST(BFloat16, QueriesWithoutKeysTakeNoPart) {
     dirty.grad_lse[row] = std::nanf("");
     dirty.q[row * 32] = float_to_bfloat16(std::nanf(""));
   }
-  const Modifiers<float> m{make_mask(Window{-20, 1 << 30, 0}), {}};
+  const Modifiers<float> m{make_mask(CallableMask{Window{1 << 30, 0}, -20}), {}};
   clean.run<BFloat16Products<TypeParam>>(m);
   dirty.run<BFloat16Products<TypeParam>>(m);
   expect_same_bits(clean, dirty);

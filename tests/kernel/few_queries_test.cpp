@@ -194,7 +194,9 @@ struct Masks {
     dense.q = n.S;
     dense.h = dense.q * n.L;
     dense.b = dense.h * n.H;
-    const auto window = [&](int left, int right) { return mask_of(Window{shift, left, right}); };
+    const auto window = [&](int left, int right) {
+      return mask_of(CallableMask{Window{left, right}, shift});
+    };
     const auto causal = window(1 << 30, 0);
     const auto near = window(draw.integer(0, 90), draw.integer(0, 9));
     const auto by_head = mask_of(CallableMask{
@@ -202,16 +204,16 @@ struct Masks {
     all = {everybody(),
            causal,
            near,
-           mask_of(Window{-n.L / 2, 1 << 30, 0}),
+           mask_of(CallableMask{Window{1 << 30, 0}, -n.L / 2}),
            mask_of(Prefix{draw.integer(0, n.S)}),
-           mask_of(Blocks{shift, 20, 27, -3, 1 << 30}),
+           mask_of(CallableMask{Blocks{20, 27, -3, 1 << 30}, shift}),
            mask_of(DenseMask(dense)),
            mask_of(Bands{begin.data(), end.data(), n.H * n.L, n.L}),
            by_head,
            !everybody()};
     const int rate = draw.integer(1, 9);
-    all.push_back(mask_of(Dilated{shift, rate}));
-    all.push_back(mask_of(Dilated{shift, rate}) && near);
+    all.push_back(mask_of(CallableMask{Dilated{rate}, shift}));
+    all.push_back(mask_of(CallableMask{Dilated{rate}, shift}) && near);
     all.push_back(!near);
     all.push_back(by_head || near);
     if (n.L > n.S) return;  // the others look up the query among the keys
@@ -238,7 +240,8 @@ struct Scores {
     fill(bias, bias64, n.H * n.L * n.S, 2);
     fill(by_distance, by_distance64, n.H * (n.L + n.S - 1), 3);
     const auto alibi = [&](auto* x) {
-      return Alibi<std::remove_pointer_t<decltype(x)>>{n.S - n.L, x, 1};
+      using Number = std::remove_cvref_t<decltype(*x)>;
+      return AlibiOfTensor<Number>{{{x, 1}}, n.S - n.L};
     };
     const auto table = [&](auto* x) {
       return Bias<std::remove_pointer_t<decltype(x)>>{x, 0, int64_t{n.L} * n.S, n.S, 1};
@@ -291,7 +294,7 @@ TEST(FewQueries, ResultsDoNotDependOnThreads) {
                          Sizes{1, 8, 1, 2, 2000, 32, 32}}) {
     const auto shift = n.S - n.L;
     for (const auto dtype : {DType::kFloat32, DType::kBFloat16}) {
-      for (const auto& mask : {everybody(), mask_of(Window{shift, 700, 0})}) {
+      for (const auto& mask : {everybody(), mask_of(CallableMask{Window{700, 0}, shift})}) {
         const Modifiers<float> m{mask.mask, make_score<float>(Softcap{5})};
         Draw draw(3);
         Case<float> one(draw, n, dtype);
@@ -320,7 +323,7 @@ TEST(FewQueries, SkippedKeysAreNeverRead) {
           dirty.v.set(0, h, j, j % 16, std::nan(""));
         }
       }
-      const Modifiers<float> m{make_mask(Window{n.S - L, 63, 0}), {}};
+      const Modifiers<float> m{make_mask(CallableMask{Window{63, 0}, n.S - L}), {}};
       clean.run(m, 2);
       dirty.run(m, 2);
       expect_same(clean, dirty);

@@ -64,8 +64,8 @@ ATTZOO_API int64_t OverlappingBlocks::count(int64_t length) const {
 ATTZOO_API AnyMask OverlappingBlocks::family(int64_t f) const {
   if (plain_) {
     const int64_t blocks = count_.numel() > 0 ? count_[0][0].item<int64_t>() : 1;
-    return SameBlockMask{size_, period(), f * step_,
-                         blocks == kUnbounded ? kUnbounded : blocks * step_};
+    return BlocksMask{blocks_from(size_, period(), f * step_,
+                                  blocks == kUnbounded ? kUnbounded : blocks * step_)};
   }
   const auto offset = place_ - f * step_;
   const auto j = torch::div(offset, period(), "floor").clamp_min(-1);  // of the family's blocks

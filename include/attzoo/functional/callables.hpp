@@ -51,6 +51,11 @@ inline core::Table table(const torch::Tensor& tensor) {
 /// 0 ... L - 1; with L != S, `mask_mod(f, aligned)` hands f its place among the keys, q + S - L,
 /// from which causal() and window() count, and `mask_mod(f, in_document)` the places of query and
 /// key in their document.
+///
+/// attention() asks f between which bounds it is true or false for a whole range of queries and
+/// keys, skips the keys where it is false, and does not mask where it is true: with f = `q - kv <
+/// w` the cost is O(n w), as window()'s. Bounds know comparisons, logic, + - * / %, min, max,
+/// clamp, abs, floor and where; not exp and its kind, nor what a table holds at an index.
 template <class F>
 core::MaskFunction<F> mask_mod(F f) {
   return {std::move(f), false};

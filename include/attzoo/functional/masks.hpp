@@ -23,8 +23,9 @@ enum class CausalAlignment {
 /// No query attends to a later key. The alignments are equal when L == S.
 ATTZOO_API core::CausalMask causal(CausalAlignment alignment = CausalAlignment::kBottomRight);
 
-/// Query i attends to the keys i - left ... i + right, both included; kUnbounded lifts a side. With
-/// L != S, i is aligned to the bottom right, as in causal(). Throws for a negative argument.
+/// Query i attends to the keys i - left ... i + right, both included; kUnbounded lifts a side (as
+/// 2^30 does, which is beyond all lengths). With L != S, i is aligned to the bottom right, as in
+/// causal(). Throws for a negative argument.
 ATTZOO_API core::WindowMask window(int64_t left, int64_t right);
 
 /// Query i attends to the keys j with i = j modulo rate. Throws for a rate below 1.
@@ -32,7 +33,7 @@ ATTZOO_API core::DilatedMask dilated(int64_t rate);
 
 /// Positions attend within their block of `size`: floor(i / size) == floor(j / size). Throws for a
 /// size below 1.
-ATTZOO_API core::SameBlockMask blocks(int64_t size);
+ATTZOO_API core::BlocksMask blocks(int64_t size);
 
 /// Everybody attends to the first `length` keys: `prefix(p) || causal()` is a prefix language
 /// model. Throws for a negative length.
@@ -57,11 +58,11 @@ ATTZOO_API core::GlobalTokensMask global_tokens(const torch::Tensor& is_global);
 ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask);
 
 /// The same mask with its tiles of 64 x 64 pairs looked at once, so that attention() skips the
-/// empty ones and asks no more about the full ones; for a mask_mod or mask_tensor that is used
-/// again and again. Lengths L and S as in the calls to come; `batch` and `heads` 1 if the mask does
-/// not depend on them. Costs O(L S) time and O(S) memory here. Throws c10::Error on a size below 1
-/// or too many tiles; attention() throws if a tensor of the mask was changed in place since.
-/// Example: `auto m = block_mask(mask_mod(f), n, n); attention(q, k, v, m);`
+/// empty ones and asks no more about the full ones; for a mask_tensor, or a mask_mod with tables,
+/// that is used again and again. Lengths L and S as in the calls to come; `batch` and `heads` 1 if
+/// the mask does not depend on them. Costs O(L S) time and O(S) memory here. Throws c10::Error on a
+/// size below 1 or too many tiles; attention() throws if a tensor of the mask was changed in place
+/// since. Example: `auto m = block_mask(mask_mod(f), n, n); attention(q, k, v, m);`
 ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, int64_t batch = 1,
                                       int64_t heads = 1);
 

@@ -8,28 +8,28 @@
 namespace attzoo {
 
 ATTZOO_API core::CausalMask causal(CausalAlignment alignment) {
-  return {alignment == CausalAlignment::kTopLeft};
+  return {.aligned = alignment != CausalAlignment::kTopLeft};
 }
 
 ATTZOO_API core::WindowMask window(int64_t left, int64_t right) {
   TORCH_CHECK_VALUE(left >= 0 && right >= 0, "window: left and right must be >= 0, got left=", left,
                     " right=", right);
-  return {left, right};
+  return {{core::to_int(left), core::to_int(right)}};
 }
 
 ATTZOO_API core::DilatedMask dilated(int64_t rate) {
   TORCH_CHECK_VALUE(rate >= 1, "dilated: rate must be >= 1, got ", rate);
-  return {rate};
+  return {{core::to_int(rate)}};
 }
 
-ATTZOO_API core::SameBlockMask blocks(int64_t size) {
+ATTZOO_API core::BlocksMask blocks(int64_t size) {
   TORCH_CHECK_VALUE(size >= 1, "blocks: size must be >= 1, got ", size);
-  return {size, size, 0, kUnbounded};
+  return {core::blocks_from(size, size, 0, kUnbounded)};
 }
 
 ATTZOO_API core::PrefixMask prefix(int64_t length) {
   TORCH_CHECK_VALUE(length >= 0, "prefix: length must be >= 0, got ", length);
-  return {length};
+  return {{core::to_int(length)}};
 }
 
 ATTZOO_API core::DocumentsMask documents(const Documents& d) {

@@ -5,6 +5,7 @@
 
 #include <attzoo/core/attention/reference.hpp>
 
+#include <memory>
 #include <vector>
 
 namespace attzoo::core {
@@ -14,6 +15,7 @@ struct Call {
   Rule rule;
   std::vector<Learnable> tensors;  // of the score modifier; undefined where no gradient is wanted
   bool learns = false;             // whether a backward pass may follow
+  mutable std::shared_ptr<const void> plan = nullptr;  // what the backend that takes it found out
 
   explicit Call(Rule of);
   /// The tensors that gradients flow to.
@@ -36,14 +38,17 @@ class Backend {
  public:
   virtual ~Backend() = default;
   /// Whether this problem is one that it runs, exactly, and better than by definition.
-  virtual bool takes(const Qkv& t, const Rule& rule) const = 0;
+  virtual bool takes(const Qkv& t, const Call& call) const = 0;
   virtual OutputAndLse run(const Qkv& t, const Call& call) const = 0;
   virtual Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                                  const Cotangents& from) const = 0;
 };
 
 /// Runs a problem by a backend, under autograd.
-ATTZOO_API OutputAndLse run(const Backend& backend, const Qkv& t, const Rule& rule);
+ATTZOO_API OutputAndLse run(const Backend& backend, const Qkv& t, Call call);
+inline OutputAndLse run(const Backend& backend, const Qkv& t, const Rule& rule) {
+  return run(backend, t, Call(rule));
+}
 
 }  // namespace attzoo::core
 

@@ -93,8 +93,7 @@ class AttentionFunction final : public Differentiable {
   Unchanged unchanged_;
 };
 
-ATTZOO_API OutputAndLse run(const Backend& backend, const Qkv& t, const Rule& rule) {
-  Call call(rule);
+ATTZOO_API OutputAndLse run(const Backend& backend, const Qkv& t, Call call) {
   Tensors inputs{t.q, t.k, t.v};
   for (const auto& l : call.learning()) inputs.push_back(l);
   call.learns = torch::GradMode::is_enabled() &&

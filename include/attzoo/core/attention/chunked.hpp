@@ -1,9 +1,8 @@
 #pragma once
 /// \file
 /// Attention by its definition, some query rows at a time against the keys that they reach,
-/// recomputed in the backward pass: any device, any modifier. Time and memory follow the mask where
-/// it has a form that says what it reaches (cpu/mask_forms.hpp): O(n w) for a window w, O(n b) for
-/// blocks.
+/// recomputed in the backward pass: any device, any modifier. Time and memory follow what the mask
+/// says that it reaches: O(n w) for a window w, O(n b) for blocks.
 
 #include <attzoo/core/attention/backend.hpp>
 #include <attzoo/kernel/modifier/reach.hpp>
@@ -33,15 +32,15 @@ class ChunkedBackend final : public Backend {
   /// The default is 64 MiB in float32.
   explicit ChunkedBackend(int64_t most_scores = int64_t{1} << 24) : most_scores_(most_scores) {}
   /// What has more than one chunk, or reaches less than half of all pairs.
-  bool takes(const Qkv& t, const Rule& rule) const override;
+  bool takes(const Qkv& t, const Call& call) const override;
   OutputAndLse run(const Qkv& t, const Call& call) const override;
   Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                          const Cotangents& from) const override;
 
  private:
-  std::vector<Chunk> chunks_of(const Qkv& t, const Rule& rule) const {
-    return chunks(rule.mask, t.shape(), most_scores_);
-  }
+  /// Made once for a call.
+  const std::vector<Chunk>& chunks_of(const Qkv& t, const Call& call) const;
+
   int64_t most_scores_;
 };
 

@@ -9,14 +9,13 @@
 
 namespace attzoo::core {
 
-/// Which keys some queries reach, by the mask's own account; without one, all.
+/// Which keys some queries reach, by the mask's own account; beyond 32 bits, all.
 class Reach {
  public:
   Reach(const AnyMask& mask, const Shape& n) : n_(n) {
     constexpr int64_t kMost = int64_t{1} << 30;  // the schedule's numbers have 32 bits
-    known_ = mask.has_cpu_form() && n.L > 0 && n.S > 0 && n.L < kMost && n.S < kMost &&
-             product_at_most({n.B, n.H}, kMost);
-    if (known_) mask_ = mask.on_cpu(n);
+    known_ = n.L > 0 && n.S > 0 && n.L < kMost && n.S < kMost && product_at_most({n.B, n.H}, kMost);
+    if (known_) mask_ = mask.reach(n);
   }
   /// The step at which the keys of a query lie.
   int64_t stride() const { return known_ ? std::max(1, mask_.stride) : 1; }
@@ -105,8 +104,17 @@ ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_
   return all;
 }
 
-ATTZOO_API bool ChunkedBackend::takes(const Qkv& t, const Rule& rule) const {
-  const auto all = chunks_of(t, rule);
+ATTZOO_API const std::vector<Chunk>& ChunkedBackend::chunks_of(const Qkv& t,
+                                                               const Call& call) const {
+  if (!call.plan) {
+    call.plan =
+        std::make_shared<std::vector<Chunk>>(chunks(call.rule.mask, t.shape(), most_scores_));
+  }
+  return *static_cast<const std::vector<Chunk>*>(call.plan.get());
+}
+
+ATTZOO_API bool ChunkedBackend::takes(const Qkv& t, const Call& call) const {
+  const auto& all = chunks_of(t, call);
   if (all.size() != 1) return !all.empty();
   return 2 * all[0].pairs() < t.q.size(2) * t.k.size(2);
 }
@@ -124,7 +132,7 @@ ATTZOO_API OutputAndLse ChunkedBackend::run(const Qkv& t, const Call& call) cons
                              t.q.options().dtype(dtype));
   auto lse = torch::empty({t.q.size(0), t.q.size(1), t.q.size(2)},
                           t.q.options().dtype(compute_dtype(t.q)));
-  for (const auto& chunk : chunks_of(t, call.rule)) {
+  for (const auto& chunk : chunks_of(t, call)) {
     const auto rows = chunk.rows(t.q.device()), columns = chunk.columns(t.q.device());
     const Qkv part{rows.of(t.q, 2), columns.of(t.k, 2), columns.of(t.v, 2)};
     const auto r = attend_rows(Grid(t.shape(), rows, columns), part, call.rule, dtype);
@@ -145,7 +153,7 @@ ATTZOO_API Gradients ChunkedBackend::run_backward(const Qkv& t, const Call& call
   };
   const auto learning = call.learning();
   Gradients sums{zeros(t.q), zeros(t.k), zeros(t.v), std::vector<torch::Tensor>(learning.size())};
-  for (const auto& chunk : chunks_of(t, call.rule)) {
+  for (const auto& chunk : chunks_of(t, call)) {
     const auto rows = chunk.rows(t.q.device()), columns = chunk.columns(t.q.device());
     torch::autograd::variable_list inputs{leaf(rows.of(t.q, 2)), leaf(columns.of(t.k, 2)),
                                           leaf(columns.of(t.v, 2))};

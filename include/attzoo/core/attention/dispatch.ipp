@@ -12,8 +12,9 @@ ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule) {
   static const FusedCpuBackend fused;
   static const ChunkedBackend chunked;
   const std::array<const Backend*, 2> in_order{&fused, &chunked};
-  const auto* backend = choose(in_order, t, rule);
-  return backend ? run(*backend, t, rule) : reference(t, rule);
+  Call call(rule);
+  const auto* backend = choose(in_order, t, call);
+  return backend ? run(*backend, t, std::move(call)) : reference(t, rule);
 }
 
 }  // namespace attzoo::core

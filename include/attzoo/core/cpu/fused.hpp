@@ -9,7 +9,7 @@ namespace attzoo::core {
 
 class FusedCpuBackend final : public Backend {
  public:
-  bool takes(const Qkv& t, const Rule& rule) const override;
+  bool takes(const Qkv& t, const Call& call) const override;
   OutputAndLse run(const Qkv& t, const Call& call) const override;
   Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                          const Cotangents& from) const override;

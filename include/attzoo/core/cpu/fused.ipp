@@ -14,18 +14,19 @@ namespace attzoo::core {
 
 /// Something to compute, sizes that the kernel's 32-bit indices hold, features whose rows do not
 /// fill the threads' scratch memory, and modifiers that have a form for it.
-ATTZOO_API bool FusedCpuBackend::takes(const Qkv& t, const Rule& rule) const {
+ATTZOO_API bool FusedCpuBackend::takes(const Qkv& t, const Call& call) const {
   constexpr int64_t kMost = int64_t{1} << 30, kMostFeatures = int64_t{1} << 16;
   const auto n = t.shape();
   return t.q.device().is_cpu() && t.q.numel() > 0 && t.k.numel() > 0 && t.v.numel() > 0 &&
          n.L < kMost && n.S < kMost && product_at_most({n.B, n.H}, kMost) &&
-         t.q.size(3) <= kMostFeatures && t.v.size(3) <= kMostFeatures && rule.mask.has_cpu_form() &&
-         rule.score.has_cpu_form();
+         t.q.size(3) <= kMostFeatures && t.v.size(3) <= kMostFeatures &&
+         call.rule.mask.has_form(typeid(kernel::Mask)) &&
+         call.rule.score.has_form(typeid(kernel::Score<float>));
 }
 
 template <class T>
 kernel::Modifiers<T> modifiers(const Call& call, const Shape& n) {
-  return {call.rule.mask.on_cpu(n), call.rule.score.on_cpu<T>(n)};
+  return {call.rule.mask.form<kernel::Mask>(n), call.rule.score.form<kernel::Score<T>>(n)};
 }
 
 /// Of plain() tensors, which must outlive it.

@@ -7,43 +7,69 @@
 
 namespace attzoo::core {
 
+ATTZOO_API AnyMask::AnyMask(MaskNode node) : node_(std::make_shared<MaskNode>(std::move(node))) {}
+ATTZOO_API void AnyMask::set(std::shared_ptr<const MaskPart> part) {
+  node_ = std::make_shared<MaskNode>(MaskNode{MaskNode::Op::kPart, std::move(part), {}, {}});
+}
+
 ATTZOO_API AnyMask all_of(AnyMask a, AnyMask b) {
   if (a.is_full()) return b;
   if (b.is_full()) return a;
-  return AndMask{{std::move(a), std::move(b)}};
+  return AnyMask(MaskNode{MaskNode::Op::kAll, nullptr, std::move(a), std::move(b)});
 }
 ATTZOO_API AnyMask any_of(AnyMask a, AnyMask b) {
   if (a.is_full() || b.is_full()) return {};
-  return OrMask{{std::move(a), std::move(b)}};
+  return AnyMask(MaskNode{MaskNode::Op::kAny, nullptr, std::move(a), std::move(b)});
+}
+ATTZOO_API AnyMask none_of(AnyMask a) {
+  return AnyMask(MaskNode{MaskNode::Op::kNone, nullptr, std::move(a), {}});
 }
 
-ATTZOO_API void MaskPair::check(const Shape& n, const torch::Device& device) const {
-  a.check(n, device);
-  b.check(n, device);
+ATTZOO_API bool AnyMask::all_parts(const std::function<bool(const MaskPart&)>& f) const {
+  if (!node_) return true;
+  return node_->part ? f(*node_->part) : node_->a.all_parts(f) && node_->b.all_parts(f);
 }
-ATTZOO_API void MaskPair::tensors(Captured& out) const {
-  a.tensors(out);
-  b.tensors(out);
+ATTZOO_API void AnyMask::check(const Shape& n, const torch::Device& device) const {
+  all_parts([&](const MaskPart& part) { return part.check(n, device), true; });
 }
-ATTZOO_API torch::Tensor AndMask::evaluate(const Grid& g) const {
-  return torch::logical_and(a.evaluate(g), b.evaluate(g));
+ATTZOO_API void AnyMask::tensors(Captured& out) const {
+  all_parts([&](const MaskPart& part) { return part.tensors(out), true; });
 }
-ATTZOO_API kernel::Mask cpu_form(const AndMask& m, const Shape& n) {
-  return kernel::all_of(m.a.on_cpu(n), m.b.on_cpu(n));
+ATTZOO_API bool AnyMask::is_raw() const {
+  return !all_parts([](const MaskPart& part) { return !part.is_raw(); });
 }
-
-ATTZOO_API torch::Tensor OrMask::evaluate(const Grid& g) const {
-  return torch::logical_or(a.evaluate(g), b.evaluate(g));
+ATTZOO_API bool AnyMask::asks_places() const {
+  return !all_parts([](const MaskPart& part) { return !part.asks_places(); });
 }
-ATTZOO_API kernel::Mask cpu_form(const OrMask& m, const Shape& n) {
-  return kernel::any_of(m.a.on_cpu(n), m.b.on_cpu(n));
+ATTZOO_API bool AnyMask::has_form(const std::type_info& type) const {
+  return all_parts([&](const MaskPart& part) { return part.form(type, nullptr, nullptr); });
 }
 
-ATTZOO_API torch::Tensor NotMask::evaluate(const Grid& g) const {
-  return torch::logical_not(a.evaluate(g));
+ATTZOO_API torch::Tensor AnyMask::evaluate(const Grid& g) const {
+  if (!node_) return FullMask().evaluate(g);
+  const auto &a = node_->a, &b = node_->b;
+  switch (node_->op) {
+    case MaskNode::Op::kAll:
+      return torch::logical_and(a.evaluate(g), b.evaluate(g));
+    case MaskNode::Op::kAny:
+      return torch::logical_or(a.evaluate(g), b.evaluate(g));
+    case MaskNode::Op::kNone:
+      return torch::logical_not(a.evaluate(g));
+    default:
+      return node_->part->evaluate(g);
+  }
 }
-ATTZOO_API kernel::Mask cpu_form(const NotMask& m, const Shape& n) {
-  return kernel::none_of(m.a.on_cpu(n));
+ATTZOO_API AnyMask AnyMask::placed(const torch::Tensor& places) const {
+  return fold<AnyMask>([&](const MaskPart& part) { return part.placed(places); });
+}
+ATTZOO_API kernel::Mask AnyMask::reach(const Shape& n) const {
+  return fold<kernel::Mask>([&](const MaskPart& part) { return part.reach(n); });
+}
+ATTZOO_API const DocumentsMask* AnyMask::documents() const {
+  if (!node_ || node_->op == MaskNode::Op::kAny || node_->op == MaskNode::Op::kNone) return nullptr;
+  if (node_->part) return node_->part->documents();
+  const auto* first = node_->a.documents();
+  return first ? first : node_->b.documents();
 }
 
 /// Evaluates a mask one row of tiles at a time.
@@ -99,23 +125,9 @@ ATTZOO_API AnyMask BlockMask::placed(const torch::Tensor&) const {
                     "block_mask: its mask counts in documents (in_document), which come with the "
                     "call, after its tiles were made; pass the mask itself");
 }
-ATTZOO_API kernel::Mask cpu_form(const BlockMask& m, const Shape& n) {
-  return kernel::tiled(m.mask.on_cpu(n), m.tiles);
-}
-
-/// The documents that a conjunction keeps apart; null without any.
-inline const DocumentsMask* documents_in(const AnyMask& mask) {
-  if (const auto* both = mask.get_if<AndMask>()) {
-    const auto* first = documents_in(both->a);
-    return first ? first : documents_in(both->b);
-  }
-  if (const auto* tiles = mask.get_if<BlockMask>()) return documents_in(tiles->mask);
-  return mask.get_if<DocumentsMask>();
-}
-
 ATTZOO_API torch::Tensor asked_places(const AnyMask& mask, bool score_asks, const Shape& n,
                                       const torch::Device& device) {
-  const auto* apart = score_asks || mask.asks_places() ? documents_in(mask) : nullptr;
+  const auto* apart = score_asks || mask.asks_places() ? mask.documents() : nullptr;
   if (!apart) return {};
   apart->check(n, device);
   return pack(apart->documents, "in_document").position;

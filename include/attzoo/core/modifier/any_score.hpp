@@ -2,14 +2,28 @@
 /// \file
 /// Score modifiers of any type as one type, and their chains, made at run time.
 
-#include <attzoo/core/cpu/score_forms.hpp>
 #include <attzoo/core/modifier/any_mask.hpp>
 #include <attzoo/core/modifier/score_values.hpp>
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
 namespace attzoo::core {
+
+class AnyScore;
+
+/// A score modifier that is no chain of others, of any type.
+class ScorePart : public AnyPart {
+ public:
+  virtual torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const = 0;
+  virtual void learnable(std::vector<Learnable>& out) const = 0;
+  virtual AnyScore resolve(const Shape& n) const = 0;
+  virtual torch::Tensor sink() const = 0;
+  virtual AnyScore placed(const torch::Tensor& places) const = 0;
+};
+template <class M>
+class ScoreOf;
 
 /// Any score modifier by value, cheap to copy. A default constructed one changes nothing.
 class AnyScore {
@@ -21,148 +35,123 @@ class AnyScore {
   template <class M>
   requires(!std::same_as<M, AnyScore> && ScoreMod<M>)
       AnyScore(M score) {  // NOLINT: any modifier is one
-    if constexpr (!std::same_as<M, IdentityScore>)
-      box_ = std::make_shared<Box<M>>(std::move(score));
+    if constexpr (!std::same_as<M, IdentityScore>) {
+      parts_.push_back(std::make_shared<ScoreOf<M>>(std::move(score)));
+    }
   }
 
   /// Whether scores stay as they are.
-  bool is_identity() const { return !box_; }
-  /// The modifier itself if it is an M, else null.
-  template <ScoreMod M>
-  const M* get_if() const {
-    const auto* box = dynamic_cast<const Box<M>*>(box_.get());
-    return box ? &box->score : nullptr;
-  }
-
+  bool is_identity() const { return parts_.empty(); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return box_ ? box_->evaluate(s, g) : s;
+    auto changed = s;
+    for (const auto& part : parts_) {
+      changed = part->evaluate(part == parts_.front() ? changed : g.counted(changed), g);
+    }
+    return changed;
   }
   void check(const Shape& n, const torch::Device& device) const {
-    if (box_) box_->check(n, device);
+    int sinks = 0;
+    for (const auto& part : parts_) {
+      part->check(n, device);
+      sinks += part->sink().defined();
+    }
+    TORCH_CHECK_VALUE(sinks <= 1, "sink: given twice");
   }
   void tensors(Captured& out) const {
-    if (box_) box_->tensors(out);
+    for (const auto& part : parts_) part->tensors(out);
   }
   /// The tensors that may learn, in the order of its parts.
   void learnable(std::vector<Learnable>& out) const {
-    if (box_) box_->learnable(out);
+    for (const auto& part : parts_) part->learnable(out);
   }
   /// What takes its place in a problem: learnable tensors as backends read them.
-  AnyScore resolve(const Shape& n) const { return box_ ? box_->resolve(n) : AnyScore(); }
+  AnyScore resolve(const Shape& n) const {
+    return each([&](const ScorePart& part) { return part.resolve(n); });
+  }
   /// Logits [H] in the softmax's denominator; undefined: none.
-  torch::Tensor sink() const { return box_ ? box_->sink() : torch::Tensor(); }
+  torch::Tensor sink() const {
+    for (const auto& part : parts_) {
+      if (auto sink = part->sink(); sink.defined()) return sink;
+    }
+    return {};
+  }
   /// Whether a part of it counts queries from the first one, wherever that stands among the keys.
-  bool is_raw() const { return box_ && box_->is_raw(); }
+  bool is_raw() const {
+    return std::any_of(parts_.begin(), parts_.end(), [](const auto& p) { return p->is_raw(); });
+  }
   /// Whether a part of it counts in documents and has not been told where tokens stand in theirs.
-  bool asks_places() const { return box_ && box_->asks_places(); }
+  bool asks_places() const {
+    return std::any_of(parts_.begin(), parts_.end(),
+                       [](const auto& p) { return p->asks_places(); });
+  }
   /// The same with the places of all keys, int64 [1 or B, S].
   AnyScore placed(const torch::Tensor& places) const {
-    return asks_places() ? box_->placed(places) : *this;
+    return each([&](const ScorePart& part) { return part.placed(places); });
   }
-  /// Whether the CPU's kernels know all its parts.
-  bool has_cpu_form() const { return !box_ || box_->has_cpu_form(); }
-  /// The form for those kernels in T = float or double, if there is one.
-  template <class T>
-  kernel::Score<T> on_cpu(const Shape& n) const {
-    return box_ ? box_->on_cpu(n, T()) : kernel::Score<T>();
+  /// Whether a backend's form knows all its parts, and that form.
+  bool has_form(const std::type_info& type) const {
+    return std::all_of(parts_.begin(), parts_.end(),
+                       [&](const auto& p) { return p->form(type, nullptr, nullptr); });
+  }
+  template <class Form>
+  Form form(const Shape& n) const {
+    Form all;
+    for (const auto& part : parts_) {
+      Form form;
+      TORCH_INTERNAL_ASSERT(part->form(typeid(Form), &n, &form));
+      all = chain(std::move(all), std::move(form));
+    }
+    return all;
+  }
+
+  /// a, then b.
+  friend AnyScore chain(AnyScore a, const AnyScore& b) {
+    a.parts_.insert(a.parts_.end(), b.parts_.begin(), b.parts_.end());
+    return a;
   }
 
  private:
-  struct Interface {
-    virtual ~Interface() = default;
-    virtual torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const = 0;
-    virtual void check(const Shape& n, const torch::Device& device) const = 0;
-    virtual void tensors(Captured& out) const = 0;
-    virtual void learnable(std::vector<Learnable>& out) const = 0;
-    virtual AnyScore resolve(const Shape& n) const = 0;
-    virtual torch::Tensor sink() const = 0;
-    virtual bool is_raw() const = 0;
-    virtual bool asks_places() const = 0;
-    virtual AnyScore placed(const torch::Tensor& places) const = 0;
-    virtual bool has_cpu_form() const = 0;
-    virtual kernel::Score<float> on_cpu(const Shape& n, float) const = 0;
-    virtual kernel::Score<double> on_cpu(const Shape& n, double) const = 0;
-  };
-  template <ScoreMod M>
-  struct Box final : Interface {
-    M score;
-    explicit Box(M m) : score(std::move(m)) {}
-    torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const override {
-      return score.evaluate(s, g);
-    }
-    void check([[maybe_unused]] const Shape& n,
-               [[maybe_unused]] const torch::Device& device) const override {
-      if constexpr (requires { score.check(n, device); }) score.check(n, device);
-    }
-    void tensors([[maybe_unused]] Captured& out) const override {
-      if constexpr (requires { score.tensors(out); }) score.tensors(out);
-    }
-    void learnable([[maybe_unused]] std::vector<Learnable>& out) const override {
-      if constexpr (requires { score.learnable(out); }) score.learnable(out);
-    }
-    AnyScore resolve([[maybe_unused]] const Shape& n) const override {
-      if constexpr (requires { score.resolve(n); }) return score.resolve(n);
-      return score;
-    }
-    torch::Tensor sink() const override {
-      if constexpr (requires { score.sink(); }) return score.sink();
-      return {};
-    }
-    bool is_raw() const override {
-      if constexpr (requires { score.is_raw(); }) return score.is_raw();
-      return false;
-    }
-    bool asks_places() const override {
-      if constexpr (requires { score.asks_places(); }) return score.asks_places();
-      return false;
-    }
-    AnyScore placed([[maybe_unused]] const torch::Tensor& places) const override {
-      if constexpr (requires { score.placed(places); }) return score.placed(places);
-      return {};
-    }
-    bool has_cpu_form() const override {
-      if constexpr (requires { score.has_cpu_form(); }) return score.has_cpu_form();
-      return requires { cpu_form(score, Shape(), float()); };
-    }
-    kernel::Score<float> on_cpu(const Shape& n, float) const override { return form<float>(n); }
-    kernel::Score<double> on_cpu(const Shape& n, double) const override { return form<double>(n); }
-    template <class T>
-    kernel::Score<T> form([[maybe_unused]] const Shape& n) const {
-      if constexpr (requires { cpu_form(score, n, T()); }) return cpu_form(score, n, T());
-      TORCH_INTERNAL_ASSERT(false, "a score modifier without a form for the CPU's kernels");
-    }
-  };
+  template <class F>
+  AnyScore each(const F& f) const {
+    AnyScore all;
+    for (const auto& part : parts_) all = chain(std::move(all), f(*part));
+    return all;
+  }
 
-  std::shared_ptr<const Interface> box_;
+  std::vector<std::shared_ptr<const ScorePart>> parts_;  // one after the other
 };
 
-/// a, then b.
-struct ChainScore {
-  static constexpr bool is_score = true;
-  AnyScore a, b;
-  void check(const Shape& n, const torch::Device& device) const;
-  void tensors(Captured& out) const;
-  void learnable(std::vector<Learnable>& out) const;
-  AnyScore resolve(const Shape& n) const;
-  torch::Tensor sink() const;
-  bool is_raw() const { return a.is_raw() || b.is_raw(); }
-  bool asks_places() const { return a.asks_places() || b.asks_places(); }
-  AnyScore placed(const torch::Tensor& places) const;
-  bool has_cpu_form() const { return a.has_cpu_form() && b.has_cpu_form(); }
-  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
-    return b.evaluate(g.counted(a.evaluate(s, g)), g);
+template <class M>
+class ScoreOf final : public Part<M, ScorePart, kernel::Score<float>, kernel::Score<double>> {
+  using Base = Part<M, ScorePart, kernel::Score<float>, kernel::Score<double>>;
+
+ public:
+  using Base::Base, Base::m;
+  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const override {
+    return m.evaluate(s, g);
+  }
+  void learnable([[maybe_unused]] std::vector<Learnable>& out) const override {
+    if constexpr (requires { m.learnable(out); }) m.learnable(out);
+  }
+  AnyScore resolve([[maybe_unused]] const Shape& n) const override {
+    if constexpr (requires { m.resolve(n); }) return m.resolve(n);
+    return m;
+  }
+  torch::Tensor sink() const override {
+    if constexpr (requires { m.sink(); }) return m.sink();
+    return {};
+  }
+  AnyScore placed([[maybe_unused]] const torch::Tensor& places) const override {
+    if constexpr (requires { m.placed(places); }) {
+      if (m.asks_places()) return m.placed(places);
+    }
+    return m;
   }
 };
 
-template <class T>
-kernel::Score<T> cpu_form(const ChainScore& m, const Shape& n, T) {
-  return kernel::chain(m.a.on_cpu<T>(n), m.b.on_cpu<T>(n));
-}
-
-ATTZOO_API AnyScore chain(AnyScore a, AnyScore b);
 template <ScoreMod A, ScoreMod B>
 AnyScore operator+(A a, B b) {
-  return chain(std::move(a), std::move(b));
+  return chain(AnyScore(std::move(a)), AnyScore(std::move(b)));
 }
 
 /// What a mask tensor says: bool who attends, floating what is added to the scores.
@@ -171,14 +160,14 @@ struct MaskAndBias {
   AnyScore bias;
 };
 /// Of a tensor that broadcasts to [B, H, L, S]; of an undefined one nothing.
-ATTZOO_API MaskAndBias mask_and_bias(const torch::Tensor& rank4);
+inline MaskAndBias mask_and_bias(const torch::Tensor& rank4) {
+  if (!rank4.defined()) return {};
+  if (rank4.scalar_type() == torch::kBool) return {TensorMask{rank4}, {}};
+  return {{}, TensorBias{rank4}};
+}
 
 }  // namespace attzoo::core
 
 namespace attzoo {
 using core::operator+;
 }
-
-#ifndef ATTZOO_COMPILED
-#include <attzoo/core/modifier/any_score.ipp>
-#endif

@@ -4,12 +4,51 @@
 
 #include <attzoo/core/modifier/any_score.hpp>
 #include <attzoo/core/modifier/callables.hpp>
+#include <attzoo/core/modifier/interval.hpp>
 #include <attzoo/kernel/modifier/callable_forms.hpp>
+#include <attzoo/kernel/modifier/make_modifier.hpp>
 
 #include <utility>
 #include <vector>
 
 namespace attzoo::core {
+
+/// A mask's callable, bound to a problem, and which keys it reaches, as far as bounds tell.
+template <class F>
+struct ReachingCallable {
+  F f;
+  template <class B, class H, class Q, class K>
+  ATTZOO_ALWAYS_INLINE auto operator()(B b, H h, Q q, K kv) const {
+    return f(b, h, q, kv);
+  }
+  void reach(const kernel::Rows& r, kernel::Segments& out) const { halve(r, 0, r.S, out); }
+
+ private:
+  kernel::Cover cover(const kernel::Rows& r, int begin, int end) const {
+    const auto range = [](int from, int to) { return Interval(from, to - 1, true); };
+    const Interval may = f(Interval(r.b), Interval(r.h), range(r.begin, r.end), range(begin, end));
+    return may.always()  ? kernel::Cover::kFull
+           : may.never() ? kernel::Cover::kEmpty
+                         : kernel::Cover::kPartial;
+  }
+  /// Keys that bounds do not decide are asked by halves; few, where neither half is decided, no
+  /// more.
+  void halve(const kernel::Rows& r, int begin, int end, kernel::Segments& out) const {
+    constexpr int kFew = 64, kFewest = 16;
+    using kernel::Cover;
+    const Cover all = cover(r, begin, end);
+    if (all != Cover::kPartial || end - begin <= kFewest) {
+      return kernel::append(out, begin, end, all, r.S);
+    }
+    const int middle = begin + (end - begin + 2 * kFewest - 1) / (2 * kFewest) * kFewest;
+    if (end - begin <= kFew && cover(r, begin, middle) == Cover::kPartial &&
+        cover(r, middle, end) == Cover::kPartial) {
+      return kernel::append(out, begin, end, Cover::kPartial, r.S);
+    }
+    halve(r, begin, middle, out);
+    halve(r, middle, end, out);
+  }
+};
 
 /// A mask made of a callable on indices.
 template <class F>
@@ -30,15 +69,10 @@ struct MaskFunction : MaskCallable<F> {
         .t.to(torch::kBool);
   }
   /// On numbers, one pair at a time.
-  kernel::CallableMask<F> bind(const Shape& n) const {
-    return {bind_tables(f), aligned ? shift(n) : 0};
+  kernel::CallableMask<ReachingCallable<F>> bind(const Shape& n) const {
+    return {{bind_tables(f)}, aligned ? shift(n) : 0};
   }
 };
-
-template <class F>
-kernel::Mask cpu_form(const MaskFunction<F>& m, const Shape& n) {
-  return kernel::make_mask(m.bind(n));
-}
 
 /// A score modifier made of a callable. Its tables that learn are views of one tensor, `learning`,
 /// once it is resolved.
@@ -85,6 +119,7 @@ struct ScoreFunction : ScoreCallable<F> {
     return {std::move(views), aligned, all};
   }
   /// On numbers, one score at a time.
+  template <class T = double>
   kernel::CallableScore<F> bind(const Shape& n) const {
     return {bind_tables(f), aligned ? shift(n) : 0};
   }
@@ -99,10 +134,5 @@ struct ScoreFunction : ScoreCallable<F> {
         .t;
   }
 };
-
-template <class F, class T>
-kernel::Score<T> cpu_form(const ScoreFunction<F>& m, const Shape& n, T) {
-  return kernel::make_score<T>(m.bind(n));
-}
 
 }  // namespace attzoo::core

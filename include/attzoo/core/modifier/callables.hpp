@@ -6,7 +6,6 @@
 #include <attzoo/core/modifier/grid.hpp>
 #include <attzoo/core/modifier/table.hpp>
 
-#include <functional>
 #include <type_traits>
 
 namespace attzoo::core {
@@ -72,10 +71,6 @@ struct ScoreCallable {
   static_assert(returns_score(), "attzoo::score_mod: the callable must return a score");
 };
 
-/// Runs f on the whole grid, some rows at a time.
-ATTZOO_API void for_each_grid(const Shape& n, const torch::Device& device,
-                              const std::function<void(const Grid&)>& f);
-
 /// f(b, h, q, kv) or f(score, b, h, q, kv) against a problem: its tables suit it, and all that it
 /// reads of them lies within. `run` evaluates it on a grid.
 template <class F, class Run>
@@ -96,7 +91,3 @@ void check_callable(const F& f, const Shape& n, const torch::Device& device, boo
 }
 
 }  // namespace attzoo::core
-
-#ifndef ATTZOO_COMPILED
-#include <attzoo/core/modifier/callables.ipp>
-#endif

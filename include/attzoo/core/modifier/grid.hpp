@@ -5,6 +5,8 @@
 #include <attzoo/config.hpp>
 #include <attzoo/core/checks.hpp>
 
+#include <functional>
+#include <memory>
 #include <vector>
 
 namespace attzoo::core {
@@ -66,6 +68,21 @@ struct Grid {
     return torch::where(without_weight, x.detach(), x);
   }
 };
+
+/// Runs f on the whole grid, some rows at a time.
+ATTZOO_API void for_each_grid(const Shape& n, const torch::Device& device,
+                              const std::function<void(const Grid&)>& f);
+
+/// What takes a query to its place among the keys: the last query meets the last key.
+inline int shift(const Shape& n) { return static_cast<int>(n.S - n.L); }
+
+/// The stride of a dimension that may broadcast.
+inline int64_t step(const torch::Tensor& t, int64_t d) { return t.size(d) == 1 ? 0 : t.stride(d); }
+
+/// For who points into a tensor's memory.
+inline std::shared_ptr<const void> owner_of(const torch::Tensor& t) {
+  return std::make_shared<torch::Tensor>(t);
+}
 
 /// A captured tensor against the sizes that the problem asks for; 1 always broadcasts. Throws
 /// c10::ValueError.

@@ -3,6 +3,8 @@
 
 #include <attzoo/core/modifier/grid.hpp>
 
+#include <algorithm>
+
 namespace attzoo::core {
 
 ATTZOO_API Places::Places(int64_t begin, int64_t end, const torch::Device& device, int64_t step)
@@ -47,6 +49,15 @@ ATTZOO_API Grid::Grid(const Shape& n, Places rows_of_it, Places columns_of_it)
   h = torch::arange(n.H, options).view({1, n.H, 1, 1});
   q = rows.index().view({1, 1, -1, 1});
   kv = columns.index().view({1, 1, 1, -1});
+}
+
+ATTZOO_API void for_each_grid(const Shape& n, const torch::Device& device,
+                              const std::function<void(const Grid&)>& f) {
+  torch::NoGradGuard no_grad;
+  const int64_t rows = std::max<int64_t>(1, (int64_t{1} << 22) / n.S);
+  for (int64_t begin = 0; begin < n.L; begin += rows) {
+    f(Grid(n, begin, std::min(n.L, begin + rows), device));
+  }
 }
 
 ATTZOO_API void check_captured(const torch::Tensor& t, const std::vector<int64_t>& sizes,

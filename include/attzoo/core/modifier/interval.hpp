@@ -1,10 +1,12 @@
 #pragma once
 /// \file
-/// Between which bounds the numbers of a modifier's callable lie: it runs on intervals once before
-/// a fused kernel runs, to see that every index of a table lies within. Bounds may be too wide,
-/// never too narrow.
+/// Between which bounds the numbers of a modifier's callable lie. It runs on intervals before a
+/// kernel runs, to see that every index of a table lies within, and which keys a mask leaves out or
+/// lets in for a whole range of queries. Bounds may be too wide, never too narrow: they are
+/// computed in double as the numbers are (kernel/modifier/lane.hpp), and rounding keeps the order.
 
 #include <attzoo/core/checks.hpp>
+#include <attzoo/kernel/modifier/lane_list.hpp>
 #include <attzoo/kernel/modifier/lane_types.hpp>
 
 #include <algorithm>
@@ -15,39 +17,40 @@
 namespace attzoo::core {
 
 struct Interval {
-  /// Whether numbers are whole, and whether entries of tables are among what they are computed of.
+  /// Whether numbers are whole, whether entries of tables are among what they are computed of, and
+  /// whether they are truth values.
   struct Kind {
-    bool whole, entry;
-    Kind(bool whole_numbers, bool of_entries = false)  // NOLINT: implicit
-        : whole(whole_numbers), entry(of_entries) {}
+    bool whole, entry, truth;
+    Kind(bool whole_numbers, bool of_entries = false,
+         bool truth_values = false)  // NOLINT: implicit
+        : whole(whole_numbers), entry(of_entries), truth(truth_values) {}
   };
   double low, high;
-  bool whole, entry;
+  Kind kind;
 
-  Interval(double from, double to, Kind kind)
-      : low(from), high(to), whole(kind.whole), entry(kind.entry) {
+  Interval(double from, double to, Kind of) : low(from), high(to), kind(of) {
     constexpr double kExact = 9007199254740992.0;  // 2^53; beyond, whole numbers may wrap around
-    if (whole ? !(low >= -kExact && high <= kExact) : !(low <= high)) {
+    if (kind.whole ? !(low >= -kExact && high <= kExact) : !(low <= high)) {  // or no number
       low = -std::numeric_limits<double>::infinity();
       high = std::numeric_limits<double>::infinity();
     }
   }
   template <class T>
   requires std::is_arithmetic_v<T> Interval(T value)  // NOLINT: literals mix with intervals
-      : Interval(static_cast<double>(value), static_cast<double>(value), std::is_integral_v<T>) {}
+      : Interval(static_cast<double>(value), static_cast<double>(value),
+                 {std::is_integral_v<T>, false, std::is_same_v<T, bool>}) {}
 
   Interval(const Interval&) = default;
   /// The kernel's whole numbers keep their type when they are assigned to, which holds those of an
   /// index's size (kernel::assign).
   Interval& operator=(const Interval& x) {
-    TORCH_CHECK_VALUE(!x.whole || x.entry || x.magnitude() <= kernel::kMostIndex,
+    TORCH_CHECK_VALUE(!x.kind.whole || x.kind.entry || x.magnitude() <= kernel::kMostIndex,
                       "mask_mod, score_mod: a whole number that is assigned to must remain below "
                       "2^30, got one of up to ",
                       x.magnitude(), ": write auto e = d * 2 for d *= 2");
     low = x.low;
     high = x.high;
-    whole = x.whole;
-    entry = x.entry;
+    kind = x.kind;
     return *this;
   }
 
@@ -55,11 +58,15 @@ struct Interval {
     constexpr double kInf = std::numeric_limits<double>::infinity();
     return {-kInf, kInf, kind};
   }
-  Kind kind() const { return {whole, entry}; }
-  static Kind both(const Interval& a, const Interval& b) {
-    return {a.whole && b.whole, a.entry || b.entry};
+  /// True, false, or unknown.
+  static Interval truth(bool always, bool never) {
+    return {always ? 1.0 : 0.0, never ? 0.0 : 1.0, {true, false, true}};
   }
-  static Interval truth() { return {0, 1, true}; }
+  /// Whether it may be no number, which compares with none.
+  bool may_be_nan() const { return !kind.whole && low < 0 && high > 0 && std::isinf(high - low); }
+  /// Whether all its numbers are true, and whether none is.
+  bool always() const { return low > 0 || high < 0; }
+  bool never() const { return low == 0 && high == 0; }
   double magnitude() const { return std::max(std::abs(low), std::abs(high)); }
 
   friend Interval operator+(const Interval& a, const Interval& b) {
@@ -68,39 +75,45 @@ struct Interval {
   friend Interval operator-(const Interval& a, const Interval& b) {
     return {a.low - b.high, a.high - b.low, both(a, b)};
   }
-  friend Interval operator-(const Interval& a) { return {-a.high, -a.low, a.kind()}; }
+  friend Interval operator-(const Interval& a) { return {-a.high, -a.low, number(a)}; }
   friend Interval operator+(const Interval& a) { return a; }
   friend Interval operator*(const Interval& a, const Interval& b) {
-    const auto [least, most] =
-        std::minmax({a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high});
-    if (std::isnan(a.low * b.low + a.low * b.high + a.high * b.low + a.high * b.high)) {
-      return any(both(a, b));
-    }
-    return {least, most, both(a, b)};
+    return of_corners(a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high, both(a, b));
   }
   friend Interval operator/(const Interval& a, const Interval& b) {
     const auto kind = both(a, b);
     if (b.low > 0) {
-      const auto [least, most] =
-          std::minmax({a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high});
-      return kind.whole ? Interval(std::trunc(least), std::trunc(most), kind)
-                        : Interval(least, most, kind);
+      const auto q =
+          of_corners(a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high, false);
+      return kind.whole ? Interval(std::trunc(q.low), std::trunc(q.high), kind)
+                        : Interval(q.low, q.high, kind);
     }
     return kind.whole ? Interval(-a.magnitude(), a.magnitude(), kind) : any(kind);
   }
   friend Interval operator%(const Interval& a, const Interval& b) {
-    if (!a.whole || !b.whole) return any(both(a, b));
+    const auto kind = both(a, b);
+    if (!kind.whole) return any(kind);
+    // All between two multiples of one divisor.
+    if (a.low >= 0 && b.low > 0 && b.low == b.high &&
+        std::floor(a.low / b.low) == std::floor(a.high / b.low)) {
+      return {std::fmod(a.low, b.low), std::fmod(a.high, b.low), kind};
+    }
     const bool never_zero = b.low > 0 || b.high < 0;
     const double most = never_zero ? std::min(a.magnitude(), b.magnitude() - 1) : a.magnitude();
-    return {a.low < 0 ? -most : 0, a.high > 0 ? most : 0, both(a, b)};
+    return {a.low < 0 ? -most : 0, a.high > 0 ? most : 0, kind};
   }
   friend Interval operator&(const Interval& a, const Interval& b) {
+    if (a.kind.truth && b.kind.truth) return a && b;
     if (a.low < 0 && b.low < 0) return bits(a, b);
     const double bound = a.low < 0 ? b.high : b.low < 0 ? a.high : std::min(a.high, b.high);
     return {0, bound, true};
   }
-  friend Interval operator|(const Interval& a, const Interval& b) { return bits(a, b); }
-  friend Interval operator^(const Interval& a, const Interval& b) { return bits(a, b); }
+  friend Interval operator|(const Interval& a, const Interval& b) {
+    return a.kind.truth && b.kind.truth ? a || b : bits(a, b);
+  }
+  friend Interval operator^(const Interval& a, const Interval& b) {
+    return a.kind.truth && b.kind.truth ? a != b : bits(a, b);
+  }
   friend Interval operator>>(const Interval& a, const Interval&) {
     return {std::min(a.low, 0.0), std::max(a.high, 0.0), true};
   }
@@ -109,76 +122,85 @@ struct Interval {
     const double most = std::exp2(b.high);
     return {std::min(a.low, a.low * most), std::max(a.high, a.high * most), true};
   }
-  /// Of a truth value its opposite.
+  /// Of a truth value its opposite, as of bool tensors.
   friend Interval operator~(const Interval& a) {
-    const bool may_be_truth = a.low >= 0 && a.high <= 1;
-    return {-a.high - 1, may_be_truth ? 1 - a.low : -a.low - 1, true};
+    return a.kind.truth ? !a : Interval(-a.high - 1, -a.low - 1, true);
   }
 
-#define ATTZOO_INTERVAL_TRUTH(op) \
-  friend Interval operator op(const Interval&, const Interval&) { return truth(); }
-  ATTZOO_INTERVAL_TRUTH(<)
-  ATTZOO_INTERVAL_TRUTH(<=)
-  ATTZOO_INTERVAL_TRUTH(>)
-  ATTZOO_INTERVAL_TRUTH(>=)
-  ATTZOO_INTERVAL_TRUTH(==)
-  ATTZOO_INTERVAL_TRUTH(!=)
-  ATTZOO_INTERVAL_TRUTH(&&)
-  ATTZOO_INTERVAL_TRUTH(||)
-#undef ATTZOO_INTERVAL_TRUTH
-  friend Interval operator!(const Interval&) { return truth(); }
+  friend Interval operator<(const Interval& a, const Interval& b) {
+    return compared(a, b, a.high < b.low, a.low >= b.high);
+  }
+  friend Interval operator<=(const Interval& a, const Interval& b) {
+    return compared(a, b, a.high <= b.low, a.low > b.high);
+  }
+  friend Interval operator>(const Interval& a, const Interval& b) { return b < a; }
+  friend Interval operator>=(const Interval& a, const Interval& b) { return b <= a; }
+  friend Interval operator==(const Interval& a, const Interval& b) {
+    return compared(a, b, a.low == b.high && a.high == b.low, a.high < b.low || a.low > b.high);
+  }
+  friend Interval operator!=(const Interval& a, const Interval& b) { return !(a == b); }
+  friend Interval operator&&(const Interval& a, const Interval& b) {
+    return truth(a.always() && b.always(), a.never() || b.never());
+  }
+  friend Interval operator||(const Interval& a, const Interval& b) {
+    return truth(a.always() || b.always(), a.never() && b.never());
+  }
+  friend Interval operator!(const Interval& a) { return truth(a.never(), a.always()); }
 
-#define ATTZOO_INTERVAL_FUNCTION(name) \
+#define ATTZOO_INTERVAL_FUNCTION(name, ...) \
   friend Interval name(const Interval&) { return any(); }
-  ATTZOO_INTERVAL_FUNCTION(exp)
-  ATTZOO_INTERVAL_FUNCTION(exp2)
-  ATTZOO_INTERVAL_FUNCTION(log)
-  ATTZOO_INTERVAL_FUNCTION(log2)
-  ATTZOO_INTERVAL_FUNCTION(sqrt)
-  ATTZOO_INTERVAL_FUNCTION(tanh)
-  ATTZOO_INTERVAL_FUNCTION(sigmoid)
-  ATTZOO_INTERVAL_FUNCTION(sin)
-  ATTZOO_INTERVAL_FUNCTION(cos)
-  ATTZOO_INTERVAL_FUNCTION(erf)
+  ATTZOO_LANE_FUNCTIONS(ATTZOO_INTERVAL_FUNCTION)
 #undef ATTZOO_INTERVAL_FUNCTION
   friend Interval pow(const Interval&, const Interval&) { return any(); }
 
   friend Interval min(const Interval& a, const Interval& b) {
+    if (a.may_be_nan() || b.may_be_nan()) return any(both(a, b));
     return {std::min(a.low, b.low), std::min(a.high, b.high), both(a, b)};
   }
   friend Interval max(const Interval& a, const Interval& b) {
+    if (a.may_be_nan() || b.may_be_nan()) return any(both(a, b));
     return {std::max(a.low, b.low), std::max(a.high, b.high), both(a, b)};
   }
   friend Interval clamp(const Interval& x, const Interval& from, const Interval& to) {
     return min(max(x, from), to);
   }
-  friend Interval where(const Interval&, const Interval& a, const Interval& b) {
-    return {std::min(a.low, b.low), std::max(a.high, b.high), both(a, b)};
+  friend Interval where(const Interval& condition, const Interval& a, const Interval& b) {
+    auto kind = both(a, b);
+    kind.truth = a.kind.truth && b.kind.truth;
+    if (condition.always()) return {a.low, a.high, kind};
+    if (condition.never()) return {b.low, b.high, kind};
+    if (a.may_be_nan() || b.may_be_nan()) return any(kind);
+    return {std::min(a.low, b.low), std::max(a.high, b.high), kind};
   }
   friend Interval abs(const Interval& a) {
+    if (a.may_be_nan()) return a;
     const double least = a.low > 0 ? a.low : a.high < 0 ? -a.high : 0;
-    return {least, a.magnitude(), a.kind()};
+    return {least, a.magnitude(), number(a)};
   }
-  friend Interval relu(const Interval& a) { return max(a, Interval(0, 0, a.kind())); }
+  friend Interval relu(const Interval& a) { return max(a, Interval(0, 0, a.kind)); }
   friend Interval floor(const Interval& a) {
-    return {std::floor(a.low), std::floor(a.high), a.kind()};
+    return {std::floor(a.low), std::floor(a.high), number(a)};
   }
 
-#define ATTZOO_INTERVAL_ASSIGNMENT(op) \
+#define ATTZOO_INTERVAL_ASSIGNMENT(op, _) \
   friend Interval& operator op##=(Interval& a, const Interval& b) { return a = a op b; }
-  ATTZOO_INTERVAL_ASSIGNMENT(+)
-  ATTZOO_INTERVAL_ASSIGNMENT(-)
-  ATTZOO_INTERVAL_ASSIGNMENT(*)
-  ATTZOO_INTERVAL_ASSIGNMENT(/)
-  ATTZOO_INTERVAL_ASSIGNMENT(%)
-  ATTZOO_INTERVAL_ASSIGNMENT(&)
-  ATTZOO_INTERVAL_ASSIGNMENT(|)
-  ATTZOO_INTERVAL_ASSIGNMENT(^)
-  ATTZOO_INTERVAL_ASSIGNMENT(<<)
-  ATTZOO_INTERVAL_ASSIGNMENT(>>)
+  ATTZOO_LANE_ASSIGNMENTS(ATTZOO_INTERVAL_ASSIGNMENT)
 #undef ATTZOO_INTERVAL_ASSIGNMENT
 
  private:
+  static Interval compared(const Interval& a, const Interval& b, bool always, bool never) {
+    const bool numbers = !a.may_be_nan() && !b.may_be_nan();
+    return truth(numbers && always, numbers && never);
+  }
+  /// Of a number that is computed of these.
+  static Kind both(const Interval& a, const Interval& b) {
+    return {a.kind.whole && b.kind.whole, a.kind.entry || b.kind.entry};
+  }
+  static Kind number(const Interval& a) { return {a.kind.whole, a.kind.entry}; }
+  static Interval of_corners(double a, double b, double c, double d, Kind kind) {
+    if (std::isnan(a + b + c + d)) return any(kind);
+    return {std::min({a, b, c, d}), std::max({a, b, c, d}), kind};
+  }
   static Interval bits(const Interval& a, const Interval& b) {
     const double most = std::exp2(std::ceil(std::log2(std::max(a.magnitude(), b.magnitude()) + 1)));
     return {a.low < 0 || b.low < 0 ? -most : 0, most - 1, true};

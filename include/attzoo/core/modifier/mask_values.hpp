@@ -1,12 +1,13 @@
 #pragma once
 /// \file
 /// The named masks (functional/masks.hpp) as values: a few numbers or tensors that describe who
-/// attends to whom, and what that means on tensors. A backend reads the description and makes a
-/// form of its own of it; cpu/forms.hpp is the CPU's.
+/// attends to whom, what that means on tensors, and as plain numbers and pointers.
 
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/modifier/grid.hpp>
+#include <attzoo/kernel/modifier/mask_forms.hpp>
 
+#include <algorithm>
 #include <concepts>
 #include <utility>
 
@@ -15,8 +16,9 @@ namespace attzoo {
 /// Says which pairs may attend. `evaluate` is its meaning: bool, true = attend, broadcastable to
 /// [B, H, rows, columns] of the grid. Optional members: `check(shape, device)` throws where it does
 /// not fit a problem, before anything is computed; `tensors(out)` appends what it reads, so that
-/// changes in place are noticed. With a free function `cpu_form(mask, shape)` found beside its type
-/// it runs in the fused CPU kernels, without in chunks of query rows.
+/// changes in place are noticed. With `bind(shape)`, its form for the kernels
+/// (kernel/modifier/form.hpp), it says what it reaches and runs in the fused CPU kernels, without
+/// in chunks of query rows.
 template <class M>
 concept MaskMod = std::copy_constructible<M> && M::is_mask &&
     requires(const M& m, const core::Grid& g) {
@@ -33,48 +35,42 @@ struct FullMask {
   torch::Tensor evaluate(const Grid& g) const;
 };
 
-struct CausalMask {
+/// A mask of kernel/modifier/masks.hpp. `aligned`: it counts queries among the keys.
+template <class F>
+struct NamedMask {
   static constexpr bool is_mask = true;
-  bool top_left = false;
-  int64_t offset(const Shape& n) const { return top_left ? 0 : n.S - n.L; }
-  bool is_raw() const { return top_left; }
+  F f = {};
+  bool aligned = true;
+  bool is_raw() const { return !aligned; }
   torch::Tensor evaluate(const Grid& g) const;
+  kernel::CallableMask<F> bind(const Shape& n) const {
+    auto g = f;
+    // A rate beyond the lengths leaves the same pairs, and the kernel walks rate residues.
+    if constexpr (requires { g.rate; }) {
+      g.rate = static_cast<int>(std::clamp<int64_t>(std::max(n.L, n.S), 1, g.rate));
+    }
+    return {g, aligned ? shift(n) : 0};
+  }
 };
+using CausalMask = NamedMask<kernel::Causal>;
+using WindowMask = NamedMask<kernel::Window>;
+using DilatedMask = NamedMask<kernel::Dilated>;
+using BlocksMask = NamedMask<kernel::Blocks>;
+using PrefixMask = NamedMask<kernel::Prefix>;
 
-struct WindowMask {
-  static constexpr bool is_mask = true;
-  int64_t left, right;
-  torch::Tensor evaluate(const Grid& g) const;
-};
-
-struct DilatedMask {
-  static constexpr bool is_mask = true;
-  int64_t rate;
-  torch::Tensor evaluate(const Grid& g) const;
-};
-
-/// Blocks of `size` positions that start at offset, offset + period, ...; from `end` on there are
-/// none. Two positions attend if one block holds both.
-struct SameBlockMask {
-  static constexpr bool is_mask = true;
-  int64_t size, period, offset, end;
-  torch::Tensor evaluate(const Grid& g) const;
-
- private:
-  std::pair<torch::Tensor, torch::Tensor> locate(const torch::Tensor& i) const;
-};
-
-struct PrefixMask {
-  static constexpr bool is_mask = true;
-  int64_t length;
-  torch::Tensor evaluate(const Grid& g) const;
-};
+/// A number of theirs, which have 32 bits: 2^30 is beyond any length.
+inline int to_int(int64_t n) { return static_cast<int>(std::min(n, int64_t{1} << 30)); }
+inline kernel::Blocks blocks_from(int64_t size, int64_t period, int64_t offset, int64_t end) {
+  return {to_int(size), to_int(period), to_int(offset), to_int(end)};
+}
 
 struct DocumentsMask {
   static constexpr bool is_mask = true;
   Documents documents;
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const { out.insert(out.end(), {documents.offsets, documents.ids}); }
+  const DocumentsMask* kept_apart() const { return this; }
+  kernel::Documents bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
 };
 
@@ -84,6 +80,7 @@ struct GlobalTokensMask {
   bool queries = true, keys = true;
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const { out.push_back(is_global); }
+  kernel::GlobalTokens bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
 };
 
@@ -92,6 +89,7 @@ struct TensorMask {
   torch::Tensor mask;  // bool, rank 4, broadcastable
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const { out.push_back(mask); }
+  kernel::DenseMask bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const { return g.of(mask); }
 };
 
@@ -101,6 +99,7 @@ struct BandMask {
   static constexpr bool is_mask = true;
   torch::Tensor begin, end;
   void tensors(Captured& out) const { out.insert(out.end(), {begin, end}); }
+  kernel::Bands bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
 };
 

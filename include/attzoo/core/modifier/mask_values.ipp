@@ -2,6 +2,9 @@
 // Definitions of mask_values.hpp.
 
 #include <attzoo/core/modifier/mask_values.hpp>
+#include <attzoo/core/modifier/tensor_lane.hpp>
+
+#include <memory>
 
 namespace attzoo::core {
 
@@ -9,35 +12,12 @@ ATTZOO_API torch::Tensor FullMask::evaluate(const Grid& g) const {
   return torch::ones({1, 1, 1, 1}, g.kv.options().dtype(torch::kBool));
 }
 
-ATTZOO_API torch::Tensor CausalMask::evaluate(const Grid& g) const {
-  return g.kv <= g.q + offset(g.shape);
+template <class F>
+torch::Tensor NamedMask<F>::evaluate(const Grid& g) const {
+  return f(TensorLane(g.b), TensorLane(g.h), TensorLane(aligned ? g.aligned_q() : g.q),
+           TensorLane(g.kv))
+      .t;
 }
-
-ATTZOO_API torch::Tensor WindowMask::evaluate(const Grid& g) const {
-  const auto distance = g.aligned_q() - g.kv;
-  return torch::logical_and(distance <= left, distance >= -right);
-}
-
-ATTZOO_API torch::Tensor DilatedMask::evaluate(const Grid& g) const {
-  return (g.aligned_q() - g.kv).remainder(rate) == 0;
-}
-
-/// The block of each position, and whether it lies in one.
-ATTZOO_API std::pair<torch::Tensor, torch::Tensor> SameBlockMask::locate(
-    const torch::Tensor& i) const {
-  const auto block = torch::div(i - offset, period, "floor");
-  const auto within = i - offset - block * period;
-  return {block, torch::logical_and(torch::logical_and(within < size, block >= 0),
-                                    block * period + offset < end)};
-}
-
-ATTZOO_API torch::Tensor SameBlockMask::evaluate(const Grid& g) const {
-  const auto [q_block, q_inside] = locate(g.aligned_q());
-  const auto [kv_block, kv_inside] = locate(g.kv);
-  return torch::logical_and(q_block == kv_block, torch::logical_and(q_inside, kv_inside));
-}
-
-ATTZOO_API torch::Tensor PrefixMask::evaluate(const Grid& g) const { return g.kv < length; }
 
 ATTZOO_API void DocumentsMask::check(const Shape& n, const torch::Device& device) const {
   check_documents_fit(documents, n, device, "documents");
@@ -73,6 +53,42 @@ ATTZOO_API void TensorMask::check(const Shape& n, const torch::Device& device) c
 ATTZOO_API torch::Tensor BandMask::evaluate(const Grid& g) const {
   const auto of_query = [&](const torch::Tensor& t) { return g.rows.of(t, 2).unsqueeze(-1); };
   return torch::logical_and(g.kv >= of_query(begin), g.kv < of_query(end));
+}
+
+// ---- as the kernels see them --------------------------------------------------------------------
+
+/// A bool tensor [1 or B, S]; on the CPU, where it is asked what is reached.
+ATTZOO_API std::shared_ptr<const kernel::Flags> flags_of(const torch::Tensor& t) {
+  const auto flags = t.cpu().contiguous();
+  return std::make_shared<kernel::Flags>(flags.const_data_ptr<bool>(),
+                                         static_cast<int>(flags.size(0)),
+                                         static_cast<int>(flags.size(1)));
+}
+
+ATTZOO_API kernel::Documents DocumentsMask::bind(const Shape& n) const {
+  const auto of = document_ids(documents).cpu().contiguous();
+  return {shift(n),
+          std::make_shared<kernel::DocumentTable>(
+              of.const_data_ptr<int64_t>(), static_cast<int>(of.size(0)), static_cast<int>(n.S))};
+}
+
+ATTZOO_API kernel::GlobalTokens GlobalTokensMask::bind(const Shape& n) const {
+  return {shift(n), flags_of(is_global), queries, keys};
+}
+
+ATTZOO_API kernel::DenseMask TensorMask::bind(const Shape&) const {
+  const auto t = plain(mask);
+  kernel::DenseMask form{t.const_data_ptr<bool>(), step(t, 0), step(t, 1), step(t, 2), step(t, 3)};
+  form.owner = owner_of(t);
+  // The same keys for all queries and heads, as key padding: what is forbidden is not reached.
+  if (t.size(1) == 1 && t.size(2) == 1 && t.size(3) > 1) form.keys = flags_of(t.flatten(1));
+  return form;
+}
+
+ATTZOO_API kernel::Bands BandMask::bind(const Shape&) const {
+  const auto both = torch::stack({begin, end}).cpu();
+  const auto* data = both.const_data_ptr<int>();
+  return {data, data + begin.numel(), begin.stride(0), begin.stride(1), owner_of(both)};
 }
 
 }  // namespace attzoo::core

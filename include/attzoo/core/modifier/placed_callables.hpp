@@ -46,11 +46,13 @@ struct Placed : Base {
     copy.f.places = TokenPlaces(places);
     return Self(std::move(copy));
   }
-  bool has_cpu_form() const { return this->f.places.fit(); }
-  auto bind(const Shape& n) const {
+  bool fits_kernel() const { return this->f.places.fit(); }
+
+ protected:
+  Base with_numbers(const Shape& n) const {
     Base copy = *this;
     if (asks_places()) copy.f.places = TokenPlaces::numbers(n);
-    return copy.bind(n);
+    return copy;
   }
 };
 
@@ -59,21 +61,18 @@ template <class F>
 struct PlacedMask : MaskCallable<F>, Placed<PlacedMask<F>, MaskFunction<MaskOfPlaces<F>>> {
   using Base = MaskFunction<MaskOfPlaces<F>>;
   explicit PlacedMask(Base base) : Placed<PlacedMask, Base>(std::move(base)) {}
+  auto bind(const Shape& n) const { return this->with_numbers(n).bind(n); }
 };
-template <class F>
-kernel::Mask cpu_form(const PlacedMask<F>& m, const Shape& n) {
-  return kernel::make_mask(m.bind(n));
-}
 
 template <class F>
 struct PlacedScore : ScoreCallable<F>, Placed<PlacedScore<F>, ScoreFunction<ScoreOfPlaces<F>>> {
   using Base = ScoreFunction<ScoreOfPlaces<F>>;
   explicit PlacedScore(Base base) : Placed<PlacedScore, Base>(std::move(base)) {}
   PlacedScore resolve(const Shape& n) const { return PlacedScore(Base::resolve(n)); }
+  template <class T>
+  auto bind(const Shape& n) const {
+    return this->with_numbers(n).template bind<T>(n);
+  }
 };
-template <class F, class T>
-kernel::Score<T> cpu_form(const PlacedScore<F>& m, const Shape& n, T) {
-  return kernel::make_score<T>(m.bind(n));
-}
 
 }  // namespace attzoo::core

@@ -1,9 +1,10 @@
 #pragma once
 /// \file
 /// The named score modifiers (functional/scores.hpp) as values: what describes them, and what they
-/// mean on tensors. cpu/forms.hpp makes the CPU's form of them.
+/// mean on tensors, and as plain numbers and pointers.
 
 #include <attzoo/core/modifier/grid.hpp>
+#include <attzoo/kernel/modifier/score_forms.hpp>
 
 #include <array>
 #include <concepts>
@@ -14,8 +15,9 @@ namespace attzoo {
 /// Changes scores before the softmax. `evaluate` is its meaning on scores that broadcast to [B, H,
 /// rows, columns] of the grid. Optional members: `check(shape, device)` and `tensors(out)` as those
 /// of a mask; `learnable(out)`: tensors that gradients may flow to; `resolve(shape)`: the modifier
-/// that takes its place in a problem; `sink()`: logits [H] in the softmax's denominator. With a
-/// free function `cpu_form(score, shape, T())` found beside its type it runs in the fused kernels.
+/// that takes its place in a problem; `sink()`: logits [H] in the softmax's denominator. With
+/// `bind<T>(shape)`, its form for the kernels (kernel/modifier/form.hpp) in T = float or double, it
+/// runs in the fused CPU kernels.
 template <class M>
 concept ScoreMod = std::copy_constructible<M> && M::is_score &&
     requires(const M& m, const torch::Tensor& s, const core::Grid& g) {
@@ -36,6 +38,12 @@ struct IdentityScore {
   torch::Tensor evaluate(const torch::Tensor& s, const Grid&) const { return s; }
 };
 
+/// The numbers of a captured tensor in the type that the kernel computes in.
+template <class T>
+torch::Tensor in_type(const torch::Tensor& t) {
+  return plain(t.detach()).to(c10::CppTypeToScalarType<T>::value);
+}
+
 struct AlibiScore {
   static constexpr bool is_score = true;
   torch::Tensor slopes;  // [H]
@@ -45,12 +53,21 @@ struct AlibiScore {
   void tensors(Captured& out) const { out.push_back(slopes); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({slopes, {-1, 0, -1, -1}}); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  template <class T>
+  kernel::AlibiOfTensor<T> bind(const Shape& n) const {
+    const auto t = in_type<T>(slopes);
+    return {{{t.template const_data_ptr<T>(), step(t, 0), owner_of(t)}}, shift(n)};
+  }
 };
 
 struct SoftcapScore {
   static constexpr bool is_score = true;
   double cap;
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  template <class T>
+  kernel::Softcap bind(const Shape&) const {
+    return {cap};
+  }
 };
 
 struct TensorBias {
@@ -63,6 +80,16 @@ struct TensorBias {
   void tensors(Captured& out) const { out.push_back(bias); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({bias, {0, 1, 2, 3}}); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  template <class T>
+  kernel::Bias<T> bind(const Shape&) const {
+    const auto t = in_type<T>(bias);
+    return {t.template const_data_ptr<T>(),
+            step(t, 0),
+            step(t, 1),
+            step(t, 2),
+            step(t, 3),
+            owner_of(t)};
+  }
 };
 
 /// A bias [H, L + S - 1] over the distances kv - q = -(L - 1) ... S - 1.
@@ -72,6 +99,11 @@ struct DistanceScore {
   void tensors(Captured& out) const { out.push_back(values); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({values, {-1, 0, -1, 1}}); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  template <class T>
+  kernel::DistanceBias<T> bind(const Shape& n) const {
+    const auto t = in_type<T>(values.contiguous());
+    return {t.template const_data_ptr<T>(), step(t, 0), static_cast<int>(n.L) - 1, owner_of(t)};
+  }
 };
 
 struct RelativeBiasScore {
@@ -84,6 +116,10 @@ struct RelativeBiasScore {
   }
   void tensors(Captured& out) const { out.push_back(table); }
   DistanceScore resolve(const Shape& n) const;
+  template <class T>
+  auto bind(const Shape& n) const {
+    return resolve(n).bind<T>(n);
+  }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
     return resolve(g.shape).evaluate(s, g);
   }

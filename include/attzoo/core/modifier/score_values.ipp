@@ -2,6 +2,7 @@
 // Definitions of score_values.hpp.
 
 #include <attzoo/core/modifier/score_values.hpp>
+#include <attzoo/core/modifier/tensor_lane.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -10,12 +11,13 @@
 namespace attzoo::core {
 
 ATTZOO_API torch::Tensor AlibiScore::evaluate(const torch::Tensor& s, const Grid& g) const {
-  const auto distance = (g.aligned_q() - g.kv).abs().to(s.scalar_type());
-  return s - slopes.to(s.scalar_type()).view({1, -1, 1, 1}) * distance;
+  const TensorLane slope(slopes.to(s.scalar_type()).view({1, -1, 1, 1}));
+  const kernel::Alibi alibi{[&](const TensorLane&) { return slope; }};
+  return alibi(TensorLane(s), g.b, TensorLane(g.h), TensorLane(g.aligned_q()), TensorLane(g.kv)).t;
 }
 
-ATTZOO_API torch::Tensor SoftcapScore::evaluate(const torch::Tensor& s, const Grid&) const {
-  return torch::tanh(s / cap) * cap;
+ATTZOO_API torch::Tensor SoftcapScore::evaluate(const torch::Tensor& s, const Grid& g) const {
+  return kernel::Softcap{cap}(TensorLane(s), g.b, g.h, g.q, g.kv).t;
 }
 
 ATTZOO_API torch::Tensor TensorBias::evaluate(const torch::Tensor& s, const Grid& g) const {

@@ -14,8 +14,7 @@
 
 #include <array>
 #include <functional>
-#include <limits>
-#include <string>
+#include <optional>
 #include <vector>
 
 namespace attzoo::core {
@@ -36,6 +35,7 @@ class Table {
         data_(other.data_),
         view_(other.view_),
         grid_(other.grid_),
+        bounds_(other.bounds_),
         visited_(other.visited_) {
     if (visitor() && *visitor()) (*visitor())(*this);
   }
@@ -56,7 +56,8 @@ class Table {
     if constexpr ((std::same_as<I, TensorLane> || ...)) {
       return gather({TensorLane(index)...});
     } else if constexpr ((std::same_as<I, Interval> || ...)) {
-      return note({Interval(index)...});
+      if (uses()) note({Interval(index)...});
+      return bounds();
     } else {
       static_assert((kIsIndex<I> && ...), "attzoo: an index of a table must be a whole number");
       return view_.at(index...);
@@ -99,13 +100,16 @@ class Table {
                                    kernel::LaneTraits<kernel::Lifted<I>>::kEntry;
 
   TensorLane gather(const std::vector<TensorLane>& index) const;
-  Interval note(std::vector<Interval> index) const;
+  void note(std::vector<Interval> index) const;
+  /// Between which its entries lie.
+  Interval bounds() const;
   void check_rank(size_t indices) const;
 
   torch::Tensor tensor_;
   torch::Tensor data_;  // what view_ points into
   kernel::TableView view_;
   const Grid* grid_ = nullptr;
+  std::optional<Interval> bounds_;  // once it is bound
   bool visited_ = false;
 };
 

@@ -35,8 +35,12 @@ ATTZOO_API TensorLane Table::gather(const std::vector<TensorLane>& index) const 
   return {grid_ ? grid_->counted(entries) : entries, is_whole()};
 }
 
-ATTZOO_API Interval Table::note(std::vector<Interval> index) const {
-  if (uses()) uses()->push_back({this, std::move(index)});
+ATTZOO_API void Table::note(std::vector<Interval> index) const {
+  uses()->push_back({this, std::move(index)});
+}
+
+ATTZOO_API Interval Table::bounds() const {
+  if (bounds_) return *bounds_;
   if (!is_whole() || tensor_.numel() == 0) return Interval::any({is_whole(), true});
   const auto values = tensor_.detach().to(torch::kFloat64);
   const double low = values.min().item<double>(), high = values.max().item<double>();
@@ -49,6 +53,7 @@ ATTZOO_API Interval Table::note(std::vector<Interval> index) const {
 
 ATTZOO_API void Table::bind() {
   visited_ = true;
+  bounds_.emplace(bounds());
   data_ = tensor_.detach().resolve_neg().to(torch::kFloat64).contiguous();
   view_.data = data_.const_data_ptr<double>();
   view_.whole = is_whole();
@@ -67,7 +72,7 @@ ATTZOO_API bool Table::holds(const TableUse& use, const torch::Device& device) c
                     tensor_.device());
   bool within = true;
   for (size_t d = 0; d < use.index.size(); ++d) {
-    check_whole(use.index[d].whole, static_cast<int64_t>(d));
+    check_whole(use.index[d].kind.whole, static_cast<int64_t>(d));
     within &= use.index[d].low >= 0 &&
               use.index[d].high < static_cast<double>(tensor_.size(static_cast<int64_t>(d)));
   }

@@ -9,6 +9,8 @@
 /// A callable meets this form first. What cannot be written in it does not compile, and the error
 /// says what to write instead.
 
+#include <attzoo/kernel/modifier/lane_list.hpp>
+
 #include <torch/types.h>
 
 #include <concepts>
@@ -72,34 +74,26 @@ struct TensorLane {
   ATTZOO_TENSOR_LANE_OPERATOR(+, add)
   ATTZOO_TENSOR_LANE_OPERATOR(-, sub)
   ATTZOO_TENSOR_LANE_OPERATOR(*, mul)
-  ATTZOO_TENSOR_LANE_OPERATOR(<, lt)
-  ATTZOO_TENSOR_LANE_OPERATOR(<=, le)
-  ATTZOO_TENSOR_LANE_OPERATOR(>, gt)
-  ATTZOO_TENSOR_LANE_OPERATOR(>=, ge)
-  ATTZOO_TENSOR_LANE_OPERATOR(==, eq)
-  ATTZOO_TENSOR_LANE_OPERATOR(!=, ne)
-  ATTZOO_TENSOR_LANE_OPERATOR(>>, bitwise_right_shift)
-  ATTZOO_TENSOR_LANE_OPERATOR(<<, bitwise_left_shift)
+  ATTZOO_LANE_COMPARISONS(ATTZOO_TENSOR_LANE_OPERATOR)
+  ATTZOO_LANE_SHIFTS(ATTZOO_TENSOR_LANE_OPERATOR)
 #undef ATTZOO_TENSOR_LANE_OPERATOR
 
   // Of truth values a truth value.
-#define ATTZOO_TENSOR_LANE_BITS(op, function)                               \
+#define ATTZOO_TENSOR_LANE_BIT(op, function)                                \
   friend TensorLane operator op(const TensorLane& a, const TensorLane& b) { \
     if (a.is_truth() && b.is_truth()) return torch::function(a.t, b.t);     \
     return {torch::function(number(a), number(b)), a.whole && b.whole};     \
   }
-  ATTZOO_TENSOR_LANE_BITS(&, bitwise_and)
-  ATTZOO_TENSOR_LANE_BITS(|, bitwise_or)
-  ATTZOO_TENSOR_LANE_BITS(^, bitwise_xor)
-#undef ATTZOO_TENSOR_LANE_BITS
+  ATTZOO_LANE_BITS(ATTZOO_TENSOR_LANE_BIT)
+#undef ATTZOO_TENSOR_LANE_BIT
   friend TensorLane operator~(const TensorLane& a) { return torch::bitwise_not(a.t); }
 
-  friend TensorLane operator&&(const TensorLane& a, const TensorLane& b) {
-    return torch::logical_and(a.t, b.t);
+#define ATTZOO_TENSOR_LANE_LOGIC(op, function)                              \
+  friend TensorLane operator op(const TensorLane& a, const TensorLane& b) { \
+    return torch::function(a.t, b.t);                                       \
   }
-  friend TensorLane operator||(const TensorLane& a, const TensorLane& b) {
-    return torch::logical_or(a.t, b.t);
-  }
+  ATTZOO_LANE_LOGIC(ATTZOO_TENSOR_LANE_LOGIC)
+#undef ATTZOO_TENSOR_LANE_LOGIC
   friend TensorLane operator!(const TensorLane& a) { return torch::logical_not(a.t); }
   friend TensorLane operator-(const TensorLane& a) { return {torch::neg(number(a)), a.whole}; }
   friend TensorLane operator+(const TensorLane& a) { return a; }
@@ -126,18 +120,9 @@ struct TensorLane {
     return torch::where(zero, x, torch::fmod(x, y.masked_fill(zero.logical_or(y == -1), 1)));
   }
 
-#define ATTZOO_TENSOR_LANE_FUNCTION(name) \
+#define ATTZOO_TENSOR_LANE_FUNCTION(name, ...) \
   friend TensorLane name(const TensorLane& a) { return torch::name(real(a)); }
-  ATTZOO_TENSOR_LANE_FUNCTION(exp)
-  ATTZOO_TENSOR_LANE_FUNCTION(exp2)
-  ATTZOO_TENSOR_LANE_FUNCTION(log)
-  ATTZOO_TENSOR_LANE_FUNCTION(log2)
-  ATTZOO_TENSOR_LANE_FUNCTION(sqrt)
-  ATTZOO_TENSOR_LANE_FUNCTION(tanh)
-  ATTZOO_TENSOR_LANE_FUNCTION(sigmoid)
-  ATTZOO_TENSOR_LANE_FUNCTION(sin)
-  ATTZOO_TENSOR_LANE_FUNCTION(cos)
-  ATTZOO_TENSOR_LANE_FUNCTION(erf)
+  ATTZOO_LANE_FUNCTIONS(ATTZOO_TENSOR_LANE_FUNCTION)
 #undef ATTZOO_TENSOR_LANE_FUNCTION
   friend TensorLane pow(const TensorLane& a, const TensorLane& b) {
     return torch::pow(real(a), real(b));
@@ -162,18 +147,9 @@ struct TensorLane {
     return {torch::where(truth, number(a), number(b)), a.whole && b.whole};
   }
 
-#define ATTZOO_TENSOR_LANE_ASSIGNMENT(op) \
+#define ATTZOO_TENSOR_LANE_ASSIGNMENT(op, _) \
   friend TensorLane& operator op##=(TensorLane& a, const TensorLane& b) { return a = a op b; }
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(+)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(-)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(*)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(/)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(%)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(&)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(|)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(^)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(<<)
-  ATTZOO_TENSOR_LANE_ASSIGNMENT(>>)
+  ATTZOO_LANE_ASSIGNMENTS(ATTZOO_TENSOR_LANE_ASSIGNMENT)
 #undef ATTZOO_TENSOR_LANE_ASSIGNMENT
 
  private:
@@ -204,29 +180,12 @@ concept TensorLaneAndNumber = (std::same_as<A, TensorLane> && std::is_arithmetic
 
 // Of exactly these types. Without them clang hesitates between an operator above, for which the
 // number is converted, and the numbers' own, for which the lane is, by a conversion to be refused.
-#define ATTZOO_TENSOR_LANE_AND_NUMBER(op)                                             \
+#define ATTZOO_TENSOR_LANE_AND_NUMBER(op, _)                                          \
   template <class A, class B>                                                         \
   requires TensorLaneAndNumber<A, B> TensorLane operator op(const A& a, const B& b) { \
     return TensorLane(a) op TensorLane(b);                                            \
   }
-ATTZOO_TENSOR_LANE_AND_NUMBER(+)
-ATTZOO_TENSOR_LANE_AND_NUMBER(-)
-ATTZOO_TENSOR_LANE_AND_NUMBER(*)
-ATTZOO_TENSOR_LANE_AND_NUMBER(/)
-ATTZOO_TENSOR_LANE_AND_NUMBER(%)
-ATTZOO_TENSOR_LANE_AND_NUMBER(<)
-ATTZOO_TENSOR_LANE_AND_NUMBER(<=)
-ATTZOO_TENSOR_LANE_AND_NUMBER(>)
-ATTZOO_TENSOR_LANE_AND_NUMBER(>=)
-ATTZOO_TENSOR_LANE_AND_NUMBER(==)
-ATTZOO_TENSOR_LANE_AND_NUMBER(!=)
-ATTZOO_TENSOR_LANE_AND_NUMBER(&)
-ATTZOO_TENSOR_LANE_AND_NUMBER(|)
-ATTZOO_TENSOR_LANE_AND_NUMBER(^)
-ATTZOO_TENSOR_LANE_AND_NUMBER(>>)
-ATTZOO_TENSOR_LANE_AND_NUMBER(<<)
-ATTZOO_TENSOR_LANE_AND_NUMBER(&&)
-ATTZOO_TENSOR_LANE_AND_NUMBER(||)
+ATTZOO_LANE_OPERATORS(ATTZOO_TENSOR_LANE_AND_NUMBER)
 #undef ATTZOO_TENSOR_LANE_AND_NUMBER
 
 // More constrained than what follows, and so taken after `using std::min`.

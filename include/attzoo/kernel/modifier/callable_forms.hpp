@@ -1,16 +1,24 @@
 #pragma once
 /// \file
-/// Callables of the user's program as masks and as changes of scores (lane.hpp).
+/// Callables (lane.hpp), those of the user's program and those with names, as masks and as changes
+/// of scores.
 
+#include <attzoo/kernel/modifier/form.hpp>
 #include <attzoo/kernel/modifier/lane.hpp>
-#include <attzoo/kernel/modifier/make_modifier.hpp>
+#include <attzoo/kernel/modifier/masks.hpp>
 
 #include <type_traits>
 
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-/// Nothing is known about it, so all pairs are visited. `shift`: what is added to q.
+/// A callable that says what places reach; of others nothing is known, so all pairs are visited.
+template <class F>
+concept Reaches = requires(const F& f, const Rows& rows, Segments& out) {
+  f.reach(rows, out);
+};
+
+/// `shift`: what is added to q, S - L where F counts it among the keys.
 template <class F>
 struct CallableMask {
   F f;
@@ -18,12 +26,32 @@ struct CallableMask {
   ATTZOO_ALWAYS_INLINE bool operator()(int b, int h, int q, int kv) const {
     return static_cast<bool>(f(Index{b}, Index{h}, Index{q + shift}, Index{kv}));
   }
-  void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
+  void reach(Rows r, Segments& out) const {
+    if constexpr (Reaches<F>) {
+      r.begin += shift;
+      r.end += shift;
+      f.reach(r, out);
+    } else {
+      append(out, 0, r.S, Cover::kPartial, r.S);
+    }
+  }
+  int stride() const {
+    if constexpr (requires { f.stride(); }) return f.stride();
+    return 1;
+  }
 };
 template <class F>
 CallableMask(F, int) -> CallableMask<F>;
+/// Those of the library itself (masks.hpp).
 template <class F>
-constexpr bool kIsCallable<CallableMask<F>> = true;
+constexpr bool kIsNamed = false;
+#define ATTZOO_NAMED_MASK(F) \
+  template <>                \
+  inline constexpr bool kIsNamed<F> = true;
+ATTZOO_NAMED_MASKS(ATTZOO_NAMED_MASK)
+#undef ATTZOO_NAMED_MASK
+template <class F>
+constexpr bool kIsCallable<CallableMask<F>> = !kIsNamed<F>;
 
 /// May hold tables (TableView). `shift`: what is added to q. The gradient of all tables that learn
 /// is one tensor.

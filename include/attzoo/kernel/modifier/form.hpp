@@ -8,12 +8,6 @@
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-/// The step at which all allowed keys of a query lie; overloaded for a dilation.
-template <class M>
-int stride_of(const M&) {
-  return 1;
-}
-
 /// How many tensors a form of a score holds.
 template <class S>
 constexpr int kTensors = 0;
@@ -26,20 +20,27 @@ constexpr bool kIsCallable = false;
 /// ```
 ///   bool operator()(int b, int h, int q, int kv) const   branch-free if it is to be fast
 ///   void reach(const Rows&, Segments&) const             what queries reach, into empty segments
+///   int stride() const                                   perhaps: the step at which all allowed
+///                                                        keys of a query lie
 /// ```
-/// and perhaps an overload of stride_of().
 template <class M>
 Mask make_mask(M form);
+
+/// All keys, for want of a better account.
+inline Mask anywhere() {
+  struct Anywhere {
+    void reach(const Rows& r, Segments& out) const { append(out, 0, r.S, Cover::kPartial, r.S); }
+  };
+  return reach_of(Anywhere());
+}
 
 /// The form of a change of scores, for scores of type T, a copyable class with
 /// ```
 ///   R operator()(R s, I b, I h, I q, I kv) const         R is Real<T> or Dual<T>, I is Index
 ///   T gradient(T s, T g, I b, I h, I q, I kv, const TensorGradient<T>* to) const
-///   bool changes() const
 /// ```
 /// where only one that holds tensors needs the second: it takes the gradient g of the score after
-/// modification, adds to the tensors' gradients at `to`, and returns that of the score before. Only
-/// one that may do nothing, for want of a tensor, needs the third.
+/// modification, adds to the tensors' gradients at `to`, and returns that of the score before.
 template <class T, class S>
 Score<T> make_score(S form);
 

@@ -144,16 +144,7 @@ requires LaneTriple<A, Low, High> ATTZOO_ALWAYS_INLINE auto clamp(A x, Low low, 
   requires(LaneTraits<A>::kInteger || LaneTraits<A>::kEntry) ATTZOO_ALWAYS_INLINE auto name(A a) { \
     return name(as<Floating<A>>(a));                                                               \
   }
-ATTZOO_LANE_FUNCTION(exp, kernel::exp(x), y)
-ATTZOO_LANE_FUNCTION(exp2, kernel::exp2(x), y* kLn2)
-ATTZOO_LANE_FUNCTION(tanh, kernel::tanh(x), 1 - y * y)
-ATTZOO_LANE_FUNCTION(sigmoid, (1 + kernel::tanh(x / 2)) / 2, y*(1 - y))
-ATTZOO_LANE_FUNCTION(log, std::log(x), 1 / x)
-ATTZOO_LANE_FUNCTION(log2, std::log2(x), 1 / (x * kLn2))
-ATTZOO_LANE_FUNCTION(sqrt, std::sqrt(x), 1 / (2 * y))
-ATTZOO_LANE_FUNCTION(sin, std::sin(x), std::cos(x))
-ATTZOO_LANE_FUNCTION(cos, std::cos(x), -std::sin(x))
-ATTZOO_LANE_FUNCTION(erf, std::erf(x), 1.1283791670955126 * std::exp(-x * x))  // 2 / sqrt(pi)
+ATTZOO_LANE_FUNCTIONS(ATTZOO_LANE_FUNCTION)
 #undef ATTZOO_LANE_FUNCTION
 
 template <class T>

@@ -53,21 +53,12 @@ template <class B>
 requires(LaneTraits<B>::kDual) ATTZOO_ALWAYS_INLINE Real<T>
 &Real<T>::operator=(const B& b) { return assign(*this, b); }
 
-#define ATTZOO_LANE_ASSIGNMENT(op)                                                   \
+#define ATTZOO_LANE_ASSIGNMENT(op, _)                                                \
   template <Lane A, class B>                                                         \
   requires(Lane<B> || Number<B>) ATTZOO_ALWAYS_INLINE A& operator op##=(A& a, B b) { \
     return assign(a, a op b);                                                        \
   }
-ATTZOO_LANE_ASSIGNMENT(+)
-ATTZOO_LANE_ASSIGNMENT(-)
-ATTZOO_LANE_ASSIGNMENT(*)
-ATTZOO_LANE_ASSIGNMENT(/)
-ATTZOO_LANE_ASSIGNMENT(%)
-ATTZOO_LANE_ASSIGNMENT(&)
-ATTZOO_LANE_ASSIGNMENT(|)
-ATTZOO_LANE_ASSIGNMENT(^)
-ATTZOO_LANE_ASSIGNMENT(<<)
-ATTZOO_LANE_ASSIGNMENT(>>)
+ATTZOO_LANE_ASSIGNMENTS(ATTZOO_LANE_ASSIGNMENT)
 #undef ATTZOO_LANE_ASSIGNMENT
 
 }  // namespace attzoo::kernel

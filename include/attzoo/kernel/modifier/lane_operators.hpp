@@ -2,6 +2,7 @@
 /// \file
 /// The operators of lane.hpp.
 
+#include <attzoo/kernel/modifier/lane_list.hpp>
 #include <attzoo/kernel/modifier/lane_types.hpp>
 
 #include <cmath>
@@ -248,7 +249,7 @@ requires LanePair<A, B> ATTZOO_ALWAYS_INLINE auto operator%(A a, B b) {
 }
 
 /// Of truth values a truth value.
-#define ATTZOO_LANE_BITS(op)                                                                  \
+#define ATTZOO_LANE_BIT(op, _)                                                                \
   template <class A, class B>                                                                 \
   requires LanePair<A, B> && Integers<A, B> ATTZOO_ALWAYS_INLINE auto operator op(A a, B b) { \
     using X = Lifted<A>;                                                                      \
@@ -259,10 +260,8 @@ requires LanePair<A, B> ATTZOO_ALWAYS_INLINE auto operator%(A a, B b) {
     return on_integers<kMost>(lift(a), lift(b),                                               \
                               [](auto x, auto y) ATTZOO_INLINE_LAMBDA { return x op y; });    \
   }
-ATTZOO_LANE_BITS(&)
-ATTZOO_LANE_BITS(|)
-ATTZOO_LANE_BITS(^)
-#undef ATTZOO_LANE_BITS
+ATTZOO_LANE_BITS(ATTZOO_LANE_BIT)
+#undef ATTZOO_LANE_BIT
 /// Of a truth value its opposite, as of bool tensors; of a number that of its bits.
 template <Lane A>
 ATTZOO_ALWAYS_INLINE auto operator~(A a) {
@@ -293,7 +292,7 @@ requires LanePair<A, B> && Integers<A, B> ATTZOO_ALWAYS_INLINE auto operator>>(A
   return Result{static_cast<typename Result::Value>(wide.v)};
 }
 
-#define ATTZOO_LANE_COMPARISON(op)                                                                 \
+#define ATTZOO_LANE_COMPARISON(op, _)                                                              \
   template <class A, class B>                                                                      \
   requires LanePair<A, B> ATTZOO_ALWAYS_INLINE TruthOf<Lifted<A>, Lifted<B>>                       \
   operator op(A a, B b) {                                                                          \
@@ -305,12 +304,7 @@ requires LanePair<A, B> && Integers<A, B> ATTZOO_ALWAYS_INLINE auto operator>>(A
       return {as<M>(lift(a)).v op as<M>(lift(b)).v};                                               \
     }                                                                                              \
   }
-ATTZOO_LANE_COMPARISON(<)
-ATTZOO_LANE_COMPARISON(<=)
-ATTZOO_LANE_COMPARISON(>)
-ATTZOO_LANE_COMPARISON(>=)
-ATTZOO_LANE_COMPARISON(==)
-ATTZOO_LANE_COMPARISON(!=)
+ATTZOO_LANE_COMPARISONS(ATTZOO_LANE_COMPARISON)
 #undef ATTZOO_LANE_COMPARISON
 
 // Both sides are computed, as of tensors; a branch would keep the loop from vectorising.

@@ -8,7 +8,6 @@
 #include <attzoo/kernel/modifier/form.hpp>
 #include <attzoo/kernel/modifier/lane.hpp>
 
-#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -39,19 +38,13 @@ auto collect_of() -> decltype(Score<T>::collect) {
 
 template <class M>
 Mask make_mask(M form) {
-  const int stride = std::max(1, stride_of(form));
-  return {.self = std::make_shared<const M>(std::move(form)),
-          .reach = [](const void* self, const Rows& rows,
-                      Segments& out) { static_cast<const M*>(self)->reach(rows, out); },
-          .forbid = detail::forbid_of<M>(),
-          .stride = stride};
+  auto mask = reach_of(std::move(form));
+  mask.forbid = detail::forbid_of<M>();
+  return mask;
 }
 
 template <class T, class S>
 Score<T> make_score(S form) {
-  if constexpr (requires { form.changes(); }) {
-    if (!form.changes()) return {.tensors = kTensors<S>};
-  }
   return {std::make_shared<const S>(std::move(form)), detail::modify_of<T, S>(),
           detail::collect_of<T, S>(), kTensors<S>};
 }

@@ -1,10 +1,11 @@
 #pragma once
 /// \file
-/// The masks as the kernel sees them: plain numbers. Each says whether one pair may attend, and
-/// what a range of queries can reach (schedule.hpp). `shift` is S - L: a query's place among the
-/// keys is q + shift.
+/// Masks that read tensors, as the kernel sees them: plain pointers. Each says whether one pair may
+/// attend, and what a range of queries reaches. `shift` is S - L: a query's place among the keys is
+/// q + shift.
 
-#include <attzoo/kernel/modifier/form.hpp>
+#include <attzoo/kernel/modifier/callable_forms.hpp>
+#include <attzoo/kernel/modifier/masks.hpp>
 
 #include <memory>
 #include <unordered_map>
@@ -13,63 +14,6 @@
 
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
-
-inline int floor_div(int a, int b) { return a / b - ((a % b != 0) & ((a < 0) != (b < 0))); }
-
-/// Keys from q + shift - left to q + shift + right; a side of 2^30 is unbounded.
-struct Window {
-  int shift, left, right;
-  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
-    const int distance = q + shift - kv;
-    return (distance <= left) & (distance >= -right);
-  }
-  void reach(const Rows& r, Segments& out) const {
-    const int64_t first = int64_t{r.begin} + shift, last = int64_t{r.end} - 1 + shift;
-    append_nested(out, first - left, last - left, first + right + 1, last + right + 1, r.S);
-  }
-};
-
-/// Keys at the same place modulo the rate. As a stride the kernel walks nothing else.
-struct Dilated {
-  int shift, rate;
-  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
-    return (q + shift - kv) % rate == 0;
-  }
-  void reach(const Rows& r, Segments& out) const {
-    append(out, 0, r.S, r.stride % rate == 0 ? Cover::kFull : Cover::kPartial, r.S);
-  }
-};
-inline int stride_of(const Dilated& m) { return m.rate; }
-
-struct Blocks {
-  int shift, size, period, offset, end;
-  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int q, int kv) const {
-    const int i = q + shift - offset, j = kv - offset;
-    // Exact for 31 bits, and vectorises, as an integer division would not.
-    const auto block = static_cast<int>((i + 0.5) * (1.0 / period));
-    const int start = block * period;
-    return (i >= 0) & (j >= start) & (i - start < size) & (j - start < size) &
-           (start < end - offset);
-  }
-  void reach(const Rows& r, Segments& out) const {
-    const int first = r.begin + shift - offset, last = r.end - 1 + shift - offset;
-    for (int block = std::max(0, floor_div(first, period)); block <= floor_div(last, period);
-         ++block) {
-      const int64_t start = int64_t{block} * period;
-      if (start >= int64_t{end} - offset) break;
-      if (start > last || start + size <= first) continue;
-      const bool whole = first >= start && last < start + size;
-      append(out, start + offset, start + offset + size, whole ? Cover::kFull : Cover::kPartial,
-             r.S);
-    }
-  }
-};
-
-struct Prefix {
-  int length;
-  ATTZOO_ALWAYS_INLINE bool operator()(int, int, int, int kv) const { return kv < length; }
-  void reach(const Rows& r, Segments& out) const { append(out, 0, length, Cover::kFull, r.S); }
-};
 
 /// The document of every position, one row of positions per sequence, and where each document lies.
 struct DocumentTable {
@@ -184,18 +128,19 @@ struct GlobalTokens {
   }
 };
 
-/// A bool tensor [B, H, L, S] by strides; null: everybody. `keys` is set where all queries and
-/// heads have the same keys.
+/// A bool tensor [B, H, L, S] by strides. `keys` is set where all queries and
+/// heads have the same keys. `owner`: of the memory.
 struct DenseMask {
-  const bool* data = nullptr;
-  int64_t b = 0, h = 0, q = 0, kv = 0;
+  const bool* data;
+  int64_t b, h, q, kv;
   std::shared_ptr<const Flags> keys = nullptr;
+  std::shared_ptr<const void> owner = nullptr;
   ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
-    return !data || data[ib * b + ih * h + iq * q + ikv * kv];
+    return data[ib * b + ih * h + iq * q + ikv * kv];
   }
   void reach(const Rows& r, Segments& out) const {
     if (keys) return keys->reach(r.b, out, r.S);
-    append(out, 0, r.S, data ? Cover::kPartial : Cover::kFull, r.S);
+    append(out, 0, r.S, Cover::kPartial, r.S);
   }
 };
 
@@ -205,6 +150,7 @@ struct Bands {
   const int* begin;
   const int* end;
   int64_t b, h;
+  std::shared_ptr<const void> owner = nullptr;  // of the memory
   ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
     const int64_t at = ib * b + ih * h + iq;
     return (ikv >= begin[at]) & (ikv < end[at]);
@@ -224,10 +170,9 @@ struct Bands {
 };
 
 #ifdef ATTZOO_COMPILED
-extern template Mask make_mask(Window);
-extern template Mask make_mask(Dilated);
-extern template Mask make_mask(Blocks);
-extern template Mask make_mask(Prefix);
+#define ATTZOO_NAMED_MASK(F) extern template Mask make_mask(CallableMask<F>);
+ATTZOO_NAMED_MASKS(ATTZOO_NAMED_MASK)
+#undef ATTZOO_NAMED_MASK
 extern template Mask make_mask(Documents);
 extern template Mask make_mask(GlobalTokens);
 extern template Mask make_mask(DenseMask);

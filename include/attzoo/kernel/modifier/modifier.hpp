@@ -5,8 +5,10 @@
 
 #include <attzoo/kernel/modifier/reach.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 ATTZOO_BEGIN_KERNEL
@@ -33,7 +35,8 @@ struct TensorGradient {
   int64_t b = 0, h = 0, q = 0, kv = 0;
 };
 
-/// Who attends to whom, of any type; a default constructed one lets everybody.
+/// Who attends to whom, of any type; a default constructed one lets everybody. Without forbid() and
+/// allowed() it says what is reached alone, which is all that other devices ask.
 struct Mask {
   std::shared_ptr<const void> self = nullptr;
   /// Fills `out`, empty before, with the keys that these queries reach (schedule.hpp).
@@ -45,6 +48,17 @@ struct Mask {
   void (*allowed)(const void* self, const TilePosition&, uint8_t* out) = nullptr;
   int stride = 1;  // the step at which all allowed keys of a query lie: a dilation's rate
 };
+
+/// What m.reach(rows, segments) says, at its stride, if it has one, and no more: for any device.
+template <class M>
+Mask reach_of(M m) {
+  int stride = 1;
+  if constexpr (requires { m.stride(); }) stride = std::max(1, m.stride());
+  return {.self = std::make_shared<const M>(std::move(m)),
+          .reach = [](const void* self, const Rows& rows,
+                      Segments& out) { static_cast<const M*>(self)->reach(rows, out); },
+          .stride = stride};
+}
 
 ATTZOO_API void reach(const Mask& mask, const Rows& rows, Segments& out);
 /// What Mask::allowed says, of any mask.

@@ -41,25 +41,6 @@ ATTZOO_API void allowed(const Mask& mask, const TilePosition& t, uint8_t* out) {
 
 namespace detail {
 
-struct MaskPair {
-  Mask a, b;
-
-  template <class Op>
-  void reach(const Rows& rows, Segments& out, Op op) const {
-    Segments in_a, in_b;
-    kernel::reach(a, rows, in_a);
-    kernel::reach(b, rows, in_b);
-    out = combine(in_a, in_b, rows.S, op);
-  }
-  template <class Op>
-  void allowed(const TilePosition& t, uint8_t* out, Op op) const {
-    uint8_t by_b[TilePosition::kMostLanes * TilePosition::kMostKeys];
-    kernel::allowed(a, t, out);
-    kernel::allowed(b, t, by_b);
-    each_byte(t.size(), [&](int i) ATTZOO_INLINE_LAMBDA { out[i] = op(out[i], by_b[i]); });
-  }
-};
-
 /// Both and either, on covers and on bytes.
 struct Lesser {
   template <class X>
@@ -75,18 +56,43 @@ struct Greater {
 };
 
 template <class Op>
-Mask combined(Mask a, Mask b, int stride) {
-  return {
-      .self = std::make_shared<const MaskPair>(MaskPair{std::move(a), std::move(b)}),
-      .reach = [](const void* self, const Rows& rows,
-                  Segments& out) { static_cast<const MaskPair*>(self)->reach(rows, out, Op()); },
-      .allowed = [](const void* self, const TilePosition& t,
-                    uint8_t* out) { static_cast<const MaskPair*>(self)->allowed(t, out, Op()); },
-      .stride = stride};
-}
+struct MaskPair {
+  Mask a, b;
+
+  void reach(const Rows& rows, Segments& out) const {
+    Segments in_a, in_b;
+    kernel::reach(a, rows, in_a);
+    kernel::reach(b, rows, in_b);
+    out = combine(in_a, in_b, rows.S, Op());
+  }
+  void forbid(const TilePosition& t, float* s, float* slope) const {
+    a.forbid(a.self.get(), t, s, slope);
+    b.forbid(b.self.get(), t, s, slope);
+  }
+  void allowed(const TilePosition& t, uint8_t* out) const {
+    uint8_t by_b[TilePosition::kMostLanes * TilePosition::kMostKeys];
+    kernel::allowed(a, t, out);
+    kernel::allowed(b, t, by_b);
+    each_byte(t.size(), [&](int i) ATTZOO_INLINE_LAMBDA { out[i] = Op()(out[i], by_b[i]); });
+  }
+};
+
+struct OppositeMask {
+  Mask a;
+
+  void reach(const Rows& rows, Segments& out) const {
+    Segments reached;
+    kernel::reach(a, rows, reached);
+    out = complement(reached, rows.S);
+  }
+  void allowed(const TilePosition& t, uint8_t* out) const {
+    kernel::allowed(a, t, out);
+    each_byte(t.size(), [out](int i) ATTZOO_INLINE_LAMBDA { out[i] ^= 1; });
+  }
+};
 
 struct TiledMask {
-  Mask mask;
+  Mask a;
   std::shared_ptr<const TileCover> tiles;
 
   void reach(const Rows& r, Segments& out) const {
@@ -107,7 +113,30 @@ struct TiledMask {
     }
     out = std::move(seen);
   }
+  void forbid(const TilePosition& t, float* s, float* slope) const {
+    a.forbid(a.self.get(), t, s, slope);
+  }
+  void allowed(const TilePosition& t, uint8_t* out) const { kernel::allowed(a, t, out); }
 };
+
+/// `in_place`: its parts have forbid(), and so has it.
+template <class M>
+Mask composed(M m, int stride, bool in_place) {
+  Mask mask = reach_of(std::move(m));
+  mask.stride = stride;
+  if constexpr (requires { m.forbid(TilePosition(), nullptr, nullptr); }) {
+    if (in_place) {
+      mask.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
+        static_cast<const M*>(self)->forbid(t, s, slope);
+      };
+      return mask;
+    }
+  }
+  mask.allowed = [](const void* self, const TilePosition& t, uint8_t* out) {
+    static_cast<const M*>(self)->allowed(t, out);
+  };
+  return mask;
+}
 
 }  // namespace detail
 
@@ -116,57 +145,22 @@ ATTZOO_API Mask all_of(Mask a, Mask b) {
   if (!b.self) return a;
   const int stride = std::max(a.stride, b.stride);
   const bool in_place = a.forbid && b.forbid;
-  auto both = detail::combined<detail::Lesser>(std::move(a), std::move(b), stride);
-  if (in_place) {
-    both.allowed = nullptr;
-    both.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
-      const auto& pair = *static_cast<const detail::MaskPair*>(self);
-      pair.a.forbid(pair.a.self.get(), t, s, slope);
-      pair.b.forbid(pair.b.self.get(), t, s, slope);
-    };
-  }
-  return both;
+  return detail::composed(detail::MaskPair<detail::Lesser>{std::move(a), std::move(b)}, stride,
+                          in_place);
 }
 
 ATTZOO_API Mask any_of(Mask a, Mask b) {
   if (!a.self || !b.self) return {};
-  return detail::combined<detail::Greater>(std::move(a), std::move(b), 1);
+  return detail::composed(detail::MaskPair<detail::Greater>{std::move(a), std::move(b)}, 1, false);
 }
 
 ATTZOO_API Mask none_of(Mask a) {
-  return {.self = std::make_shared<const Mask>(std::move(a)),
-          .reach =
-              [](const void* self, const Rows& rows, Segments& out) {
-                Segments reached;
-                reach(*static_cast<const Mask*>(self), rows, reached);
-                out = complement(reached, rows.S);
-              },
-          .allowed =
-              [](const void* self, const TilePosition& t, uint8_t* out) {
-                allowed(*static_cast<const Mask*>(self), t, out);
-                detail::each_byte(t.size(), [out](int i) ATTZOO_INLINE_LAMBDA { out[i] ^= 1; });
-              }};
+  return detail::composed(detail::OppositeMask{std::move(a)}, 1, false);
 }
 
 ATTZOO_API Mask tiled(Mask mask, std::shared_ptr<const TileCover> tiles) {
-  using detail::TiledMask;
   const bool in_place = mask.forbid;
-  Mask result{
-      .self = std::make_shared<const TiledMask>(TiledMask{std::move(mask), std::move(tiles)}),
-      .reach = [](const void* self, const Rows& rows, Segments& out) {
-        static_cast<const TiledMask*>(self)->reach(rows, out);
-      }};
-  if (in_place) {
-    result.forbid = [](const void* self, const TilePosition& t, float* s, float* slope) {
-      const auto& of = static_cast<const TiledMask*>(self)->mask;
-      of.forbid(of.self.get(), t, s, slope);
-    };
-  } else {
-    result.allowed = [](const void* self, const TilePosition& t, uint8_t* out) {
-      allowed(static_cast<const TiledMask*>(self)->mask, t, out);
-    };
-  }
-  return result;
+  return detail::composed(detail::TiledMask{std::move(mask), std::move(tiles)}, 1, in_place);
 }
 
 namespace detail {
@@ -176,8 +170,8 @@ struct ScorePair {
   Score<T> a, b;
 
   void modify(const TilePosition& t, T* s, T* slope) const {
-    if (a.modify) a.modify(a.self.get(), t, s, slope);
-    if (b.modify) b.modify(b.self.get(), t, s, slope);
+    a.modify(a.self.get(), t, s, slope);
+    b.modify(b.self.get(), t, s, slope);
   }
   /// Row by row, because b needs the scores between.
   void collect(const TilePosition& tile, int count, const T* s, T* ds,
@@ -186,9 +180,9 @@ struct ScorePair {
     for (int j = 0; j < tile.keys; ++j, s += tile.lanes, ds += tile.lanes) {
       const auto t = tile.row(j);
       std::memcpy(between, s, static_cast<size_t>(t.lanes) * sizeof(T));
-      if (a.modify) a.modify(a.self.get(), t, between, nullptr);
-      if (b.collect) b.collect(b.self.get(), t, count, between, ds, to + a.tensors);
-      if (a.collect) a.collect(a.self.get(), t, count, s, ds, to);
+      a.modify(a.self.get(), t, between, nullptr);
+      b.collect(b.self.get(), t, count, between, ds, to + a.tensors);
+      a.collect(a.self.get(), t, count, s, ds, to);
     }
   }
 };
@@ -197,8 +191,8 @@ struct ScorePair {
 
 template <class T>
 Score<T> chain(Score<T> a, Score<T> b) {
-  if (!a.modify && a.tensors == 0) return b;
-  if (!b.modify && b.tensors == 0) return a;
+  if (!a.modify) return b;
+  if (!b.modify) return a;
   using Pair = detail::ScorePair<T>;
   const int tensors = a.tensors + b.tensors;
   return {std::make_shared<const Pair>(Pair{std::move(a), std::move(b)}),

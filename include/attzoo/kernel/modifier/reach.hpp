@@ -73,9 +73,6 @@ Segments combine(const Segments& a, const Segments& b, int S, Op op) {
   return out;
 }
 
-inline Segments intersect(const Segments& a, const Segments& b, int S) {
-  return combine(a, b, S, [](Cover x, Cover y) { return std::min(x, y); });
-}
 inline Segments unite(const Segments& a, const Segments& b, int S) {
   return combine(a, b, S, [](Cover x, Cover y) { return std::max(x, y); });
 }

@@ -10,48 +10,60 @@
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-template <class T>
+/// s - slope(h) |q - kv|, of a query's place among the keys. Slope: what gives a head's.
+template <class Slope>
 struct Alibi {
-  int shift;
-  const T* slopes;  // [H]
+  Slope slope;
+  template <class S, class B, class H, class Q, class K>
+  ATTZOO_ALWAYS_INLINE auto operator()(S s, B, H h, Q q, K kv) const {
+    return s - slope(h) * abs(q - kv);
+  }
+};
+/// cap tanh(s / cap)
+struct Softcap {
+  double cap;
+  template <class S, class B, class H, class Q, class K>
+  ATTZOO_ALWAYS_INLINE auto operator()(S s, B, H, Q, K) const {
+    return cap * tanh(s / cap);
+  }
+};
+
+// Tensors come with who owns their memory.
+
+/// Slopes [H], `step` apart.
+template <class T>
+struct Slopes {
+  const T* data;
   int64_t step;
+  std::shared_ptr<const void> owner = nullptr;
+  ATTZOO_ALWAYS_INLINE Real<T> operator()(Index h) const { return data[h.v * step]; }
+};
+template <class T>
+struct AlibiOfTensor {
+  Alibi<Slopes<T>> f;
+  int shift;
   template <class R, class I>
-  ATTZOO_ALWAYS_INLINE R operator()(R s, I, I h, I q, I kv) const {
-    return s - Real<T>(slopes[h.v * step]) * distance(q.v, kv.v);
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I b, I h, I q, I kv) const {
+    return f(s, b, h, I{q.v + shift}, kv);
   }
   template <class I>
   ATTZOO_ALWAYS_INLINE T gradient(T, T g, I, I h, I q, I kv, const TensorGradient<T>* to) const {
-    if (to->data) to->data[h.v * to->h] -= g * static_cast<T>(distance(q.v, kv.v));
+    if (to->data) to->data[h.v * to->h] -= g * static_cast<T>(abs(I{q.v + shift} - kv).v);
     return g;
-  }
-
- private:
-  ATTZOO_ALWAYS_INLINE int distance(int q, int kv) const {
-    const int d = q + shift - kv;
-    return d < 0 ? -d : d;
   }
 };
 template <class T>
-constexpr int kTensors<Alibi<T>> = 1;
+constexpr int kTensors<AlibiOfTensor<T>> = 1;
 
-struct Softcap {
-  double cap;
-  template <class R, class I>
-  ATTZOO_ALWAYS_INLINE R operator()(R s, I, I, I, I) const {
-    return cap * tanh((1 / cap) * s);
-  }
-};
-
-/// A tensor [B, H, L, S] by strides, added; null: nothing. Its -inf hides a pair, whatever the
+/// A tensor [B, H, L, S] by strides, added. Its -inf hides a pair, whatever the
 /// score.
 template <class T>
 struct Bias {
-  const T* data = nullptr;
-  int64_t b = 0, h = 0, q = 0, kv = 0;
-  ATTZOO_ALWAYS_INLINE bool changes() const { return data != nullptr; }
+  const T* data;
+  int64_t b, h, q, kv;
+  std::shared_ptr<const void> owner = nullptr;
   template <class R, class I>
   ATTZOO_ALWAYS_INLINE R operator()(R s, I ib, I ih, I iq, I ikv) const {
-    if (!data) return s;
     const T bias = data[ib.v * b + ih.v * h + iq.v * q + ikv.v * kv];
     const R added(Real<T>{bias});
     return where(bias == -std::numeric_limits<T>::infinity(), added, s + added);
@@ -72,6 +84,7 @@ struct DistanceBias {
   const T* data;
   int64_t h;
   int zero;
+  std::shared_ptr<const void> owner = nullptr;
   template <class R, class I>
   ATTZOO_ALWAYS_INLINE R operator()(R s, I, I ih, I iq, I ikv) const {
     return s + R(Real<T>(data[ih.v * h + (ikv.v - iq.v + zero)]));
@@ -86,11 +99,11 @@ template <class T>
 constexpr int kTensors<DistanceBias<T>> = 1;
 
 #ifdef ATTZOO_COMPILED
-extern template Score<float> make_score<float>(Alibi<float>);
+extern template Score<float> make_score<float>(AlibiOfTensor<float>);
 extern template Score<float> make_score<float>(Softcap);
 extern template Score<float> make_score<float>(Bias<float>);
 extern template Score<float> make_score<float>(DistanceBias<float>);
-extern template Score<double> make_score<double>(Alibi<double>);
+extern template Score<double> make_score<double>(AlibiOfTensor<double>);
 extern template Score<double> make_score<double>(Softcap);
 extern template Score<double> make_score<double>(Bias<double>);
 extern template Score<double> make_score<double>(DistanceBias<double>);
