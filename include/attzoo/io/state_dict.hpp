@@ -46,8 +46,8 @@ struct LoadOptions {
 /// every tensor of the module must come of one that is given, in its shape and dtype, and every one
 /// given must go somewhere, unless the map ignores it. Throws one c10::ValueError that lists, by
 /// both names, all that is missing, extra, given twice, of a wrong shape or dtype, or refused, and
-/// then changes nothing. Example: `load_state_dict(*attn, tensors_under(file.tensors,
-/// "model.layers.3.self_attn."), names::llama());`
+/// then changes nothing. Example:
+/// `load_state_dict(*attn, tensors_under(tensors, "model.layers.3.self_attn."), names::llama());`
 ATTZOO_API void load_state_dict(torch::nn::Module& module,
                                 const std::map<std::string, torch::Tensor>& tensors,
                                 const NameMap& names, const LoadOptions& options = {});
