@@ -4,6 +4,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cctype>
 #include <string_view>
 #include <utility>
@@ -12,12 +13,17 @@ namespace attzoo::core {
 
 inline constexpr std::string_view kNumber = "{n}";
 
-/// The wildcards of a pattern in their order: 'n' and '*'.
+/// The length of the wildcard that begins at character i of a pattern; 0 if none does.
+ATTZOO_API size_t wildcard_at(const std::string& pattern, size_t i) {
+  if (pattern[i] == '*') return 1;
+  return pattern.compare(i, kNumber.size(), kNumber) == 0 ? kNumber.size() : 0;
+}
+
+/// The wildcards of a pattern in their order, each as its first character.
 ATTZOO_API std::string wildcards(const std::string& pattern) {
   std::string found;
   for (size_t i = 0; i < pattern.size(); ++i) {
-    if (pattern.compare(i, kNumber.size(), kNumber) == 0) found += 'n';
-    if (pattern[i] == '*') found += '*';
+    if (wildcard_at(pattern, i) > 0) found += pattern[i];
   }
   return found;
 }
@@ -25,23 +31,21 @@ ATTZOO_API std::string wildcards(const std::string& pattern) {
 ATTZOO_API std::optional<std::vector<std::string>> match_name(const std::string& pattern,
                                                               const std::string& name) {
   std::vector<std::string> pieces;
-  size_t at = 0;
-  for (size_t i = 0; i < pattern.size(); ++at) {
+  size_t at = 0;  // of the name
+  for (size_t i = 0; i < pattern.size();) {
+    const size_t wildcard = wildcard_at(pattern, i);
     size_t end = at;
     if (pattern[i] == '*') {
       end = name.size();
-      i += 1;
-    } else if (pattern.compare(i, kNumber.size(), kNumber) == 0) {
+    } else if (wildcard > 0) {
       while (end < name.size() && std::isdigit(static_cast<unsigned char>(name[end]))) ++end;
-      i += kNumber.size();
-    } else {
-      if (at >= name.size() || name[at] != pattern[i]) return std::nullopt;
-      ++i;
-      continue;
+    } else if (at < name.size() && name[at] == pattern[i]) {
+      ++end;
     }
-    if (end <= at) return std::nullopt;
-    pieces.push_back(name.substr(at, end - at));
-    at = end - 1;
+    if (end == at) return std::nullopt;
+    if (wildcard > 0) pieces.push_back(name.substr(at, end - at));
+    i += std::max<size_t>(wildcard, 1);
+    at = end;
   }
   if (at != name.size()) return std::nullopt;
   return pieces;
@@ -52,13 +56,9 @@ ATTZOO_API std::string fill_name(const std::string& pattern,
   std::string name;
   auto piece = pieces.begin();
   for (size_t i = 0; i < pattern.size();) {
-    const bool number = pattern.compare(i, kNumber.size(), kNumber) == 0;
-    if (number || pattern[i] == '*') {
-      name += *piece++;
-      i += number ? kNumber.size() : 1;
-    } else {
-      name += pattern[i++];
-    }
+    const size_t wildcard = wildcard_at(pattern, i);
+    name += wildcard > 0 ? *piece++ : pattern.substr(i, 1);
+    i += std::max<size_t>(wildcard, 1);
   }
   return name;
 }
