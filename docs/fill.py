@@ -1,12 +1,15 @@
 """Fills in the parts of pages that stand in the sources already, so that they are read there as on the
-site: `python3 docs/fill.py`. The site's build fails where a page is older.
+site: `python3 docs/fill.py`. With --check nothing is written, and it fails where a page is older, as the
+site's build does.
 
-    <!-- options NAME -->     ... the table of the members of `struct NAME` in the page's header
-    <!-- snippet FILE -->     ... the lines of FILE between `// [page]` and `// [/page]`
-    <!-- end -->              ... ends either
+    <!-- options NAME -->        ... the table of the members of `struct NAME` in the page's header
+    <!-- snippet FILE [PART] --> ... the lines of FILE between `// [PART]` and `// [/PART]`; default: the page's name
+    <!-- program FILE -->        ... all of FILE below the comment at its head
+    <!-- end -->                 ... ends any of them
 """
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -38,24 +41,41 @@ def options(name, page):
     return "\n".join(rows)
 
 
-def snippet(file, page):
+def snippet(where, page):
+    file, part = where.split() if " " in where else (where, page)
     text = (root / file).read_text()
-    lines = re.search(r" *// \[%s\]\n(.*?)\n *// \[/%s\]" % (page, page), text, re.DOTALL)[1]
-    return f"```cpp\n{textwrap.dedent(lines)}\n```"
+    found = re.search(r" *// \[%s\]\n(.*?)\n *// \[/%s\]" % (part, part), text, re.DOTALL)
+    if not found:
+        sys.exit(f"{file} has no part [{part}], which {page}.md shows")
+    return code(found[1])
+
+
+def program(file, page):
+    return code((root / file).read_text().split("\n\n", 1)[1])
+
+
+def code(text):
+    text = re.sub(r" *// \[/?\w+\]\n", "", text)  # marks of parts
+    return f"```cpp\n{textwrap.dedent(text).strip()}\n```"
 
 
 def filled(text, page):
     def fill(match):
-        write = {"options": options, "snippet": snippet}[match[2]]
+        write = {"options": options, "snippet": snippet, "program": program}[match[2]]
         return f"{match[1]}\n{write(match[3], page.stem)}\n<!-- end -->"
 
-    return re.sub(r"(<!-- (options|snippet) (\S+) -->)\n.*?<!-- end -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"(<!-- (options|snippet|program) (\S+(?: \S+)?) -->)\n.*?<!-- end -->", fill, text,
+                  flags=re.DOTALL)
 
 
 def pages():
-    return sorted(docs.glob("mechanisms/*.md")) + [docs / f"{page}.md" for page in headers]
+    return [root / "README.md"] + sorted(docs.glob("**/*.md"))
 
 
 if __name__ == "__main__":
     for page in pages():
-        page.write_text(filled(page.read_text(), page))
+        before, after = page.read_text(), filled(page.read_text(), page)
+        if before != after and "--check" in sys.argv:
+            sys.exit(f"{page.relative_to(root)} is older than its sources: run python3 docs/fill.py")
+        elif before != after:
+            page.write_text(after)

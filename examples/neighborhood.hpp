@@ -7,6 +7,7 @@
 
 namespace example {
 
+// [module]
 struct NeighborhoodOptions {
   int64_t d_model = 0, side = 0, radius = 1, num_heads = 4;
   std::optional<int64_t> input_dim = std::nullopt;
@@ -34,5 +35,6 @@ class NeighborhoodImpl : public attzoo::SelfAttention<NeighborhoodImpl, Neighbor
   }
 };
 using Neighborhood = attzoo::Holder<NeighborhoodImpl>;
+// [/module]
 
 }  // namespace example

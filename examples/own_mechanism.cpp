@@ -5,6 +5,7 @@
 
 using namespace attzoo;
 
+// [strided]
 struct StridedOptions {
   int64_t d_model = 0, num_heads = 8, stride = 16;
   std::optional<int64_t> input_dim = std::nullopt;
@@ -27,6 +28,7 @@ class StridedImpl : public SelfAttention<StridedImpl, StridedOptions> {
   }
 };
 using Strided = Holder<StridedImpl>;
+// [/strided]
 
 // [fixed]
 /// Stretches of `stride` tokens, and the last token of each.

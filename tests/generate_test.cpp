@@ -1,4 +1,4 @@
-// attzoo_generate: what it makes of config.json, how it draws tokens, and the program itself.
+// attzoo_generate: its models, how it draws tokens, and the program itself.
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -14,6 +14,7 @@
 #include "examples/generate/options.hpp"
 #include "examples/generate/sample.hpp"
 #include "golden_decode.hpp"
+#include "support/config_json.hpp"
 #include "support/expect_error.hpp"
 #include "support/peak_memory.hpp"
 
@@ -21,226 +22,12 @@ namespace attzoo::testing {
 namespace {
 
 using core::Json;
-using generate::read_config;
 
-/// A config.json with changes; a value that is null takes the key away.
-Json changed(const char* text, const Json::Object& changes = {}) {
-  auto all = Json::parse(text).object();
-  for (const auto& [key, value] : changes) {
-    if (value.is_null()) {
-      all.erase(key);
-    } else {
-      all[key] = value;
-    }
-  }
-  return all;
-}
+ModelConfig parsed(const Json& json) { return core::parse_config(json, "config.json"); }
 
-constexpr const char* kLlama = R"({
-  "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
-  "bos_token_id": 128000, "eos_token_id": [128001, 128009], "hidden_act": "silu",
-  "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 96,
-  "max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama",
-  "num_attention_heads": 8, "num_hidden_layers": 3, "num_key_value_heads": 2,
-  "pretraining_tp": 1, "rms_norm_eps": 1e-05,
-  "rope_scaling": {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-                   "original_max_position_embeddings": 8192, "rope_type": "llama3"},
-  "rope_theta": 500000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
-  "transformers_version": "4.43.0", "use_cache": true, "vocab_size": 100})";
-
-TEST(GenerateConfig, ReadsLlama) {
-  const auto c = read_config(changed(kLlama));
-  EXPECT_EQ(c.vocab, 100);
-  EXPECT_EQ(c.context, 131072);
-  EXPECT_TRUE(c.tied);
-  EXPECT_EQ(c.stop, (std::vector<int64_t>{128001, 128009}));
-  EXPECT_EQ(c.attention.d_model, 64);
-  EXPECT_EQ(c.attention.num_query_heads, 8);
-  EXPECT_EQ(c.attention.num_kv_heads, 2);
-  EXPECT_EQ(c.attention.head_dim, 8);
-  EXPECT_TRUE(c.attention.causal);
-  EXPECT_FALSE(c.attention.bias || c.attention.qk_norm || c.attention.sinks);
-  EXPECT_EQ(c.block.norm_eps, 1e-5);
-  EXPECT_EQ(c.block.norm, NormKind::kRMSNorm);
-  EXPECT_TRUE(c.block.mlp_gated);
-  EXPECT_FALSE(c.block.mlp_bias);
-  EXPECT_EQ(c.windows, std::vector<std::optional<int64_t>>(3));
-  const auto* rope = c.attention.rope.options();
-  ASSERT_TRUE(rope);
-  EXPECT_EQ(rope->base, 500000);
-  EXPECT_EQ(rope->pairs, RopePairs::kHalves);
-  const auto& scaling = std::get<Llama3RopeScaling>(rope->scaling);
-  EXPECT_EQ(scaling.factor, 8);
-  EXPECT_EQ(scaling.original_max_position, 8192);
-}
-
-TEST(GenerateConfig, ReadsBothWaysOfWritingRope) {
-  const Json::Object yarn{{"rope_type", "yarn"}, {"factor", 4}, {"rope_theta", 1e6}};
-  const auto in_parameters = read_config(
-      changed(kLlama, {{"rope_theta", {}}, {"rope_scaling", {}}, {"rope_parameters", yarn}}));
-  const auto* a = in_parameters.attention.rope.options();
-  const auto old = read_config(
-      changed(kLlama, {{"rope_theta", 1e6},
-                       {"partial_rotary_factor", 0.5},
-                       {"rope_scaling", Json::Object{{"type", "linear"}, {"factor", 2}}}}));
-  const auto* b = old.attention.rope.options();
-  EXPECT_EQ(a->base, 1e6);
-  EXPECT_EQ(std::get<YarnRopeScaling>(a->scaling).original_max_position, 131072);
-  EXPECT_FALSE(std::get<YarnRopeScaling>(a->scaling).attention_factor);
-  EXPECT_FALSE(a->dimensions);
-  EXPECT_EQ(b->base, 1e6);
-  EXPECT_EQ(std::get<LinearRopeScaling>(b->scaling).factor, 2);
-  EXPECT_EQ(b->dimensions, 4);
-}
-
-TEST(GenerateConfig, EachFamilyHasItsBiasesNormsAndWindows) {
-  const auto of = [](const char* family, Json::Object more = {}) {
-    more["model_type"] = family;
-    if (std::string(family) == "mistral") {
-      more["attention_bias"] = more["mlp_bias"] = Json();
-    } else if (std::string(family) != "llama") {
-      more["mlp_bias"] = Json();
-      if (std::string(family) == "qwen2") more["attention_bias"] = Json();
-    }
-    return read_config(changed(kLlama, more));
-  };
-  using Windows = std::vector<std::optional<int64_t>>;
-  const auto qwen2 =
-      of("qwen2", {{"use_sliding_window", true}, {"sliding_window", 16}, {"max_window_layers", 2}});
-  EXPECT_TRUE(qwen2.attention.bias);
-  EXPECT_EQ(qwen2.attention.out_bias, false);
-  EXPECT_EQ(qwen2.windows, (Windows{{}, {}, 16}));
-  const auto qwen3 = of("qwen3", {{"sliding_window", 16}, {"use_sliding_window", false}});
-  EXPECT_TRUE(qwen3.attention.qk_norm);
-  EXPECT_EQ(qwen3.attention.qk_norm_eps, 1e-5);
-  EXPECT_EQ(qwen3.attention.head_dim, 128);
-  EXPECT_EQ(qwen3.windows, Windows(3));
-  EXPECT_EQ(of("mistral", {{"sliding_window", 16}}).windows, (Windows{16, 16, 16}));
-  EXPECT_EQ(of("mistral").windows, (Windows{4096, 4096, 4096}));
-  const Json::Array types{"full_attention", "sliding_attention", "full_attention"};
-  EXPECT_EQ(of("mistral", {{"sliding_window", 8}, {"layer_types", types}}).windows,
-            (Windows{{}, 8, {}}));
-  const auto oss = of("gpt_oss", {{"num_local_experts", 4}, {"attention_bias", true}});
-  EXPECT_EQ(oss.windows, (Windows{128, {}, 128}));
-  EXPECT_TRUE(oss.attention.sinks);
-  EXPECT_EQ(oss.attention.out_bias, true);
-  EXPECT_EQ(oss.experts->per_token, 4);
-  const auto gpt2 = read_config(Json::parse(
-      R"({"model_type": "gpt2", "n_embd": 12, "n_head": 3, "n_layer": 2, "n_positions": 9,
-          "n_inner": null, "vocab_size": 7, "activation_function": "gelu_new"})"));
-  EXPECT_EQ(gpt2.positions, 9);
-  EXPECT_TRUE(gpt2.tied);
-  EXPECT_TRUE(gpt2.attention.bias);
-  EXPECT_EQ(gpt2.block.mlp_hidden, 48);
-  EXPECT_EQ(gpt2.block.activation, Activation::kGeluTanh);
-  EXPECT_FALSE(gpt2.attention.rope);
-}
-
-TEST(GenerateConfig, OneErrorListsAllThatIsWrong) {
-  expect_error(
-      [] {
-        read_config(changed(kLlama, {{"model_type", "bert"}}));
-      },
-      {"config.json", "model_type", "bert", "llama"});
-  expect_error([] { read_config(changed(kLlama, {{"model_type", {}}})); }, {"config.json"});
-  expect_error(
-      [] {
-        read_config(changed(
-            kLlama, {{"hidden_size", {}},
-                     {"num_attention_heads", "eight"},
-                     {"hidden_act", "tanh"},
-                     {"logit_scale", 0.5},
-                     {"quantization_config", Json::Object{{"quant_method", "mxfp4"}}},
-                     {"architectures", Json::Array{"LlamaForSequenceClassification"}},
-                     {"rope_scaling", Json::Object{{"rope_type", "dynamic"}, {"factor", 2}}}}));
-      },
-      {"config.json", "hidden_size is missing", "num_attention_heads", "eight", "hidden_act",
-       "logit_scale = 0.5 is not known", "quantization_config", "SequenceClassification",
-       "rope_scaling: rope_type = \"dynamic\" is not supported"});
-  expect_error(
-      [] {
-        read_config(changed(
-            kLlama,
-            {{"rope_scaling", Json::Object{{"rope_type", "llama3"}, {"factor", 2}, {"more", 1}}}}));
-      },
-      {"rope_scaling: low_freq_factor is missing", "rope_scaling: more = 1 is not known"});
-  expect_error(
-      [] {
-        read_config(changed(kLlama, {{"num_hidden_layers", -1}}));
-      },
-      {"num_hidden_layers", "10000"});
-  expect_error(
-      [] {
-        read_config(changed(kLlama, {{"rope_scaling", 3}}));
-      },
-      {"rope_scaling", "object"});
-}
-
-/// The numbers of config.json that no model has.
-TEST(GenerateConfig, NumbersOutOfRangeAreNamed) {
-  const auto refused = [](const Json::Object& changes, const std::vector<std::string>& parts) {
-    auto all = parts;
-    all.push_back("config.json");
-    expect_error([&] { read_config(changed(kLlama, changes)); }, all);
-  };
-  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
-  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_attention_heads",
-                          "num_key_value_heads", "head_dim"}) {
-    for (const int64_t wrong : {kHuge, int64_t{1} << 31, int64_t{0}, int64_t{-1}, -kHuge}) {
-      refused({{key, wrong}},
-              {std::string(key) + ": must be within 1 ... ", std::to_string(wrong)});
-    }
-    refused({{key, 64.5}}, {key, "an integer", "64.5"});
-  }
-  for (const char* key : {"n_embd", "n_head", "n_positions", "n_inner", "vocab_size"}) {
-    Json::Object gpt2{{"model_type", "gpt2"}, {"n_embd", 12},     {"n_head", 3},
-                      {"n_layer", 1},         {"n_positions", 9}, {"vocab_size", 7}};
-    gpt2[key] = kHuge;
-    expect_error([&] { read_config(gpt2); }, {key, "within 1"});
-  }
-  for (const double part : {-0.5, 1.5, 1e300, 1e-300 * -1}) {
-    refused({{"partial_rotary_factor", part}}, {"partial_rotary_factor: must be within 0 ... 1"});
-  }
-  const auto scaling = [](const char* type, const char* key, const Json& value) {
-    Json::Object o{{"rope_type", type},
-                   {"factor", 2},
-                   {"low_freq_factor", 1},
-                   {"high_freq_factor", 4},
-                   {"original_max_position_embeddings", 64}};
-    if (std::string(type) == "yarn") o.erase("low_freq_factor"), o.erase("high_freq_factor");
-    o[key] = value;
-    return Json::Object{{"rope_scaling", o}};
-  };
-  for (const double factor : {1e308, -2.0, 0.0}) {
-    refused(scaling("llama3", "factor", factor), {"rope_scaling: factor: must be within 1"});
-    refused(scaling("yarn", "factor", factor), {"rope_scaling: factor: must be within 1"});
-  }
-  refused(scaling("yarn", "attention_factor", 1e308), {"rope_scaling: attention_factor"});
-  refused(scaling("yarn", "beta_fast", 1e308), {"rope_scaling: beta_fast"});
-  refused(scaling("llama3", "high_freq_factor", 1e308), {"rope_scaling: high_freq_factor"});
-  refused({{"rope_theta", 1e308}}, {"rope_theta: must be within"});
-  refused({{"rope_theta", -1}}, {"rope_theta: must be within"});
-  refused({{"rms_norm_eps", 1e308}}, {"rms_norm_eps: must be within 0 ... 1"});
-  refused({{"rms_norm_eps", -1e-5}}, {"rms_norm_eps: must be within 0 ... 1"});
-  refused({{"max_position_embeddings", 0}}, {"max_position_embeddings: must be within 1"});
-  refused({{"model_type", "mistral"}, {"sliding_window", -3}},
-          {"sliding_window: must be within 0"});
-  refused({{"eos_token_id", Json::Array{1, "end"}}}, {"eos_token_id: \"end\" is no token"});
-  const auto experts = [](const char* key, const Json& value) {
-    Json::Object o{{"model_type", "gpt_oss"}, {"num_local_experts", 4}, {"mlp_bias", {}}};
-    o[key] = value;
-    return o;
-  };
-  refused(experts("num_local_experts", kHuge), {"num_local_experts: must be within 1"});
-  refused(experts("num_experts_per_tok", 5),
-          {"num_experts_per_tok must be at most num_local_experts"});
-  refused(experts("swiglu_limit", -7), {"swiglu_limit: must be within 0"});
-  refused(experts("swiglu_alpha", 1e308), {"swiglu_alpha: must be within"});
-}
-
-TEST(GenerateConfig, SizesAreThoseOfTheModel) {
+TEST(GenerateModel, SizesAreThoseOfTheModel) {
   const auto check = [](const Json& config) {
-    const auto c = read_config(config);
+    const auto c = parsed(config);
     generate::Sizes sizes;
     for (const auto& [name, t] : state_dict(generate::LanguageModel(c))) {
       sizes[name] = t.sizes().vec();
@@ -267,7 +54,7 @@ TEST(GenerateConfig, SizesAreThoseOfTheModel) {
 TEST(GenerateModel, LearnedPositionsEnd) {
   torch::manual_seed(0);
   const torch::NoGradGuard no_grad;
-  generate::LanguageModel model(read_config(Json::parse(
+  generate::LanguageModel model(parsed(Json::parse(
       R"({"model_type": "gpt2", "n_embd": 12, "n_head": 3, "n_layer": 1, "n_positions": 6,
           "vocab_size": 7})")));
   auto state = model.make_state(1, 16);

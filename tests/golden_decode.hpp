@@ -66,7 +66,8 @@ class DecodeCase {
 
   /// The model, in float64.
   std::unique_ptr<generate::LanguageModel> model() const {
-    auto made = std::make_unique<generate::LanguageModel>(generate::read_config(config()));
+    auto made =
+        std::make_unique<generate::LanguageModel>(core::parse_config(config(), "config.json"));
     made->to(torch::kFloat64);
     load_state_dict(*made, weights(), made->config.names);
     return made;

@@ -11,6 +11,7 @@
 #include <attzoo/grouped.hpp>
 #include <attzoo/io/json.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/multi_head.hpp>
 

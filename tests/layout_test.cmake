@@ -31,9 +31,11 @@ set(kernel/modifier_includes kernel kernel/isa kernel/modifier)
 set(kernel/isa_includes kernel kernel/isa)
 set(kernel_includes kernel)
 # Files that know more than their layer: who chooses a backend, modifiers of any type, which carry a
-# form for the CPU, and the list of all that is compiled for each instruction set.
+# form for the CPU, what makes modules of a checkpoint's config.json, and the list of all that is
+# compiled for each instruction set.
 set(core/attention/dispatch_knows core/cpu)
 set(core/recurrence/linear_attention_knows core/cpu)
+set(io/model_config_knows mechanism module functional)
 set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)
 set(kernel/bodies.inc_knows ${kernel/bodies_knows})
 
@@ -159,6 +161,7 @@ expect_complaint(local.hpp "<attzoo/lsh/buckets.hpp>")
 expect_complaint(lsh/x.hpp "<attzoo/block/x.hpp>")
 expect_complaint(local.hpp "<attzoo/kernel/modifier/lane.hpp>")
 expect_complaint(io/x.ipp "<attzoo/functional/rope.hpp>")
+expect_complaint(local.hpp "<attzoo/io/model_config.hpp>")
 expect_complaint(core/x.hpp "<attzoo/functional/rope.hpp>")
 expect_complaint(core/x.hpp "<attzoo/core/modifier/grid.hpp>")
 expect_complaint(core/x.hpp "<attzoo/core/cpu/runtime.hpp>")
@@ -186,6 +189,7 @@ expect_none(core/attention/dispatch.ipp "<attzoo/core/cpu/fused.hpp>")
 expect_none(functional/x.hpp "<attzoo/core/attention/dispatch.hpp>")
 expect_none(functional/x.hpp "<attzoo/config.hpp>")
 expect_none(local.hpp "<attzoo/module/self_attention.hpp>")
+expect_none(io/model_config.hpp "<attzoo/grouped.hpp>")
 expect_none(local.hpp "<attzoo/local.ipp>")
 expect_none(local.hpp "<attzoo/local/x.hpp>")
 expect_none(local/x.ipp "<attzoo/local/y.hpp>")
@@ -279,14 +283,10 @@ string(JSON port_version GET "${port}" version-semver)
 if(NOT port_version STREQUAL attzoo_version)
   message(SEND_ERROR "vcpkg.json states version ${port_version}, version.hpp ${attzoo_version}")
 endif()
-foreach(line "CITATION.cff:version: ${attzoo_version}" "README.md:  version = {${attzoo_version}}")
-  string(REGEX MATCH "^([^:]+):(.*)$" found "${line}")
-  file(READ ${ROOT}/${CMAKE_MATCH_1} text)
-  string(FIND "${text}" "${CMAKE_MATCH_2}" found)
-  if(found EQUAL -1)
-    message(SEND_ERROR "${CMAKE_MATCH_1} does not cite version ${attzoo_version}")
-  endif()
-endforeach()
+file(STRINGS ${ROOT}/CITATION.cff cited REGEX "^version: ")
+if(NOT cited STREQUAL "version: ${attzoo_version}")
+  message(SEND_ERROR "CITATION.cff does not cite version ${attzoo_version}: '${cited}'")
+endif()
 
 # ---- tests ----------------------------------------------------------------------------------------
 
@@ -301,10 +301,8 @@ set(tested_elsewhere
   functional/result=functional/attention
   functional/scores=functional/modifiers
   functional/sdpa=functional/attention
-  io/copy_state=io/safetensors
   io/file=io/safetensors
-  io/mapped_file=io/checkpoint
-  io/safetensors_header=io/safetensors
+  io/state_dict=io/safetensors
   module/any_attention=module/stack
   module/blend=longformer
   module/block_parts=module/transformer

@@ -1,5 +1,7 @@
 // attzoo_generate: continues a prompt with a published checkpoint, token by token through caches.
 
+#include <attzoo/io/file.hpp>
+
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>

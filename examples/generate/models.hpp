@@ -3,7 +3,8 @@
 
 #include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/io/checkpoint.hpp>
-#include <attzoo/io/safetensors_header.hpp>
+#include <attzoo/io/model_config.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/stack.hpp>
 
 #include <torch/nn/modules/embedding.h>
@@ -13,7 +14,6 @@
 #include <memory>
 #include <utility>
 
-#include "config.hpp"
 #include "sizes.hpp"
 
 namespace generate {
@@ -44,7 +44,7 @@ TORCH_MODULE(Experts);
 /// A token's `per_token` best experts by the router, weighted by the softmax over their logits.
 class MixtureImpl : public torch::nn::Module {
  public:
-  MixtureImpl(int64_t width, int64_t hidden, const ExpertsOptions& o) : options(o) {
+  MixtureImpl(int64_t width, int64_t hidden, const attzoo::ExpertsOptions& o) : options(o) {
     router = register_module("router", torch::nn::Linear(width, o.count));
     experts = register_module("experts", Experts(width, hidden, o.count));
   }
@@ -65,7 +65,7 @@ class MixtureImpl : public torch::nn::Module {
     return out.view_as(x);
   }
 
-  ExpertsOptions options;
+  attzoo::ExpertsOptions options;
   torch::nn::Linear router{nullptr};
   Experts experts{nullptr};
 
@@ -82,7 +82,7 @@ TORCH_MODULE(Mixture);
 class ExpertBlockImpl : public torch::nn::Module {
  public:
   ExpertBlockImpl(const attzoo::GroupedSelfAttention& attention,
-                  const attzoo::TransformerBlockOptions& o, const ExpertsOptions& experts)
+                  const attzoo::TransformerBlockOptions& o, const attzoo::ExpertsOptions& experts)
       : attn(attention) {
     const int64_t width = attn->d_model();
     norm_attn = attzoo::Norm(o.norm, width, o.norm_eps);
@@ -121,28 +121,25 @@ struct State {
 
 class LanguageModel : public torch::nn::Module {
  public:
-  explicit LanguageModel(const Config& c) : config(c) {
+  // [model]
+  explicit LanguageModel(const attzoo::ModelConfig& c) : config(c) {
     using namespace torch::nn;
     const int64_t width = c.attention.d_model;
     embed = register_module("embed", Embedding(c.vocab, width));
     if (c.positions > 0) positions = register_module("positions", Embedding(c.positions, width));
-    register_module("layers", layers);
-    for (const auto& window : c.windows) {
-      auto options = c.attention;
-      options.sliding_window = window;
-      const attzoo::GroupedSelfAttention attention(options);
-      if (c.experts) {
-        layers->push_back(ExpertBlock(attention, c.block, *c.experts));
-      } else {
-        layers->push_back(attzoo::transformer_block(attention, c.block));
-      }
+    if (!c.experts) layers = c.layers();
+    for (size_t i = 0; c.experts && i < c.windows.size(); ++i) {
+      const attzoo::GroupedSelfAttention attention(c.attention_of(i));
+      layers->push_back(ExpertBlock(attention, c.block, *c.experts));
     }
+    register_module("layers", layers);
     norm = attzoo::Norm(c.block.norm, width, c.block.norm_eps);
     register_module("norm", norm.ptr());
     if (!c.tied)
       lm_head = register_module("lm_head", Linear(LinearOptions(width, c.vocab).bias(false)));
     eval();
   }
+  // [/model]
 
   /// Of `batch` new sequences of up to `capacity` tokens.
   State make_state(int64_t batch, int64_t capacity) const {
@@ -163,7 +160,7 @@ class LanguageModel : public torch::nn::Module {
     return attzoo::apply_linear(norm(x), lm_head.is_empty() ? embed->weight : lm_head->weight);
   }
 
-  Config config;
+  attzoo::ModelConfig config;
   torch::nn::Embedding embed{nullptr}, positions{nullptr};
   attzoo::Stack layers;
   attzoo::Norm norm = nullptr;
@@ -184,14 +181,14 @@ class LanguageModel : public torch::nn::Module {
 /// The model of a folder with config.json and safetensors.
 inline std::unique_ptr<LanguageModel> load_model(const std::filesystem::path& folder,
                                                  torch::ScalarType dtype, torch::Device device) {
-  const auto file = folder / "config.json";
-  const auto json = attzoo::core::read_json(file, file.string());
-  const auto config = attzoo::core::naming("config.json", [&] { return read_config(json); });
+  // [load]
+  const auto config = attzoo::read_config(folder);
   const auto tensors = attzoo::open_checkpoint(folder).tensors;
   check_sizes(config, tensors);
   auto model = std::make_unique<LanguageModel>(config);
   model->to(device, dtype);
   attzoo::load_state_dict(*model, tensors, config.names, {.convert_dtype = true});
+  // [/load]
   return model;
 }
 

@@ -2,20 +2,18 @@
 // The sizes of a model's weights by config.json alone, to be held against those of a checkpoint
 // before anything takes memory for them.
 
-#include <attzoo/io/name_map.hpp>
+#include <attzoo/io/model_config.hpp>
 
 #include <map>
 #include <string>
 #include <vector>
-
-#include "config.hpp"
 
 namespace generate {
 
 using Sizes = std::map<std::string, std::vector<int64_t>>;
 
 /// Of all parameters of LanguageModel(c), by their names.
-inline Sizes sizes_of(const Config& c) {
+inline Sizes sizes_of(const attzoo::ModelConfig& c) {
   const auto& a = c.attention;
   const int64_t width = a.d_model, hidden = c.block.mlp_hidden.value_or(4 * width);
   const int64_t head_dim = a.head_dim.value_or(width / a.num_query_heads);
@@ -61,7 +59,8 @@ inline Sizes sizes_of(const Config& c) {
 }
 
 /// Throws c10::ValueError that lists the tensors that are missing, extra or of another size.
-inline void check_sizes(const Config& c, const std::map<std::string, torch::Tensor>& tensors) {
+inline void check_sizes(const attzoo::ModelConfig& c,
+                        const std::map<std::string, torch::Tensor>& tensors) {
   TORCH_CHECK_VALUE(c.windows.size() <= tensors.size(), "config.json asks for ", c.windows.size(),
                     " layers, and the checkpoint has no more than ", tensors.size(), " tensors");
   attzoo::core::check_sizes(sizes_of(c), tensors, c.names, "the tensors do not fit config.json");

@@ -25,8 +25,10 @@
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>
 #include <attzoo/io/checkpoint.hpp>
+#include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/any_attention.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/stack.hpp>

@@ -4,6 +4,7 @@
 #include <attzoo/io/json.hpp>
 #include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/module/transformer.hpp>
 #include <attzoo/multi_head.hpp>

@@ -3,6 +3,7 @@
 #include <attzoo/gated.hpp>
 #include <attzoo/grouped.hpp>
 #include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/vanilla.hpp>
 

@@ -5,7 +5,7 @@
 #include <torch/autograd.h>
 #include <torch/serialize.h>
 #include <attzoo/grouped.hpp>
-#include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/multi_head.hpp>
 
 #include <functional>

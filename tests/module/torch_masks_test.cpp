@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <torch/nn/modules/activation.h>
 #include <attzoo/io/name_maps.hpp>
-#include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/multi_head.hpp>
 

@@ -2,7 +2,7 @@
 /// \file
 /// Modules made of names, to load weights into.
 
-#include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 
 #include <map>
 #include <memory>

@@ -6,7 +6,7 @@
 #include <torch/nn/modules/container/any.h>
 #include <torch/serialize.h>
 #include <attzoo/functional/mask_tensors.hpp>
-#include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>
 
 #include <sstream>
 

@@ -39,8 +39,8 @@ struct AttentionOptions {
 ///
 /// Throws c10::Error on wrong ranks, sizes, dtypes, layouts or devices, before anything is
 /// computed; and in the backward pass and when weights are read, if a tensor that they need, those
-/// of mask and score included, was changed in place since. Example: `auto o = attention(q, k, v,
-/// causal(), bias_tensor(bias)).output;`
+/// of mask and score included, was changed in place since. Example:
+/// `auto o = attention(q, k, v, causal(), bias_tensor(bias)).output;`
 ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k,
                                      const torch::Tensor& v, const core::AnyMask& mask = {},
                                      const core::AnyScore& score = {},

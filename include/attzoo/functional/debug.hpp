@@ -7,8 +7,8 @@
 namespace attzoo {
 
 /// While one lives, attention on this thread, the linear one too, runs by definition, everything
-/// n x n in memory: to compare with, and to debug. Example: `EagerReferenceGuard eager; auto want =
-/// attn(x).output;`
+/// n x n in memory: to compare with, and to debug. Example:
+/// `EagerReferenceGuard eager; auto want = attn(x).output;`
 class EagerReferenceGuard {
  public:
   EagerReferenceGuard() : before_(core::eager_reference()) { core::eager_reference() = true; }

@@ -37,17 +37,17 @@ struct LinearAttentionOptions {
 /// ```
 /// over the keys j that query i attends to. A query whose divisor is 0 has output 0 and weights 0.
 ///
-/// \param q features [B, H, L, F], any strides; >= 0 for the normaliser's sake, which is not
-/// checked \param k features [B, H, S, F] \param v values [B, H, S, E] \return output [B, H, L, E],
-/// weights [B, H, L, S] on demand, both in q's dtype; lse is undefined,
-///   there is no softmax.
+/// \param q features [B, H, L, F], any strides; >= 0 for the normaliser, but not checked
+/// \param k features [B, H, S, F]
+/// \param v values [B, H, S, E]
+/// \return output [B, H, L, E], weights [B, H, L, S] on demand, both in q's dtype; no lse
 ///
 /// Sums are float32 for half types, under autocast too: those of thousands of keys pass 65504.
 /// O((L + S) F E) time, O((L + S) (F + E)) memory, causal or not; differentiable any number of
 /// times. By definition, L x S, while an EagerReferenceGuard lives.
 /// Throws c10::Error on wrong ranks, sizes, dtypes, layouts, devices and options, before anything
-/// is computed; and when weights are read, if q or k were changed in place since. Example: `auto o
-/// = linear_attention(torch::elu(q) + 1, torch::elu(k) + 1, v, {.causal = true});`
+/// is computed; and when weights are read, if q or k were changed in place since. Example:
+/// `auto o = linear_attention(torch::elu(q) + 1, torch::elu(k) + 1, v, {.causal = true});`
 ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch::Tensor& k,
                                             const torch::Tensor& v,
                                             const LinearAttentionOptions& options = {});

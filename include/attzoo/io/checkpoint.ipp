@@ -3,54 +3,14 @@
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/file.hpp>
 #include <attzoo/io/json.hpp>
-#include <attzoo/io/mapped_file.hpp>
-#include <attzoo/io/safetensors_header.hpp>
 
-#include <algorithm>
-#include <cstring>
-#include <memory>
 #include <set>
-#include <string_view>
 #include <utility>
 
 namespace attzoo::core {
 
 inline constexpr const char* kCheckpointFile = "model.safetensors";
 inline constexpr const char* kCheckpointIndex = "model.safetensors.index.json";
-
-/// One tensor of a mapped file: a view, or a copy where its numbers are not aligned.
-ATTZOO_API torch::Tensor mapped_tensor(const std::shared_ptr<MappedFile>& mapped, char* begin,
-                                       const SafeTensorsEntry& e) {
-  const auto bytes = static_cast<size_t>(e.end - e.begin);
-  if (bytes > 0 && reinterpret_cast<uintptr_t>(begin) % c10::elementSize(e.dtype) == 0) {
-    return torch::from_blob(
-        begin, e.shape, [mapped](void*) {}, e.dtype);
-  }
-  auto t = torch::empty(e.shape, e.dtype);
-  if (bytes > 0) std::memcpy(t.data_ptr(), begin, bytes);
-  return t;
-}
-
-ATTZOO_API SafeTensors map_safetensors(const std::filesystem::path& path, const std::string& file) {
-  const auto mapped = std::make_shared<MappedFile>(path, file);
-  const char* next = mapped->data();
-  const auto read = [&](char* to, uint64_t bytes) {
-    std::memcpy(to, next, bytes);
-    next += bytes;
-    return true;
-  };
-  auto header = read_safetensors_header(read, mapped->size(), file);
-  SafeTensors result{{}, std::move(header.metadata)};
-  for (const auto& e : header.entries) {
-    const auto where = tensor_in(file, e.name);
-    auto t = naming(where, [&] {
-      return mapped_tensor(mapped, mapped->data() + header.data_begin + e.begin, e);
-    });
-    check_bool_bytes(t, where);
-    result.tensors[e.name] = std::move(t);
-  }
-  return result;
-}
 
 ATTZOO_API Json read_json(const std::filesystem::path& path, const std::string& file) {
   const MappedFile text(path, file);

@@ -1,19 +1,36 @@
 #pragma once
 /// \file
-/// Regular files: how errors name them, and how one takes the place of another, whole or not at
-/// all.
+/// Regular files: how errors name them, one as memory, so that what is large is read where it is
+/// used and need not fit in twice, and how one takes the place of another, whole or not at all.
 
 #include <attzoo/config.hpp>
+
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <new>
 #include <string>
 
 namespace attzoo::core {
 
 /// How errors name a file: whole, as long as paths can be.
 ATTZOO_API std::string named(const char* who, const std::filesystem::path& path);
+
+/// Runs f; an error of anything below it names `where` too.
+template <class F>
+auto naming(const std::string& where, F&& f) {
+  std::string what;
+  try {
+    return f();
+  } catch (const c10::Error& error) {
+    what = error.what_without_backtrace();
+  } catch (const std::bad_alloc&) {
+    what = "there is not enough memory";
+  }
+  C10_THROW_ERROR(ValueError, what.starts_with(where) ? what : where + ": " + what);
+}
 
 /// What the last failed call of the operating system has to say; empty if errno is 0.
 ATTZOO_API std::string last_error();
@@ -23,6 +40,26 @@ ATTZOO_API std::string last_error();
 /// open another file, whose name ends there.
 ATTZOO_API void check_regular(const std::filesystem::path& path, bool must_exist,
                               const std::string& file);
+
+/// The bytes of a regular file, mapped privately: pages are read when they are first touched, and
+/// what is written stays in memory and never reaches the file. While it lives, nobody may shorten
+/// the file. Where the system has no mmap, the file is read whole.
+class MappedFile {
+ public:
+  /// Throws c10::ValueError that begins with `file` where the path is no regular file or cannot be
+  /// opened, mapped or read.
+  ATTZOO_API MappedFile(const std::filesystem::path& path, const std::string& file);
+  ATTZOO_API ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  char* data() const { return data_; }
+  uint64_t size() const { return size_; }
+
+ private:
+  char* data_ = nullptr;
+  uint64_t size_ = 0;
+};
 
 /// A file that takes the place of `path` when it is complete, and leaves nothing behind if not.
 /// Until then it has a name of its own in the same folder, so that of several writers each writes

@@ -10,7 +10,6 @@
 #include <map>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -61,7 +60,7 @@ class Json {
   /// The value as T; throws c10::ValueError if it is another kind.
   template <class T>
   const T& as() const {
-    if (!is<T>()) throw_not(kind_name<T>());
+    if (!is<T>()) throw_not(kKinds[Value(std::in_place_type<T>).index()]);
     return std::get<T>(value_);
   }
   /// An integer is a number as well.
@@ -79,16 +78,9 @@ class Json {
   ATTZOO_API const Json& operator[](const std::string& key) const;
 
  private:
-  template <class T>
-  static const char* kind_name() {
-    if constexpr (std::is_same_v<T, bool>) return "a truth value";
-    if constexpr (std::is_same_v<T, int64_t>) return "an integer";
-    if constexpr (std::is_same_v<T, double>) return "a number";
-    if constexpr (std::is_same_v<T, std::string>) return "a string";
-    if constexpr (std::is_same_v<T, Array>) return "an array";
-    if constexpr (std::is_same_v<T, Object>) return "an object";
-    return "null";
-  }
+  /// What errors call the alternatives of Value, in their order.
+  static constexpr const char* kKinds[] = {"null",     "a truth value", "an integer", "a number",
+                                           "a string", "an array",      "an object"};
 
   /// Throws that `expected` was expected.
   [[noreturn]] ATTZOO_API void throw_not(const char* expected) const;

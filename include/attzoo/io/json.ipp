@@ -33,8 +33,13 @@ ATTZOO_API size_t find_not_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+/// A byte as two hex digits.
+ATTZOO_API std::string hex(unsigned char byte) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  return {kDigits[byte >> 4], kDigits[byte & 15]};
+}
+
 ATTZOO_API std::string printable(std::string_view text, size_t most) {
-  constexpr const char* kHex = "0123456789abcdef";
   const bool utf8 = find_not_utf8(text) == std::string_view::npos;
   std::string out;
   for (const char c : text) {
@@ -42,9 +47,7 @@ ATTZOO_API std::string printable(std::string_view text, size_t most) {
     // A cut must not fall inside a character.
     if (out.size() >= most && (byte & 0xC0) != 0x80) return out + "...";
     if (byte < 0x20 || byte == 0x7F || (byte >= 0x80 && !utf8)) {
-      out += "\\x";
-      out += kHex[byte >> 4];
-      out += kHex[byte & 15];
+      out += "\\x" + hex(byte);
     } else {
       out += c;
     }
@@ -53,7 +56,6 @@ ATTZOO_API std::string printable(std::string_view text, size_t most) {
 }
 
 ATTZOO_API void write_json_string(std::string& out, const std::string& s) {
-  constexpr const char* kHex = "0123456789abcdef";
   TORCH_CHECK_VALUE(find_not_utf8(s) == std::string::npos, "JSON: the string \"", printable(s),
                     "\" is not UTF-8");
   out += '"';
@@ -63,9 +65,7 @@ ATTZOO_API void write_json_string(std::string& out, const std::string& s) {
       out += '\\';
       out += c;
     } else if (byte < 0x20) {
-      out += "\\u00";
-      out += kHex[byte >> 4];
-      out += kHex[byte & 15];
+      out += "\\u00" + hex(byte);
     } else {
       out += c;
     }
@@ -169,42 +169,42 @@ class JsonParser {
   void skip_space() {
     while (peek() == ' ' || peek() == '\t' || peek() == '\n' || peek() == '\r') ++at_;
   }
-  void word(std::string_view w) {
+  Json word(std::string_view w, Json value) {
     check(text_.substr(at_, w.size()) == w, "a value");
     at_ += w.size();
+    return value;
   }
 
   Json parse_value(int depth) {
     check(depth < kMaxDepth, "less nesting");
     skip_space();
-    switch (peek()) {
-      case '{':
-        return parse_object(depth);
-      case '[':
-        return parse_array(depth);
-      case '"':
-        return parse_string();
-      case 't':
-        word("true");
-        return true;
-      case 'f':
-        word("false");
-        return false;
-      case 'n':
-        word("null");
-        return nullptr;
-      default:
-        return parse_number();
-    }
+    const char c = peek();
+    if (c == '{') return parse_object(depth);
+    if (c == '[') return parse_array(depth);
+    if (c == '"') return parse_string();
+    if (c == 't') return word("true", true);
+    if (c == 'f') return word("false", false);
+    if (c == 'n') return word("null", nullptr);
+    return parse_number();
+  }
+
+  /// From its first bracket to `last`; `element` reads one.
+  template <class F>
+  void parse_list(char last, const char* expected, const F& element) {
+    ++at_;
+    skip_space();
+    if (accept(last)) return;
+    do {
+      skip_space();
+      element();
+      skip_space();
+    } while (accept(','));
+    check(accept(last), expected);
   }
 
   Json parse_object(int depth) {
     Json::Object object;
-    ++at_;
-    skip_space();
-    if (accept('}')) return object;
-    do {
-      skip_space();
+    parse_list('}', "',' or '}'", [&] {
       check(peek() == '"', "a key");
       std::string key = parse_string();
       skip_space();
@@ -212,22 +212,13 @@ class JsonParser {
       TORCH_CHECK_VALUE(object.count(key) == 0, "JSON: expected a key only once at byte ", at_,
                         ", got \"", printable(key), "\" again");
       object.emplace(std::move(key), parse_value(depth + 1));
-      skip_space();
-    } while (accept(','));
-    check(accept('}'), "',' or '}'");
+    });
     return object;
   }
 
   Json parse_array(int depth) {
     Json::Array array;
-    ++at_;
-    skip_space();
-    if (accept(']')) return array;
-    do {
-      array.push_back(parse_value(depth + 1));
-      skip_space();
-    } while (accept(','));
-    check(accept(']'), "',' or ']'");
+    parse_list(']', "',' or ']'", [&] { array.push_back(parse_value(depth + 1)); });
     return array;
   }
 
@@ -268,22 +259,10 @@ class JsonParser {
   }
 
   static void append_utf8(std::string& out, uint32_t code) {
-    const auto put = [&](uint32_t byte) { out += static_cast<char>(byte); };
-    if (code < 0x80) {
-      put(code);
-    } else if (code < 0x800) {
-      put(0xC0 | code >> 6);
-      put(0x80 | (code & 0x3F));
-    } else if (code < 0x10000) {
-      put(0xE0 | code >> 12);
-      put(0x80 | (code >> 6 & 0x3F));
-      put(0x80 | (code & 0x3F));
-    } else {
-      put(0xF0 | code >> 18);
-      put(0x80 | (code >> 12 & 0x3F));
-      put(0x80 | (code >> 6 & 0x3F));
-      put(0x80 | (code & 0x3F));
-    }
+    constexpr uint32_t kFirst[] = {0, 0xC0, 0xE0, 0xF0};  // by the number of bytes that follow
+    const int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    out += static_cast<char>(kFirst[more] | code >> 6 * more);
+    for (int i = more - 1; i >= 0; --i) out += static_cast<char>(0x80 | (code >> 6 * i & 0x3F));
   }
 
   void parse_escape(std::string& out) {

@@ -5,12 +5,9 @@
 
 #include <attzoo/config.hpp>
 
-#include <torch/nn/module.h>
 #include <torch/types.h>
 
-#include <filesystem>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -79,41 +76,15 @@ class NameMap {
   std::vector<NameRule> rules_;
 };
 
-/// How load_state_dict treats what is not exactly as the module has it.
-struct LoadOptions {
-  /// Floating tensors may have another floating dtype than the module's, as bfloat16 checkpoints
-  /// have, and are rounded to it. A finite number that would become infinite is an error.
-  bool convert_dtype = false;
-};
-
-/// Copies tensors that another library has named into a module's parameters and buffers. Strict:
-/// every tensor of the module must come of one that is given, in its shape and dtype, and every one
-/// given must go somewhere, unless the map ignores it. A parameter that a module has under two
-/// names is given by either. Throws one c10::ValueError that lists, by both names, all that is
-/// missing, extra, given twice, of a wrong shape or dtype, or refused, and then changes nothing.
-/// Example: `load_state_dict(*attn, tensors_under(file.tensors, "model.layers.3.self_attn."),
-/// names::llama());`
-ATTZOO_API void load_state_dict(torch::nn::Module& module,
-                                const std::map<std::string, torch::Tensor>& tensors,
-                                const NameMap& names, const LoadOptions& options = {});
-
-/// The same from a checkpoint: open_checkpoint(path) says what `path` may be.
-ATTZOO_API void load_state_dict(torch::nn::Module& module, const std::filesystem::path& path,
-                                const NameMap& names, const LoadOptions& options = {});
-
-/// The tensors whose names begin with `prefix`, named by the rest. Throws c10::ValueError if there
-/// is none.
-ATTZOO_API std::map<std::string, torch::Tensor> tensors_under(
-    const std::map<std::string, torch::Tensor>& tensors, const std::string& prefix);
-
 namespace core {
 
-/// Whether the tensors fit a module whose parameters and buffers have these sizes, before there is
-/// one: throws c10::ValueError that begins with `who` and lists, as load_state_dict, what is
-/// missing, extra or of another shape.
-ATTZOO_API void check_sizes(const std::map<std::string, std::vector<int64_t>>& sizes,
-                            const std::map<std::string, torch::Tensor>& tensors,
-                            const NameMap& names, const std::string& who);
+/// What the wildcards of `pattern` stand for in `name`; nothing if it does not match.
+ATTZOO_API std::optional<std::vector<std::string>> match_name(const std::string& pattern,
+                                                              const std::string& name);
+
+/// The pattern with its wildcards replaced.
+ATTZOO_API std::string fill_name(const std::string& pattern,
+                                 const std::vector<std::string>& pieces);
 
 }  // namespace core
 }  // namespace attzoo

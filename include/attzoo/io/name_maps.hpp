@@ -28,6 +28,7 @@
 /// halves, (i, i + D/2), need no change of the weights.
 
 #include <attzoo/io/name_map.hpp>
+#include <attzoo/io/state_dict.hpp>
 
 #include <cstdint>
 #include <string>

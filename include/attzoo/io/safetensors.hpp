@@ -1,7 +1,6 @@
 #pragma once
 /// \file
-/// Named tensors in safetensors files (https://github.com/huggingface/safetensors), so that weights
-/// trained in Python load by name, strictly.
+/// Named tensors in safetensors files (https://github.com/huggingface/safetensors).
 ///
 /// A file is a header length (8 bytes, little endian), a JSON header
 /// {"name": {"dtype", "shape", "data_offsets"}, ..., "__metadata__": {string: string}}, and the
@@ -9,9 +8,9 @@
 
 #include <attzoo/config.hpp>
 
-#include <torch/nn/module.h>
 #include <torch/types.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -38,23 +37,20 @@ ATTZOO_API void save_safetensors(const std::filesystem::path& path,
                                  const std::map<std::string, torch::Tensor>& tensors,
                                  const std::map<std::string, std::string>& metadata = {});
 
-/// Parameters and buffers of a module by their names, as in Python's state_dict.
-ATTZOO_API std::map<std::string, torch::Tensor> state_dict(const torch::nn::Module& module);
+namespace core {
 
-/// Copies tensors into the parameters and buffers of the same names, on whatever device they are.
-/// Strict: every tensor of the module must be given, with its shape and dtype, and no other, but
-/// for `alibi_bias`, which the Python library saves and nothing needs. Throws one c10::ValueError
-/// that lists everything missing, extra and unfit (also undefined, sparse and meta tensors, on
-/// either side), and then changes nothing.
-ATTZOO_API void load_state_dict(torch::nn::Module& module,
-                                const std::map<std::string, torch::Tensor>& state);
+inline constexpr uint64_t kMaxSafeTensorsHeader = 100'000'000;  // the format's own limit
 
-/// The same from a safetensors file; `load_state_dict(*attn, "attn.safetensors")`.
-ATTZOO_API void load_state_dict(torch::nn::Module& module, const std::filesystem::path& path);
+/// How errors name a tensor of a file.
+ATTZOO_API std::string tensor_in(const std::string& file, const std::string& name);
 
-/// Saves all parameters and buffers: `save_state_dict(*attn, "attn.safetensors")`.
-ATTZOO_API void save_state_dict(const torch::nn::Module& module, const std::filesystem::path& path);
+/// A file mapped into memory: tensors are views that hold the mapping, and copies where their
+/// numbers do not stand at an address for their dtype, or all of them with `copies`. Throws
+/// c10::ValueError that begins with `file`, as load_safetensors.
+ATTZOO_API SafeTensors map_safetensors(const std::filesystem::path& path, const std::string& file,
+                                       bool copies = false);
 
+}  // namespace core
 }  // namespace attzoo
 
 #ifndef ATTZOO_COMPILED

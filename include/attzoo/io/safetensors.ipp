@@ -1,20 +1,197 @@
 #pragma once
 
 #include <attzoo/core/checks.hpp>
-#include <attzoo/io/copy_state.hpp>
 #include <attzoo/io/file.hpp>
 #include <attzoo/io/json.hpp>
 #include <attzoo/io/safetensors.hpp>
-#include <attzoo/io/safetensors_header.hpp>
 
 #include <algorithm>
-#include <cerrno>
-#include <fstream>
-#include <system_error>
+#include <bit>
+#include <cstring>
+#include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace attzoo::core {
+
+static_assert(std::endian::native == std::endian::little, "safetensors files are little endian");
+
+/// The dtypes of the format by the names that it gives them.
+inline constexpr std::pair<const char*, torch::ScalarType> kSafeTensorsDtypes[] = {
+    {"F64", torch::kFloat64},   {"F32", torch::kFloat32}, {"F16", torch::kHalf},
+    {"BF16", torch::kBFloat16}, {"I64", torch::kInt64},   {"I32", torch::kInt32},
+    {"I16", torch::kInt16},     {"I8", torch::kInt8},     {"U8", torch::kUInt8},
+    {"BOOL", torch::kBool}};
+
+inline constexpr size_t kMaxSafeTensorsRank = 64;  // LibTorch's
+
+// ---- the header, held against itself and the size of the data before there is a tensor ----------
+
+/// One tensor of the header, checked against itself and against the size of the data.
+struct SafeTensorsEntry {
+  std::string name;
+  torch::ScalarType dtype;
+  std::vector<int64_t> shape;
+  int64_t begin, end;  // bytes, relative to the data
+};
+
+/// What stands before the data of a file.
+struct SafeTensorsHeader {
+  std::vector<SafeTensorsEntry> entries;  // in the order of their data, without gap
+  std::map<std::string, std::string> metadata;
+  uint64_t data_begin;  // bytes, relative to the file
+};
+
+ATTZOO_API std::string tensor_in(const std::string& file, const std::string& name) {
+  return file + ": tensor \"" + printable(name) + "\"";
+}
+
+/// Throws c10::ValueError for a header that is longer than the format allows.
+ATTZOO_API void check_header_size(uint64_t bytes, const std::string& file) {
+  TORCH_CHECK_VALUE(bytes <= kMaxSafeTensorsHeader, file, ": a header of ", bytes,
+                    " bytes is over the limit of ", kMaxSafeTensorsHeader,
+                    "; is it a safetensors file?");
+}
+
+/// Throws c10::ValueError for a truth value that is neither 0 nor 1: C++ may read any other as it
+/// likes.
+ATTZOO_API void check_bool_bytes(const torch::Tensor& t, const std::string& where) {
+  if (t.scalar_type() != torch::kBool || t.numel() == 0) return;
+  const int64_t most = t.view(torch::kUInt8).max().item<int64_t>();
+  TORCH_CHECK_VALUE(most <= 1, where, ": BOOL bytes must be 0 or 1, got ", most);
+}
+
+ATTZOO_API torch::ScalarType parse_dtype(const std::string& name, const std::string& where) {
+  for (const auto& [known, dtype] : kSafeTensorsDtypes) {
+    if (name == known) return dtype;
+  }
+  TORCH_CHECK_VALUE(false, where, ": unknown dtype ", printable(name));
+}
+
+/// The bytes of a tensor, having read its shape.
+ATTZOO_API int64_t parse_shape(const Json::Array& sizes, SafeTensorsEntry& e,
+                               const std::string& where) {
+  TORCH_CHECK_VALUE(sizes.size() <= kMaxSafeTensorsRank, where, ": the shape has ", sizes.size(),
+                    " dimensions, expected at most ", kMaxSafeTensorsRank);
+  // Strides must fit too, so a size of 0 does not excuse the others.
+  auto span = static_cast<int64_t>(c10::elementSize(e.dtype));
+  bool empty = false;
+  for (const auto& json : sizes) {
+    const int64_t size = json.integer();
+    e.shape.push_back(size);
+    TORCH_CHECK_VALUE(size >= 0, where, ": a negative size in the shape ", e.shape);
+    empty = empty || size == 0;
+    TORCH_CHECK_VALUE(!__builtin_mul_overflow(span, std::max<int64_t>(size, 1), &span), where,
+                      ": the shape ", e.shape, " overflows");
+  }
+  return empty ? 0 : span;
+}
+
+ATTZOO_API SafeTensorsEntry parse_entry(const std::string& name, const Json& json,
+                                        int64_t data_size, const std::string& where) {
+  const auto& dtype = json["dtype"].string();
+  SafeTensorsEntry e{name, parse_dtype(dtype, where), {}, 0, 0};
+  const int64_t bytes = parse_shape(json["shape"].array(), e, where);
+  const auto& offsets = json["data_offsets"].array();
+  TORCH_CHECK_VALUE(offsets.size() == 2, where, ": data_offsets must be [begin, end], got ",
+                    offsets.size(), " numbers");
+  e.begin = offsets[0].integer();
+  e.end = offsets[1].integer();
+  TORCH_CHECK_VALUE(0 <= e.begin && e.begin <= e.end && e.end <= data_size, where,
+                    ": data_offsets [", e.begin, ", ", e.end, "] do not lie in the ", data_size,
+                    " bytes of data");
+  TORCH_CHECK_VALUE(e.end - e.begin == bytes, where, ": shape ", e.shape, " of ", dtype, " needs ",
+                    bytes, " bytes, data_offsets give ", e.end - e.begin);
+  return e;
+}
+
+/// The entries of a header in the order of their data, which must follow each other without gap.
+ATTZOO_API std::vector<SafeTensorsEntry> parse_entries(const Json& header, int64_t data_size,
+                                                       const std::string& file) {
+  std::vector<SafeTensorsEntry> entries;
+  for (const auto& [name, json] : header.object()) {
+    if (name == "__metadata__") continue;
+    const auto where = tensor_in(file, name);
+    entries.push_back(
+        naming(where, [&, &n = name, &j = json] { return parse_entry(n, j, data_size, where); }));
+  }
+  std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  int64_t at = 0;
+  for (const auto& e : entries) {
+    TORCH_CHECK_VALUE(e.begin == at, tensor_in(file, e.name), " begins at byte ", e.begin,
+                      " of the data, expected ", at,
+                      " (tensors may neither overlap nor leave gaps)");
+    at = e.end;
+  }
+  TORCH_CHECK_VALUE(at == data_size, file, ": the tensors end at byte ", at, " of ", data_size,
+                    " bytes of data");
+  return entries;
+}
+
+ATTZOO_API std::map<std::string, std::string> parse_metadata(const Json& header) {
+  std::map<std::string, std::string> metadata;
+  if (!header.contains("__metadata__")) return metadata;
+  for (const auto& [key, value] : header["__metadata__"].object()) metadata[key] = value.string();
+  return metadata;
+}
+
+/// From the bytes of a file. Throws c10::ValueError that begins with `file` and says what is wrong,
+/// of which tensor.
+ATTZOO_API SafeTensorsHeader parse_safetensors_header(std::string_view bytes,
+                                                      const std::string& file) {
+  uint64_t size = 0;
+  TORCH_CHECK_VALUE(bytes.size() >= sizeof size, file,
+                    ": truncated, expected 8 bytes of header length, got ", bytes.size());
+  std::memcpy(&size, bytes.data(), sizeof size);
+  bytes.remove_prefix(sizeof size);
+  check_header_size(size, file);
+  TORCH_CHECK_VALUE(size <= bytes.size(), file, ": truncated, the header should have ", size,
+                    " bytes, the file has ", bytes.size(), " more");
+  SafeTensorsHeader header;
+  header.data_begin = sizeof size + size;
+  const auto json = naming(file + ": header", [&] {
+    auto parsed = Json::parse(bytes.substr(0, size));
+    header.metadata = parse_metadata(parsed);
+    return parsed;
+  });
+  const auto data_size = static_cast<int64_t>(bytes.size() - size);
+  header.entries = naming(file, [&] { return parse_entries(json, data_size, file); });
+  return header;
+}
+
+// ---- reading ------------------------------------------------------------------------------------
+
+/// One tensor of a mapped file.
+ATTZOO_API torch::Tensor mapped_tensor(const std::shared_ptr<MappedFile>& mapped, char* begin,
+                                       const SafeTensorsEntry& e, bool copy) {
+  const auto bytes = static_cast<size_t>(e.end - e.begin);
+  const bool aligned = reinterpret_cast<uintptr_t>(begin) % c10::elementSize(e.dtype) == 0;
+  if (!copy && aligned && bytes > 0) {
+    return torch::from_blob(
+        begin, e.shape, [mapped](void*) {}, e.dtype);
+  }
+  auto t = torch::empty(e.shape, e.dtype);
+  if (bytes > 0) std::memcpy(t.data_ptr(), begin, bytes);
+  return t;
+}
+
+ATTZOO_API SafeTensors map_safetensors(const std::filesystem::path& path, const std::string& file,
+                                       bool copies) {
+  const auto mapped = std::make_shared<MappedFile>(path, file);
+  auto header = parse_safetensors_header({mapped->data(), mapped->size()}, file);
+  SafeTensors result{{}, std::move(header.metadata)};
+  for (const auto& e : header.entries) {
+    const auto where = tensor_in(file, e.name);
+    auto* begin = mapped->data() + header.data_begin + e.begin;
+    auto t = naming(where, [&] { return mapped_tensor(mapped, begin, e, copies); });
+    check_bool_bytes(t, where);
+    result.tensors[e.name] = std::move(t);
+  }
+  return result;
+}
 
 // ---- writing ------------------------------------------------------------------------------------
 
@@ -66,30 +243,7 @@ ATTZOO_API Json metadata_json(const std::map<std::string, std::string>& metadata
 namespace attzoo {
 
 ATTZOO_API SafeTensors load_safetensors(const std::filesystem::path& path) {
-  const std::string file = core::named("load_safetensors", path);
-  core::check_regular(path, true, file);
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  TORCH_CHECK_VALUE(in.is_open(), file, ": cannot be opened", core::last_error());
-  std::error_code error;
-  const auto file_size = static_cast<uint64_t>(std::filesystem::file_size(path, error));
-  TORCH_CHECK_VALUE(!error, file, ": cannot be read: ", error.message());
-  auto header = core::read_safetensors_header(
-      [&](char* to, uint64_t bytes) {
-        return in.read(to, static_cast<std::streamsize>(bytes)).good();
-      },
-      file_size, file);
-  SafeTensors result;
-  result.metadata = std::move(header.metadata);
-  for (const auto& e : header.entries) {
-    const auto where = core::tensor_in(file, e.name);
-    auto t = core::naming(where, [&] { return torch::empty(e.shape, e.dtype); });
-    TORCH_CHECK_VALUE(t.numel() == 0 || in.read(static_cast<char*>(t.data_ptr()), e.end - e.begin),
-                      where, " cannot be read");
-    core::check_bool_bytes(t, where);
-    result.tensors[e.name] = std::move(t);
-  }
-  return result;
+  return core::map_safetensors(path, core::named("load_safetensors", path), /*copies=*/true);
 }
 
 ATTZOO_API void save_safetensors(const std::filesystem::path& path,
@@ -126,50 +280,6 @@ ATTZOO_API void save_safetensors(const std::filesystem::path& path,
   out.write(text.data(), text.size());
   for (const auto& t : data) out.write(t.data_ptr(), t.nbytes());
   out.finish();
-}
-
-ATTZOO_API std::map<std::string, torch::Tensor> state_dict(const torch::nn::Module& module) {
-  std::map<std::string, torch::Tensor> state;
-  for (const auto& p : module.named_parameters()) state[p.key()] = p.value();
-  for (const auto& b : module.named_buffers()) state[b.key()] = b.value();
-  return state;
-}
-
-ATTZOO_API void load_state_dict(torch::nn::Module& module,
-                                const std::map<std::string, torch::Tensor>& state) {
-  const auto own = state_dict(module);
-  std::string wrong;
-  for (const auto& [name, tensor] : own) {
-    const auto it = state.find(name);
-    if (it == state.end()) {
-      wrong += "\n  missing: " + name;
-    } else if (const auto why = core::cannot_copy(tensor, it->second, it->second); !why.empty()) {
-      wrong += "\n  " + name + ": " + why;
-    }
-  }
-  for (const auto& [name, tensor] : state) {
-    const bool ignored = name == "alibi_bias" || name.ends_with(".alibi_bias");
-    if (!ignored && own.count(name) == 0) wrong += "\n  extra: " + core::printable(name);
-  }
-  const bool strangers = !own.empty() && !state.empty() &&
-                         std::none_of(state.begin(), state.end(), [&](const auto& entry) {
-                           return own.count(entry.first) > 0;
-                         });
-  if (strangers) wrong += "\n  " + core::no_name_fits(own, state);
-  if (wrong.empty()) wrong = core::check_shared(own, state);
-  const std::string who = "load_state_dict: the tensors do not fit the module " + module.name();
-  TORCH_CHECK_VALUE(wrong.empty(), who, ":", wrong);
-  core::naming(who, [&] { core::copy_state(own, state); });
-}
-
-ATTZOO_API void load_state_dict(torch::nn::Module& module, const std::filesystem::path& path) {
-  const auto tensors = load_safetensors(path).tensors;
-  core::naming(core::named("load_state_dict", path), [&] { load_state_dict(module, tensors); });
-}
-
-ATTZOO_API void save_state_dict(const torch::nn::Module& module,
-                                const std::filesystem::path& path) {
-  save_safetensors(path, state_dict(module));
 }
 
 }  // namespace attzoo

@@ -12,9 +12,9 @@
 
 namespace attzoo {
 
-/// What AnyAttention holds: every mechanism, wrapper and block, and modules of your own with these
-/// four. make_cache() as in MakesCache, clone() and get_config() are called where they are asked
-/// for.
+/// What AnyAttention holds: every mechanism, wrapper and block, and modules of your own that have
+/// these four. make_cache() (as in MakesCache), clone() and get_config() are needed only where they
+/// are called.
 template <class M>
 concept AttentionBlock = std::derived_from<M, torch::nn::Module> &&
     requires(M& m, const torch::Tensor& x, const AttentionInputs& inputs) {

@@ -1,5 +1,5 @@
 #pragma once
-// Definitions of few_tokens.hpp.
+// Definitions of layers.hpp.
 
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/isa.hpp>

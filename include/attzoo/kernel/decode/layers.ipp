@@ -1,5 +1,5 @@
 #pragma once
-// Definitions of few_tokens.hpp.
+// Definitions of layers.hpp.
 
 #include <attzoo/kernel/bodies.hpp>
 #include <attzoo/kernel/decode/layers.hpp>
