@@ -88,6 +88,7 @@ std::vector<std::pair<std::string, core::AnyMask>> masks(const Shape& n) {
                                                          in_document))
                                       .placed(torch::arange(n.S).remainder(n.S / 3).unsqueeze(0))},
       {"tiles", block_mask(window(9, 9), n.L, n.S)},
+      {"callable", mask_mod([](auto, auto h, auto q, auto kv) { return abs(q - kv) <= 9 + h; })},
       {"tensor", mask_tensor(torch::rand({n.L, n.S}) < 0.5)},
   };
 }
@@ -155,6 +156,8 @@ TEST(Chunked, PairsFollowTheMask) {
     const auto offsets = torch::arange(0, n + 1, 256);
     EXPECT_LE(pairs_per_query(window(64, 64), n), 3 * 129) << n;
     EXPECT_LE(pairs_per_query(window(512, 0), n), 3 * 513) << n;
+    const auto by_hand = [](auto, auto, auto q, auto kv) { return abs(q - kv) <= 64; };
+    EXPECT_LE(pairs_per_query(mask_mod(by_hand), n), 3 * 129 + 64) << n;
     EXPECT_LE(pairs_per_query(causal() && window(64, 64), n), 3 * 65 + 64) << n;
     EXPECT_LE(pairs_per_query(blocks(128), n), 3 * 128) << n;
     EXPECT_LE(pairs_per_query(documents(offsets), n), 3 * 256) << n;

@@ -23,21 +23,6 @@ template <class T>
 void attend_backward_tensors(const Problem<T>& p, const Modifiers<T>& m, const Gradients<T>& g,
                              const TensorGradients<T>& to, Runtime& runtime);
 
-#ifdef ATTZOO_COMPILED
-extern template void attend(const Problem<float>&, const Modifiers<float>&, Runtime&);
-extern template void attend(const Problem<double>&, const Modifiers<double>&, Runtime&);
-extern template void attend_backward(const Problem<float>&, const Modifiers<float>&,
-                                     const Gradients<float>&, Runtime&);
-extern template void attend_backward(const Problem<double>&, const Modifiers<double>&,
-                                     const Gradients<double>&, Runtime&);
-extern template void attend_backward_tensors(const Problem<float>&, const Modifiers<float>&,
-                                             const Gradients<float>&, const TensorGradients<float>&,
-                                             Runtime&);
-extern template void attend_backward_tensors(const Problem<double>&, const Modifiers<double>&,
-                                             const Gradients<double>&,
-                                             const TensorGradients<double>&, Runtime&);
-#endif
-
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL
 

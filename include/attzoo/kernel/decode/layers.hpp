@@ -53,15 +53,6 @@ void scale_by(const T* x, T factor, const T* weight, T* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor * weight[i];
 }
 
-#ifdef ATTZOO_COMPILED
-extern template void multiply(const FewTokens<float>&);
-extern template void multiply(const FewTokens<double>&);
-extern template void add(const float*, const float*, float*, int64_t);
-extern template void add(const double*, const double*, double*, int64_t);
-extern template void swiglu(const float*, const float*, float*, int64_t);
-extern template void swiglu(const double*, const double*, double*, int64_t);
-#endif
-
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL
 

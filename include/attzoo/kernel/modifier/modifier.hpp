@@ -101,11 +101,6 @@ struct Modifiers {
   Score<T> score;
 };
 
-#ifdef ATTZOO_COMPILED
-extern template Score<float> chain(Score<float>, Score<float>);
-extern template Score<double> chain(Score<double>, Score<double>);
-#endif
-
 }  // namespace attzoo::kernel
 ATTZOO_END_KERNEL
 
