@@ -8,6 +8,7 @@
 #include <attzoo/core/documents.ipp>
 #include <attzoo/core/layers/rotate.ipp>
 #include <attzoo/core/recurrence/linear_attention.ipp>
+#include <attzoo/core/recurrence/plain.ipp>
 #include <attzoo/core/unchanged.ipp>
 #include <attzoo/core/views.ipp>
 #include <attzoo/functional/linear_attention.ipp>

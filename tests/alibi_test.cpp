@@ -7,7 +7,6 @@ namespace {
 
 struct ALiBiTraits : PlainTraits {
   using Module = ALiBiSelfAttention;
-  static constexpr const char* kName = "ALiBiSelfAttention";
   static ALiBiSelfAttentionOptions options() {
     return {.d_model = 12, .num_heads = 3, .dropout = 0, .bias = true};
   }
@@ -17,7 +16,7 @@ struct ALiBiTraits : PlainTraits {
     return -m->slopes.to(torch::kFloat64).view({1, -1, 1, 1}) * distance;
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(ALiBi, MechanismContract, ALiBiTraits);
+INSTANTIATE_TEST_SUITE_P(ALiBi, MechanismContract, mechanism<ALiBiTraits>());
 
 TEST(ALiBi, ZeroSlopesEqualMultiHead) {
   ALiBiSelfAttention m({.d_model = 12, .num_heads = 3, .dropout = 0});

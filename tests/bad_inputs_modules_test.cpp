@@ -9,6 +9,10 @@
 #include <ATen/autocast_mode.h>
 
 #include <optional>
+#include <regex>
+#include <sstream>
+
+#include "support/every_mechanism.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -24,94 +28,54 @@ torch::Tensor good_x() { return torch::ones({kBatch, kLength, kModel}); }
 struct Subject {
   std::string who;  // the names that its errors may have
   int64_t heads;
-  bool global = false;  // takes global tokens
-  bool pairs = true;    // takes a mask of pairs
-  bool rope = true;
-  std::function<void(const torch::Tensor&, const AttentionInputs&,
-                     const std::function<void(torch::nn::Module&)>&)>
-      run = {};
+  TakenInputs takes;
+  std::function<AnyAttention()> make;
+
+  void run(const torch::Tensor& x, const AttentionInputs& in,
+           const std::function<void(torch::nn::Module&)>& prepare) const {
+    const auto module = make();
+    if (prepare) prepare(*module.ptr());
+    module(x, in).output.sum().item<double>();
+  }
 };
 
-template <class Make>
-Subject with(Subject subject, Make make) {
-  subject.run = [make](const torch::Tensor& x, const AttentionInputs& in,
-                       const std::function<void(torch::nn::Module&)>& prepare) {
-    auto module = make();
-    if (prepare) prepare(*module);
-    module(x, in).output.sum().template item<double>();
-  };
-  return subject;
+Subject subject(int64_t heads, const std::function<AnyAttention()>& make) {
+  const auto module = make();
+  std::stringstream printed;
+  printed << *module.ptr();
+  std::string text = printed.str(), who;  // its own name, and of a wrapper those of what it wraps
+  for (std::smatch found; std::regex_search(text, found, std::regex("attzoo::(\\w+)\\("));) {
+    who += (who.empty() ? "" : "|") + found[1].str();
+    text = found.suffix();
+  }
+  return {who, heads, module.takes(), make};
 }
 
 std::vector<Subject> subjects() {
-  return {
-      with({"VanillaSelfAttention", 1},
-           [] { return VanillaSelfAttention({.d_model = kModel, .rope = true}); }),
-      with(
-          {"MultiHeadSelfAttention", 2},
-          [] { return MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}); }),
-      with({"GroupedSelfAttention", 4},
-           [] {
-             return GroupedSelfAttention(
-                 {.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2, .rope = true});
-           }),
-      with({"LocalSelfAttention", 2},
-           [] {
-             return LocalSelfAttention(
-                 {.d_model = kModel, .window_size = 2, .num_heads = 2, .rope = true});
-           }),
-      with({"DilatedSelfAttention", 2},
-           [] { return DilatedSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}); }),
-      with({.who = "LinearSelfAttention", .heads = 2, .pairs = false},
-           [] { return LinearSelfAttention({.d_model = kModel, .rope = true, .num_heads = 2}); }),
-      with({"BlockSelfAttention", 2},
-           [] {
-             return BlockSelfAttention(
-                 {.d_model = kModel, .block_size = 2, .num_heads = 2, .rope = true});
-           }),
-      with({"BlockSelfAttention", 2},
-           [] {
-             return BlockSelfAttention({.d_model = kModel,
-                                        .block_size = 2,
-                                        .num_heads = 2,
-                                        .overlap = true,
-                                        .rope = true});
-           }),
-      with({.who = "ALiBiSelfAttention", .heads = 2, .rope = false},
-           [] { return ALiBiSelfAttention({.d_model = kModel, .num_heads = 2}); }),
-      with({"LSHSelfAttention", 2},
-           [] {
-             return LSHSelfAttention(
-                 {.d_model = kModel, .num_heads = 2, .bucket_size = 2, .rope = true});
-           }),
-      with({.who = "LongformerSelfAttention", .heads = 2, .global = true},
-           [] {
-             return LongformerSelfAttention(
-                 {.d_model = kModel, .num_heads = 2, .window_size = 2, .rope = true});
-           }),
-      with({.who = "LongformerSelfAttention", .heads = 2, .global = true},
-           [] {
-             return LongformerSelfAttention({.d_model = kModel,
-                                             .num_heads = 2,
-                                             .window_size = 2,
-                                             .rope = true,
-                                             .global_projections = true});
-           }),
-      with({"GatedSelfAttention|MultiHeadSelfAttention", 2},
-           [] {
-             return GatedSelfAttention(
-                 MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}));
-           }),
-      with({"CombinedAttention|VanillaSelfAttention|MultiHeadSelfAttention", 2},
-           [] {
-             return CombinedAttention(
-                 MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}),
-                 VanillaSelfAttention({.d_model = kModel}));
-           }),
-      with({"TransformerBlock|MultiHeadSelfAttention", 2}, [] {
-        return TransformerBlock(
-            MultiHeadSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}));
-      })};
+  std::vector<Subject> all{subject(2,
+                                   [] {
+                                     return BlockSelfAttention({.d_model = kModel,
+                                                                .block_size = 2,
+                                                                .num_heads = 2,
+                                                                .overlap = true,
+                                                                .rope = true});
+                                   }),
+                           subject(2,
+                                   [] {
+                                     return LongformerSelfAttention({.d_model = kModel,
+                                                                     .num_heads = 2,
+                                                                     .window_size = 2,
+                                                                     .rope = true,
+                                                                     .global_projections = true});
+                                   }),
+                           subject(2, [] {
+                             return TransformerBlock(MultiHeadSelfAttention(
+                                 {.d_model = kModel, .num_heads = 2, .rope = true}));
+                           })};
+  for (const auto& [name, make] : every_mechanism({.width = kModel, .heads = 4, .span = 4})) {
+    all.push_back(subject(name == "vanilla" ? 1 : 4, make));
+  }
+  return all;
 }
 
 struct CallCases {
@@ -121,7 +85,7 @@ struct CallCases {
   void add(const std::string& argument, const BadTensor& value, const torch::Tensor& x,
            AttentionInputs in, std::function<void(torch::nn::Module&)> prepare = {}) const {
     all.push_back({subject.who + " " + argument + " " + value.name,
-                   [run = subject.run, x, in, prepare] { run(x, in, prepare); },
+                   [subject = subject, x, in, prepare] { subject.run(x, in, prepare); },
                    {subject.who + (argument == "position_offset" ? "|apply_rope" : ""), argument,
                     value.part}});
   }
@@ -173,7 +137,7 @@ struct CallCases {
       values.insert(values.end(), more.begin(), more.end());
     }
     for (auto value : values) {
-      if (!subject.pairs) value.part = "mask";  // any one is refused, whatever it is
+      if (!subject.takes.mask) value.part = "mask";  // any one is refused, whatever it is
       add("mask", value, good_x(), {.mask = value.tensor});
     }
   }
@@ -195,7 +159,7 @@ struct CallCases {
 
   void global_attention() const {
     const auto good = torch::ones({kBatch, kLength}, torch::kBool);
-    if (!subject.global) {
+    if (!subject.takes.global_attention) {
       add("global_attention", {"given", {}, "global_attention"}, good_x(),
           {.global_attention = good});
       return;
@@ -259,7 +223,7 @@ struct CallCases {
   }
 
   void position_offset() const {
-    if (!subject.rope) {
+    if (!subject.takes.positions) {
       add("position_offset", {"given", {}, "rope"}, good_x(), {.position_offset = 3});
       return;
     }
@@ -271,7 +235,7 @@ struct CallCases {
 
   void positions() const {
     const auto good = torch::zeros({kBatch, kLength}, torch::kInt64);
-    if (!subject.rope) {
+    if (!subject.takes.positions) {
       add("positions", {"given", {}, "rope"}, good_x(), {.positions = good});
       return;
     }
@@ -312,25 +276,35 @@ TEST(BadModuleInputs, OfEachCall) {
 // ---- options ------------------------------------------------------------------------------------
 
 /// The options of one module with one of them set to one bad number: constructed, and called if
-/// that works. The constructor adds those that most modules share, bad() the module's own.
+/// that works. shared() adds those that most modules have, bad() one of the module's own.
 template <class Module>
 class OptionCases {
   using Impl = typename Module::ContainedType;
   using Options = decltype(Impl::options);
 
  public:
-  OptionCases(BadInputs& all, const Options& good) : all_(all), good_(good) {
+  explicit OptionCases(BadInputs& all) : all_(all) {
+    good_.d_model = kModel;
+    if constexpr (requires { good_.num_heads; }) good_.num_heads = 2;
+    if constexpr (requires { good_.num_query_heads; }) {
+      good_.num_query_heads = 4;
+      good_.num_kv_heads = 2;
+    }
+    if constexpr (requires { good_.qk_norm; }) good_.qk_norm = true;
+  }
+
+  void shared() {
     bad(&Options::d_model, "d_model", kNotPositive, kTooLarge);
     bad(&Options::input_dim, "input_dim", kNotPositive, kTooLarge);
     bad(&Options::dropout, "dropout", std::vector<double>{-0.25, 1.5, -1e-300}, kNotFinite);
-    if constexpr (requires { good.temperature; }) {
+    if constexpr (requires { good_.temperature; }) {
       const std::vector<double> wrong{0, -1, 1e-300, -1e-300};
       bad(&Options::temperature, "temperature", wrong, kNotFinite);
     }
-    if constexpr (requires { good.num_heads; }) {
+    if constexpr (requires { good_.num_heads; }) {
       bad(&Options::num_heads, "num_heads", kNotPositive, kTooLarge, kDoNotDivide);
     }
-    if constexpr (requires { good.rope; }) odd_head_size();
+    if constexpr (requires { good_.rope; }) odd_head_size();
   }
 
   template <class Field, class... Lists>
@@ -371,47 +345,49 @@ class OptionCases {
   }
 
   BadInputs& all_;
-  Options good_;
+  Options good_ = {};
   std::string who_ = Impl::kName;
 };
 
 TEST(BadModuleInputs, Options) {
   BadInputs all;
-  OptionCases<VanillaSelfAttention>(all, {.d_model = kModel});
+  for_each_mechanism([&](const char*, Cost, auto make) {
+    using Module = decltype(make(Size()));
+    if constexpr (requires(Module m) { m->options.d_model; }) OptionCases<Module>(all).shared();
+  });
   const std::vector<double> not_a_cap{0, -1, 1e-31, 1e31}, negative{-1, -1e-300};
   using MultiHead = MultiHeadSelfAttentionOptions;
-  OptionCases<MultiHeadSelfAttention>(all, {.d_model = kModel, .num_heads = 2, .qk_norm = true})
+  OptionCases<MultiHeadSelfAttention>(all)
       .bad(&MultiHead::head_dim, "head_dim", kNotPositive, kTooLarge)
       .bad(&MultiHead::qk_norm_eps, "qk_norm_eps", negative, kNotFinite)
       .bad(&MultiHead::softcap, "softcap", not_a_cap, kNotFinite)
       .bad(&MultiHead::sliding_window, "sliding_window", kNotPositive);
   using Grouped = GroupedSelfAttentionOptions;
-  OptionCases<GroupedSelfAttention>(
-      all, {.d_model = kModel, .num_query_heads = 4, .num_kv_heads = 2, .qk_norm = true})
+  OptionCases<GroupedSelfAttention>(all)
       .bad(&Grouped::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
       .bad(&Grouped::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
       .bad(&Grouped::head_dim, "head_dim", kNotPositive, kTooLarge)
       .bad(&Grouped::qk_norm_eps, "qk_norm_eps", negative, kNotFinite)
       .bad(&Grouped::softcap, "softcap", not_a_cap, kNotFinite)
       .bad(&Grouped::sliding_window, "sliding_window", kNotPositive);
-  OptionCases<LocalSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
-      .bad(&LocalSelfAttentionOptions::window_size, "window_size", kNotPositive);
-  OptionCases<DilatedSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+  OptionCases<LocalSelfAttention>(all).bad(&LocalSelfAttentionOptions::window_size, "window_size",
+                                           kNotPositive);
+  OptionCases<DilatedSelfAttention>(all)
       .bad(&DilatedSelfAttentionOptions::dilation_rate, "dilation_rate", kNotPositive)
       .bad(&DilatedSelfAttentionOptions::window_size, "window_size", kNotPositive);
-  OptionCases<LinearSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+  OptionCases<LinearSelfAttention>(all)
       .bad(&LinearSelfAttentionOptions::feature_dim, "feature_dim", kNotPositive, kTooLarge,
            std::vector<int64_t>{3})
       .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
-  OptionCases<BlockSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
-      .bad(&BlockSelfAttentionOptions::block_size, "block_size", kNotPositive);
-  OptionCases<ALiBiSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
-      .bad(&ALiBiSelfAttentionOptions::max_seq_len, "max_seq_len", kNotPositive);
-  OptionCases<LSHSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
+  OptionCases<BlockSelfAttention>(all).bad(&BlockSelfAttentionOptions::block_size, "block_size",
+                                           kNotPositive);
+  OptionCases<ALiBiSelfAttention>(all).bad(&ALiBiSelfAttentionOptions::max_seq_len, "max_seq_len",
+                                           kNotPositive);
+  OptionCases<LSHSelfAttention>(all)
       .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
-  OptionCases<LongformerSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
-      .bad(&LongformerSelfAttentionOptions::window_size, "window_size", kNotPositive);
+  OptionCases<LongformerSelfAttention>(all).bad(&LongformerSelfAttentionOptions::window_size,
+                                                "window_size", kNotPositive);
   expect_all_refused(all, 500);
 }
 

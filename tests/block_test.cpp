@@ -7,13 +7,12 @@ namespace {
 
 struct BlockTraits : PlainTraits {
   using Module = BlockSelfAttention;
-  static constexpr const char* kName = "BlockSelfAttention";
   static BlockSelfAttentionOptions options() {
     return {.d_model = 12, .block_size = 5, .num_heads = 3, .dropout = 0, .bias = true};
   }
   static torch::Tensor allowed(int64_t n) { return create_block_mask(n, 5); }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(Block, MechanismContract, BlockTraits);
+INSTANTIATE_TEST_SUITE_P(Block, MechanismContract, mechanism<BlockTraits>());
 
 TEST(Block, OneBlockEqualsMultiHead) {
   expect_equivalent(

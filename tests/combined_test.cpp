@@ -40,9 +40,9 @@ TEST(Combined, IsItsDefinition) {
   }
 }
 
-TEST(Combined, LivesAsAModule) { expect_lives_as_a_module(make(7, {.gate_hidden = 4}), 7); }
+TEST(Combined, LivesAsAModule) { expect_lives_as_a_module(make(7, {.gate_hidden = 4})); }
 
-TEST(Combined, GradientsAreRight) { expect_gradients(make(7, {.gate_bias = false}), 7); }
+TEST(Combined, GradientsAreRight) { expect_gradients(make(7, {.gate_bias = false})); }
 
 TEST(Combined, WrappersNest) {
   CombinedAttention mix(GatedSelfAttention(MultiHeadSelfAttention(12, 3)), make(12));

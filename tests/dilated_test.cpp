@@ -7,13 +7,12 @@ namespace {
 
 struct DilatedTraits : PlainTraits {
   using Module = DilatedSelfAttention;
-  static constexpr const char* kName = "DilatedSelfAttention";
   static DilatedSelfAttentionOptions options() {
     return {.d_model = 12, .dilation_rate = 3, .num_heads = 3, .dropout = 0, .bias = true};
   }
   static torch::Tensor allowed(int64_t n) { return create_dilated_mask(n, 3); }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(Dilated, MechanismContract, DilatedTraits);
+INSTANTIATE_TEST_SUITE_P(Dilated, MechanismContract, mechanism<DilatedTraits>());
 
 struct DilatedWindowTraits : DilatedTraits {
   static DilatedSelfAttentionOptions options() {
@@ -26,7 +25,7 @@ struct DilatedWindowTraits : DilatedTraits {
     return create_dilated_mask(n, 2) & create_local_mask(n, 9);
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(DilatedWindow, MechanismContract, DilatedWindowTraits);
+INSTANTIATE_TEST_SUITE_P(DilatedWindow, MechanismContract, mechanism<DilatedWindowTraits>());
 
 TEST(Dilated, HugeRatesLeaveTheTokenItself) {
   DilatedSelfAttention m({.d_model = 12,

@@ -49,9 +49,9 @@ TEST(Gated, NamesAreThePythonOnes) {
   EXPECT_EQ(make(12, {.gate_bias = false})->parameters().size(), 5u);
 }
 
-TEST(Gated, LivesAsAModule) { expect_lives_as_a_module(make(7, {.gate_hidden = 4}), 7); }
+TEST(Gated, LivesAsAModule) { expect_lives_as_a_module(make(7, {.gate_hidden = 4})); }
 
-TEST(Gated, GradientsAreRight) { expect_gradients(make(7, {.gate_hidden = 4}), 7); }
+TEST(Gated, GradientsAreRight) { expect_gradients(make(7, {.gate_hidden = 4})); }
 
 /// A holder built from a holder of its kind is a copy; gated() gates again.
 TEST(Gated, NestsByItsFactory) {

@@ -7,12 +7,11 @@ namespace {
 
 struct GroupedTraits : PlainTraits {
   using Module = GroupedSelfAttention;
-  static constexpr const char* kName = "GroupedSelfAttention";
   static GroupedSelfAttentionOptions options() {
     return {.d_model = 12, .num_query_heads = 6, .num_kv_heads = 2, .dropout = 0, .bias = true};
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(Grouped, MechanismContract, GroupedTraits);
+INSTANTIATE_TEST_SUITE_P(Grouped, MechanismContract, mechanism<GroupedTraits>());
 
 /// With all that today's models put around attention, but for the window, which is causal.
 struct ModernGroupedTraits : GroupedTraits {
@@ -32,7 +31,7 @@ struct ModernGroupedTraits : GroupedTraits {
             .output_gate = true};
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(ModernGrouped, MechanismContract, ModernGroupedTraits);
+INSTANTIATE_TEST_SUITE_P(ModernGrouped, MechanismContract, mechanism<ModernGroupedTraits>());
 
 TEST(Grouped, AllHeadsOfTheirOwnEqualsMultiHead) {
   expect_equivalent(GroupedSelfAttention(12, 3, 3), MultiHeadSelfAttention(12, 3));

@@ -7,13 +7,12 @@ namespace {
 
 struct LocalTraits : PlainTraits {
   using Module = LocalSelfAttention;
-  static constexpr const char* kName = "LocalSelfAttention";
   static LocalSelfAttentionOptions options() {
     return {.d_model = 12, .window_size = 5, .num_heads = 3, .dropout = 0, .bias = true};
   }
   static torch::Tensor allowed(int64_t n) { return create_local_mask(n, 5); }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(Local, MechanismContract, LocalTraits);
+INSTANTIATE_TEST_SUITE_P(Local, MechanismContract, mechanism<LocalTraits>());
 
 TEST(Local, WideWindowEqualsMultiHead) {
   for (const int64_t size : {int64_t{48}, std::numeric_limits<int64_t>::max()}) {

@@ -7,13 +7,12 @@ namespace {
 
 struct LongformerTraits : PlainTraits {
   using Module = LongformerSelfAttention;
-  static constexpr const char* kName = "LongformerSelfAttention";
   static LongformerSelfAttentionOptions options() {
     return {.d_model = 12, .num_heads = 3, .window_size = 5, .dropout = 0, .bias = true};
   }
   static torch::Tensor allowed(int64_t n) { return create_local_mask(n, 5); }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(Longformer, MechanismContract, LongformerTraits);
+INSTANTIATE_TEST_SUITE_P(Longformer, MechanismContract, mechanism<LongformerTraits>());
 
 torch::Tensor flags(std::vector<int64_t> global, int64_t n) {
   auto f = torch::zeros({n});

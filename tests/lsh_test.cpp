@@ -8,12 +8,11 @@ namespace {
 /// One bucket: plain multi-head attention.
 struct LSHTraits : PlainTraits {
   using Module = LSHSelfAttention;
-  static constexpr const char* kName = "LSHSelfAttention";
   static LSHSelfAttentionOptions options() {
     return {.d_model = 12, .num_heads = 3, .bucket_size = 200, .dropout = 0, .bias = true};
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(LSH, MechanismContract, LSHTraits);
+INSTANTIATE_TEST_SUITE_P(LSH, MechanismContract, mechanism<LSHTraits>());
 
 LSHSelfAttention make(LSHSelfAttentionOptions options) {
   torch::manual_seed(11);

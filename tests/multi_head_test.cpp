@@ -1,4 +1,7 @@
+#include <ATen/autocast_mode.h>
 #include <attzoo/multi_head.hpp>
+
+#include <cmath>
 
 #include "support/mechanism_contract.hpp"
 
@@ -7,12 +10,11 @@ namespace {
 
 struct MultiHeadTraits : PlainTraits {
   using Module = MultiHeadSelfAttention;
-  static constexpr const char* kName = "MultiHeadSelfAttention";
   static MultiHeadSelfAttentionOptions options() {
     return {.d_model = 12, .num_heads = 3, .dropout = 0, .bias = true};
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(MultiHead, MechanismContract, MultiHeadTraits);
+INSTANTIATE_TEST_SUITE_P(MultiHead, MechanismContract, mechanism<MultiHeadTraits>());
 
 /// With all that today's models put around attention, but for the window, which is causal.
 struct ModernMultiHeadTraits : MultiHeadTraits {
@@ -31,7 +33,7 @@ struct ModernMultiHeadTraits : MultiHeadTraits {
             .output_gate = true};
   }
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(ModernMultiHead, MechanismContract, ModernMultiHeadTraits);
+INSTANTIATE_TEST_SUITE_P(ModernMultiHead, MechanismContract, mechanism<ModernMultiHeadTraits>());
 
 TEST(MultiHead, TemperatureDividesTheScores) {
   MultiHeadSelfAttention hot({.d_model = 8, .num_heads = 2, .dropout = 0, .temperature = 4});

@@ -13,13 +13,12 @@ namespace {
 
 struct VanillaTraits : PlainTraits {
   using Module = VanillaSelfAttention;
-  static constexpr const char* kName = "VanillaSelfAttention";
   static VanillaSelfAttentionOptions options() {
     return {.d_model = 12, .dropout = 0, .bias = true};
   }
   static constexpr bool kHeadAxis = false;
 };
-INSTANTIATE_TYPED_TEST_SUITE_P(Vanilla, MechanismContract, VanillaTraits);
+INSTANTIATE_TEST_SUITE_P(Vanilla, MechanismContract, mechanism<VanillaTraits>());
 
 using Rows = std::vector<std::vector<double>>;
 

@@ -619,7 +619,7 @@ TEST(Attention, LinearScanReadsNegatedViews) {
   const auto results = [&](auto view) {
     const auto leaf = [&](const torch::Tensor& t) { return view(t).detach().requires_grad_(); };
     const auto q = leaf(p.q), k = leaf(p.k), v = leaf(p.v);
-    const auto out = core::causal_scan(q, k, v, false);
+    const auto out = core::recur({q, k, v}).out;
     auto all = torch::autograd::grad({out}, {q, k, v}, {view(p.v)});
     all.push_back(out);
     return all;

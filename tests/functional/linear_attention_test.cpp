@@ -2,6 +2,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <attzoo/core/choose.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
+#include <attzoo/core/recurrence/plain.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 
 #include <cmath>
@@ -126,12 +127,68 @@ TEST(LinearAttention, ScanIsExactInEveryDerivative) {
     const auto pairs = torch::matmul(q, k.transpose(-2, -1));
     const auto want = torch::matmul(reverse ? pairs.triu() : pairs.tril(), v);
     for (const auto& got :
-         {core::causal_scan(q, k, v, reverse), core::scan_by_chunks(q, k, v, reverse)}) {
+         {core::recur({q, k, v, {}, reverse}).out, core::ChunkedScan().scan(q, k, v, reverse)}) {
       EXPECT_TRUE(torch::allclose(got, want, 1e-9, 1e-9));
       const auto g = torch::randn_like(want);
       const auto a = torch::autograd::grad({got}, {q, k, v}, {g});
       const auto b = torch::autograd::grad({want}, {q, k, v}, {g}, true);
       for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-9, 1e-9)) << i;
+    }
+  }
+}
+
+/// From a state and to the next, token by token of its definition.
+std::pair<torch::Tensor, torch::Tensor> token_by_token(const core::Recurrence& x) {
+  auto state = x.state.defined() ? x.state : torch::zeros({}, kDouble);
+  std::vector<torch::Tensor> out(static_cast<size_t>(x.q.size(2)));
+  for (int64_t i = 0; i < x.q.size(2); ++i) {
+    const int64_t t = x.reverse ? x.q.size(2) - 1 - i : i;
+    const auto at = [t](const torch::Tensor& all) { return all.narrow(2, t, 1); };
+    state = state + torch::matmul(at(x.k).transpose(-2, -1), at(x.v));
+    out[static_cast<size_t>(t)] = torch::matmul(at(x.q), state);
+  }
+  return {torch::cat(out, 2), state};
+}
+
+TEST(LinearAttention, RecurrencesGoFromStateToState) {
+  for (const int64_t n : {1, 3, 70}) {
+    for (const bool reverse : {false, true}) {
+      for (const bool begins : {false, true}) {
+        const auto q = leaf({2, 2, n, 3}), k = leaf({2, 2, n, 3}), v = leaf({2, 2, n, 5}),
+                   state = leaf({2, 2, 3, 5});
+        const core::Recurrence x{q, k, v, begins ? state : torch::Tensor(), reverse};
+        const auto [out, last] = token_by_token(x);
+        const auto y = core::recur(x, /*with_state=*/true);
+        EXPECT_TRUE(torch::allclose(y.out, out, 1e-10, 1e-12)) << n << reverse << begins;
+        EXPECT_TRUE(torch::allclose(y.state, last, 1e-10, 1e-12)) << n << reverse << begins;
+        Tensors leaves{q, k, v};
+        if (begins) leaves.push_back(state);
+        const auto g = torch::randn_like(out), gs = torch::randn_like(last);
+        // Of both, of the state alone, and of the outputs alone, without and with a graph.
+        const auto expect_gradients = [&](const Tensors& got, const Tensors& want,
+                                          const Tensors& cotangents) {
+          for (const bool graph : {false, true}) {
+            const auto a = torch::autograd::grad(got, leaves, cotangents, true, graph, true);
+            const auto b = torch::autograd::grad(want, leaves, cotangents, true, false, true);
+            for (size_t i = 0; i < leaves.size(); ++i) {
+              const auto zero = torch::zeros_like(leaves[i]);
+              EXPECT_TRUE(torch::allclose(a[i].defined() ? a[i] : zero,
+                                          b[i].defined() ? b[i] : zero, 1e-9, 1e-11))
+                  << n << reverse << begins << " gradient " << i;
+            }
+          }
+        };
+        expect_gradients({y.out, y.state}, {out, last}, {g, gs});
+        expect_gradients({y.state}, {last}, {gs});
+        expect_gradients({y.out}, {out}, {g});
+        if (n > 3) continue;
+        gradgradcheck(
+            [&] {
+              const auto z = core::recur(x, true);
+              return z.out.sin().sum() + z.state.square().sum();
+            },
+            leaves, "recurrence");
+      }
     }
   }
 }
@@ -143,7 +200,7 @@ TEST(LinearAttention, HalfTypesFollowTheErrorRule) {
     const auto plain = [](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
       return torch::matmul(torch::matmul(q, k.transpose(-2, -1)).tril(), v);
     };
-    expect_within_rule(core::causal_scan(q, k, v, false),
+    expect_within_rule(core::recur({q, k, v}).out,
                        plain(q.to(kDouble), k.to(kDouble), v.to(kDouble)), plain(q, k, v), 2, 150,
                        c10::toString(dtype));
   }

@@ -1,7 +1,6 @@
 // Token by token from a cache is the whole causal pass, for every mechanism and wrapper.
 
 #include <gtest/gtest.h>
-#include <torch/nn/modules/container/any.h>
 #include <attzoo/attzoo.hpp>
 
 #include <functional>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "support/error_rule.hpp"
+#include "support/every_mechanism.hpp"
 #include "support/expect_error.hpp"
 
 namespace attzoo::testing {
@@ -22,15 +22,15 @@ constexpr int64_t kWidth = 16, kBatch = 2;
 /// A module of any type in eval mode, and how many tokens the whole pass must go on behind the rows
 /// that are compared: overlapping blocks fade to the end of a sequence.
 struct Module {
-  torch::nn::AnyModule any;
+  AnyAttention any;
   int64_t beyond = 0;
 
   AttentionResult operator()(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    return any.forward<AttentionResult>(x, inputs);
+    return any(x, inputs);
   }
   Cache make_cache(int64_t batch, std::optional<int64_t> capacity = 4096,
                    const CacheOptions& options = {}) {
-    return dynamic_cast<MakesCache&>(*any.ptr()).make_cache(batch, capacity, options);
+    return any.make_cache(batch, capacity, options);
   }
   /// The output of a whole pass over x [B, n, kWidth].
   torch::Tensor whole(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
@@ -40,14 +40,13 @@ struct Module {
 };
 
 struct Case {
-  const char* name;
+  std::string name;
   std::function<Module()> make;
 };
 
-template <class M>
-Module module(M m, int64_t beyond = 0) {
+Module module(const AnyAttention& m, int64_t beyond = 0) {
   m->eval();
-  return {torch::nn::AnyModule(m), beyond};
+  return {m, beyond};
 }
 
 LocalSelfAttention local() {
@@ -85,42 +84,18 @@ LSHSelfAttention lsh(bool exact) {
                            .num_buckets = exact ? 5 : 9});
 }
 
+/// Every mechanism of the list, and other forms of them.
 std::vector<Case> all_cases() {
-  return {
-      {"vanilla",
-       [] {
-         return module(VanillaSelfAttention({.d_model = kWidth, .rope = true, .causal = true}));
-       }},
-      {"multi_head",
+  std::vector<Case> cases{
+      {"multi_head_bias",
        [] {
          return module(MultiHeadSelfAttention(
              {.d_model = kWidth, .num_heads = 2, .bias = true, .rope = true, .causal = true}));
-       }},
-      {"grouped",
-       [] {
-         return module(GroupedSelfAttention({.d_model = kWidth,
-                                             .num_query_heads = 4,
-                                             .num_kv_heads = 2,
-                                             .rope = true,
-                                             .causal = true}));
        }},
       {"multi_query",
        [] {
          return module(GroupedSelfAttention(
              {.d_model = kWidth, .num_query_heads = 4, .num_kv_heads = 1, .causal = true}));
-       }},
-      {"alibi",
-       [] {
-         return module(ALiBiSelfAttention({.d_model = kWidth, .num_heads = 4, .causal = true}));
-       }},
-      {"local", [] { return module(local()); }},
-      {"dilated",
-       [] {
-         return module(DilatedSelfAttention({.d_model = kWidth,
-                                             .dilation_rate = 3,
-                                             .num_heads = 2,
-                                             .rope = true,
-                                             .causal = true}));
        }},
       {"dilated_window",
        [] {
@@ -130,20 +105,27 @@ std::vector<Case> all_cases() {
                                              .causal = true,
                                              .window_size = 11}));
        }},
-      {"block", [] { return module(block(7, false)); }},
+      {"block_odd", [] { return module(block(7, false)); }},
       {"overlap", [] { return module(block(6, true), 6); }},
       {"overlap_odd", [] { return module(block(5, true), 5); }},
       {"python_blend", [] { return module(block(6, true, true), 6); }},
-      {"longformer", [] { return module(longformer()); }},
       {"longformer_projections", [] { return module(longformer(true)); }},
-      {"linear", [] { return module(linear()); }},
-      {"lsh", [] { return module(lsh(false)); }},
       {"lsh_exact", [] { return module(lsh(true)); }},
-      {"gated", [] { return module(gated(local())); }},
-      {"combined", [] { return module(combined(linear(), block(7, false))); }},
+      {"gated_local", [] { return module(gated(local())); }},
+      {"combined_linear", [] { return module(combined(linear(), block(7, false))); }},
       {"transformer",
        [] { return module(transformer_block(combined(local(), gated(lsh(false))))); }},
   };
+  for (const auto& [name, make] : every_mechanism({.width = kWidth,
+                                  .heads = 4,
+                                  .span = 8,
+                                  .dilation = 3,
+                                  .hashes = 2,
+                                  .causal = true,
+                                  .buckets = 9})) {
+    cases.push_back({name, [make = make] { return module(make()); }});
+  }
+  return cases;
 }
 
 class CacheTest : public ::testing::TestWithParam<Case> {
@@ -289,7 +271,7 @@ TEST_P(CacheTest, PaddingOnTheLeftIsNotThere) {
 }
 
 TEST_P(CacheTest, ContinuesTheLastDocument) {
-  if (std::string(GetParam().name) == "python_blend") return;  // knows no documents
+  if (GetParam().name == "python_blend") return;  // knows no documents
   auto m = make();
   const auto x = tokens(70);
   auto cache = m.make_cache(kBatch);
@@ -315,7 +297,7 @@ TEST_P(CacheTest, ContinuesTheLastDocument) {
 }
 
 TEST_P(CacheTest, APromptOfOneDocumentIsAPlainOne) {
-  if (std::string(GetParam().name) == "python_blend") return;
+  if (GetParam().name == "python_blend") return;
   auto m = make();
   const auto x = tokens(23);
   const auto plain = m(x, {.cache = m.make_cache(kBatch)}).output;
@@ -443,7 +425,7 @@ TEST_P(CacheTest, WrongCallsAreErrorsAndChangeNothing) {
   expect_error([&] { m(next.to(torch::kFloat32), {.cache = cache}); }, {"dtype"});
   m.any.ptr()->to(torch::kFloat64);
   m.any.ptr()->train();
-  if (std::string(GetParam().name).find("lsh") != std::string::npos) {
+  if (GetParam().name.find("lsh") != std::string::npos) {
     expect_error([&] { m(next, {.cache = cache}); }, {"eval()"});
   }
   m.any.ptr()->eval();
@@ -456,7 +438,7 @@ TEST_P(CacheTest, WrongCallsAreErrorsAndChangeNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CacheTest, ::testing::ValuesIn(all_cases()),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& info) { return info.param.name; });
 
 class Caches : public ::testing::Test {
  protected:

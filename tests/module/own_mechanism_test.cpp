@@ -32,7 +32,6 @@ using Strided = attzoo::Holder<StridedImpl>;
 
 struct StridedTraits : attzoo::testing::PlainTraits {
   using Module = Strided;
-  static constexpr const char* kName = "Strided";
   static StridedOptions options() {
     return {.d_model = 12, .num_heads = 3, .stride = 3, .dropout = 0, .bias = true};
   }
@@ -75,7 +74,6 @@ using Fixed = attzoo::Holder<FixedImpl>;
 
 struct FixedTraits : attzoo::testing::PlainTraits {
   using Module = Fixed;
-  static constexpr const char* kName = "Fixed";
   static FixedOptions options() {
     return {.d_model = 12, .num_heads = 3, .dropout = 0, .bias = true};
   }
@@ -224,8 +222,8 @@ TEST(OwnMechanism, AParameterOfItsOwnIsNoUseWithACache) {
 }
 
 namespace attzoo::testing {
-INSTANTIATE_TYPED_TEST_SUITE_P(Own, MechanismContract, StridedTraits);
-INSTANTIATE_TYPED_TEST_SUITE_P(OwnThatCounts, MechanismContract, FixedTraits);
+INSTANTIATE_TEST_SUITE_P(Own, MechanismContract, mechanism<StridedTraits>());
+INSTANTIATE_TEST_SUITE_P(OwnThatCounts, MechanismContract, mechanism<FixedTraits>());
 }  // namespace attzoo::testing
 
 TEST(OwnMechanism, FitsIntoTheWrappers) {

@@ -161,18 +161,18 @@ TEST(Transformer, ItsAttentionIsCalledAsAnyOther) {
 }
 
 TEST(Transformer, LivesAsAModule) {
-  expect_lives_as_a_module(make(), 12);
+  expect_lives_as_a_module(make());
   const auto all = all_options();
-  for (size_t i = 0; i < all.size(); i += 5) expect_lives_as_a_module(make(all[i]), 12);
+  for (size_t i = 0; i < all.size(); i += 5) expect_lives_as_a_module(make(all[i]));
 }
 
 TEST(Transformer, GradientsAreRight) {
-  expect_gradients(make({.mlp_hidden = 9}), 12);
+  expect_gradients(make({.mlp_hidden = 9}));
   const auto all = all_options();
   for (size_t i = 0; i < all.size(); i += 13) {
     auto m = make(all[i]);
     randomize(m);
-    expect_gradients(m, 12);
+    expect_gradients(m);
   }
 }
 

@@ -1,607 +1,146 @@
 #pragma once
 /// \file
-/// What every softmax mechanism of the zoo must do, written once. A mechanism's test file gives a
-/// traits struct and instantiates the suite:
+/// What every softmax mechanism of the zoo must do, written once and compiled once. A mechanism's
+/// test file gives a traits struct and instantiates the suite:
 ///
-///     struct LocalTraits {
+///     struct LocalTraits : PlainTraits {
 ///       using Module = LocalSelfAttention;
-///       static constexpr const char* kName = "LocalSelfAttention";
 ///       static LocalSelfAttentionOptions options();      // d_model 12, dropout 0
 ///       static torch::Tensor allowed(int64_t n);         // its pattern, bool [n, n] or [H, n, n]
-///       static constexpr bool kBias;                     // whether |q - kv| changes its scores
 ///     };
-///     INSTANTIATE_TYPED_TEST_SUITE_P(Local, MechanismContract, LocalTraits);
+///     INSTANTIATE_TEST_SUITE_P(Local, MechanismContract, mechanism<LocalTraits>());
 ///
 /// It serves mechanisms outside of the zoo as well: link the CMake target attzoo::testing, which
-/// adds this folder to the include path, and GoogleTest; see tests/module/own_mechanism_test.cpp.
+/// adds this folder to the include path and the tests to the program, and GoogleTest; see
+/// tests/module/own_mechanism_test.cpp.
 
-#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
-#include <torch/cuda.h>
-#include <torch/nn/modules/container/any.h>
-#include <torch/serialize.h>
 #include <attzoo/attzoo.hpp>
 
-#include <cmath>
-#include <sstream>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <ostream>
 #include <string>
 
 #include "support/documents_contract.hpp"
-#include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
-#include "support/reset_parameters.hpp"
+#include "support/wrapper_contract.hpp"
 
 namespace attzoo::testing {
+
+inline constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
 
 /// [B, n, heads * features] -> [B, heads, n, features].
 inline torch::Tensor split_heads(const torch::Tensor& t, int64_t heads) {
   return t.view({t.size(0), t.size(1), heads, -1}).transpose(1, 2);
 }
 
-inline constexpr double kNegativeInfinity = -std::numeric_limits<double>::infinity();
-
-template <class Traits>
-class MechanismContract : public ::testing::Test {
- protected:
-  using Module = typename Traits::Module;
-  using Impl = typename Module::ContainedType;
-
-  void SetUp() override { torch::manual_seed(20240607); }
-
-  static Module make(torch::ScalarType dtype = torch::kFloat64) {
-    Module m(Traits::options());
-    const torch::NoGradGuard no_grad;
-    if (m->sinks.defined()) m->sinks.normal_();
-    for (const auto& norm : {m->norm_q, m->norm_k}) {
-      if (!norm.is_empty()) norm->weight.uniform_(0.5, 1.5);
-    }
-    m->to(dtype);
-    m->eval();
-    return m;
-  }
-  /// w_o of heads whose outputs are 0: [sizes, d_model].
-  static torch::Tensor of_nothing(Module& m, std::vector<int64_t> sizes) {
-    sizes.push_back(m->w_o->weight.size(1));
-    return m->w_o(torch::zeros(sizes, torch::kFloat64));
-  }
-  static torch::Tensor tokens(int64_t batch, int64_t n, torch::ScalarType dtype = torch::kFloat64) {
-    return torch::randn({batch, n, 12}, dtype);
-  }
-
-  /// The mechanism by its definition, dense and independent of the core: the output before w_o
-  /// [B, H, L, dh] and the weights [B, H, L, S]. `mask`: bool, broadcastable to [B, H, L, S].
-  struct Dense {
-    torch::Tensor weights, output, lse;
-  };
-  static Dense dense(Module& m, const torch::Tensor& x, const torch::Tensor& context,
-                     const torch::Tensor& mask, const torch::Tensor& bias = {}) {
-    const int64_t dh = m->d_head(), H = m->w_q->weight.size(0) / dh,
-                  Hkv = m->w_k->weight.size(0) / dh;
-    auto q = split_heads(m->w_q(x), H), k = split_heads(m->w_k(context), Hkv);
-    const auto normed = [&](const torch::Tensor& t, const RMSNorm& norm) {
-      if (norm.is_empty()) return t;
-      const auto mean = t.square().mean(-1, /*keepdim=*/true) + norm->options.eps;
-      return (t / mean.sqrt() * norm->weight).to(t.scalar_type());
-    };
-    q = normed(q, m->norm_q);
-    k = normed(k, m->norm_k);
-    if constexpr (requires { m->options.rope; }) {
-      const Rope rope = m->options.rope;
-      if (rope) q = apply_rope(q, *rope.options()), k = apply_rope(k, *rope.options());
-    }
-    k = k.repeat_interleave(H / Hkv, 1);
-    const auto v = split_heads(m->w_v(context), Hkv).repeat_interleave(H / Hkv, 1);
-    auto s = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(dh));
-    if constexpr (requires { m->options.softcap; }) {
-      if (m->options.softcap) s = *m->options.softcap * torch::tanh(s / *m->options.softcap);
-    }
-    s = s + Traits::score_bias(m, x.size(1), context.size(1)).to(s.scalar_type());
-    if (bias.defined()) s = s + bias;
-    s = s.masked_fill(mask.logical_not(), kNegativeInfinity);
-    if (m->sinks.defined()) {
-      s = torch::cat({s, m->sinks.view({1, H, 1, 1}).expand({s.size(0), H, s.size(2), 1})}, -1);
-    }
-    const auto weights = torch::softmax(s, -1).nan_to_num(0.0).slice(-1, 0, context.size(1));
-    auto joined = torch::matmul(weights, v).transpose(1, 2).flatten(2);
-    if (!m->w_g.is_empty()) joined = joined * torch::sigmoid(m->w_g(x));
-    return {Traits::kHeadAxis ? weights : weights.squeeze(1), m->w_o(joined),
-            torch::logsumexp(s, -1)};
-  }
-  static torch::Tensor pattern(int64_t L, int64_t S) {
-    return Traits::allowed(std::max(L, S))
-        .slice(-2, std::max(L, S) - L)
-        .slice(-1, std::max(L, S) - S);
-  }
-  static torch::Tensor causal_mask(int64_t L, int64_t S) {
-    return torch::ones({L, S}, torch::kBool).tril(S - L);
-  }
-  static void expect_same(const AttentionResult& got, const Dense& want) {
-    EXPECT_TRUE(torch::allclose(got.output, want.output, 1e-10, 1e-12));
-    EXPECT_EQ(got.weights.sizes(), want.weights.sizes());
-    EXPECT_TRUE(torch::allclose(got.weights, want.weights, 1e-10, 1e-12));
-    EXPECT_TRUE(torch::allclose(got.lse, want.lse, 1e-10, 1e-12));
-  }
+/// Options that a test sets; a mechanism that has not one of the later ones goes without.
+struct Change {
+  std::optional<int64_t> d_model = {}, input_dim = {};
+  std::optional<double> dropout = {};
+  std::optional<bool> causal = {};
+  std::optional<int64_t> num_heads = {};
+  std::optional<double> temperature = {};
+  std::optional<bool> rope = {};
 };
 
-TYPED_TEST_SUITE_P(MechanismContract);
-
-TYPED_TEST_P(MechanismContract, IsItsDefinition) {
-  auto m = this->make();
-  for (const int64_t n : {1, 2, 7, 33}) {
-    const auto x = this->tokens(2, n);
-    this->expect_same(m(x), this->dense(m, x, x, this->pattern(n, n)));
-    this->expect_same(m(x, {.causal = true}),
-                      this->dense(m, x, x, this->pattern(n, n) & this->causal_mask(n, n)));
-  }
-}
-
-TYPED_TEST_P(MechanismContract, CausalOptionAndItsOverride) {
-  auto options = TypeParam::options();
-  options.causal = true;
-  typename TestFixture::Module m(options);
-  m->to(torch::kFloat64);
-  const auto x = this->tokens(2, 9);
-  this->expect_same(m(x), this->dense(m, x, x, this->pattern(9, 9) & this->causal_mask(9, 9)));
-  this->expect_same(m(x, {.causal = false}), this->dense(m, x, x, this->pattern(9, 9)));
-}
-
-TYPED_TEST_P(MechanismContract, GoesOnFromACacheAsTheWholePass) {
-  const torch::NoGradGuard no_grad;
-  auto m = this->make();
-  const auto x = this->tokens(2, 150);
-  const auto want = m(x, {.causal = true}).output;
-  const auto cache = m->make_cache(2, 150);
-  for (int64_t at = 0, end = 70; at < 150;
-       at = end, end = std::min<int64_t>(150, at + at % 4 + 1)) {
-    const auto got = m(x.slice(1, at, end), {.causal = true, .cache = cache}).output;
-    EXPECT_TRUE(torch::allclose(got, want.slice(1, at, end), 1e-10, 1e-12)) << at;
-  }
-}
-
-TYPED_TEST_P(MechanismContract, GoesOnBehindPaddingAndDocuments) {
-  auto options = TypeParam::options();
-  if constexpr (requires { options.rope; }) options.rope = this->make()->d_head() % 2 == 0;
-  typename TestFixture::Module m(options);
-  expect_goes_on_as_alone(m, TypeParam::kName);
-}
-
-TYPED_TEST_P(MechanismContract, TakesMasksOfAllKinds) {
-  auto m = this->make();
-  const int64_t B = 2, n = 11, H = m(this->tokens(1, 1)).lse.size(1);
-  const auto x = this->tokens(B, n);
-  const auto allowed = this->pattern(n, n);
-  const std::vector<std::vector<int64_t>> shapes = {{n, n},       {1, n},       {n, 1},
-                                                    {B, n, n},    {1, n, n},    {B, 1, n},
-                                                    {B, H, n, n}, {1, H, 1, n}, {B, 1, n, 1}};
-  for (const auto& shape : shapes) {
-    auto mask = torch::rand(shape) < 0.7;
-    const auto rank4 = core::mask_rank4(mask);
-    this->expect_same(m(x, {.mask = mask}), this->dense(m, x, x, allowed & rank4));
-    const auto bias = torch::randn(shape, torch::kFloat64);
-    this->expect_same(m(x, {.mask = bias}), this->dense(m, x, x, allowed, core::mask_rank4(bias)));
-    const auto minus_infinity =
-        torch::zeros(shape, torch::kFloat64).masked_fill(mask.logical_not(), kNegativeInfinity);
-    this->expect_same(m(x, {.mask = minus_infinity}), this->dense(m, x, x, allowed & rank4));
-  }
-  // A mask of another float dtype is cast to x's.
-  const auto narrow = torch::randn({n, n}, torch::kFloat32);
-  this->expect_same(m(x, {.mask = narrow}),
-                    this->dense(m, x, x, allowed, narrow.to(torch::kFloat64)));
-}
-
-TYPED_TEST_P(MechanismContract, CombinesMaskPaddingAndCausal) {
-  auto m = this->make();
-  const auto x = this->tokens(3, 10);
-  const auto real = create_padding_mask(std::vector<int64_t>{10, 6, 1});
-  const auto mask = torch::rand({3, 10, 10}) < 0.8;
-  const auto all = this->pattern(10, 10) & this->causal_mask(10, 10) & mask.unsqueeze(1) &
-                   real.view({3, 1, 1, 10});
-  this->expect_same(m(x, {.mask = mask, .key_padding_mask = real, .causal = true}),
-                    this->dense(m, x, x, all));
-}
-
-TYPED_TEST_P(MechanismContract, AttendsToAContext) {
-  auto m = this->make();
-  const auto x = this->tokens(2, 5), context = this->tokens(2, 8);
-  this->expect_same(m(x, {.context = context}), this->dense(m, x, context, this->pattern(5, 8)));
-  this->expect_same(m(x, {.causal = true, .context = context}),
-                    this->dense(m, x, context, this->pattern(5, 8) & this->causal_mask(5, 8)));
-}
-
-TYPED_TEST_P(MechanismContract, WeightsOnDemand) {
-  auto m = this->make();
-  const auto x = this->tokens(2, 150);
-  const auto [output, weights] = m(x);
-  const torch::Tensor all = weights;
-  if (!m->sinks.defined()) {
-    EXPECT_TRUE(torch::allclose(all.sum(-1), torch::ones_like(all.sum(-1))));
-  }
-  EXPECT_TRUE(torch::allclose(weights.rows(3, 17), all.slice(-2, 3, 17), 1e-12, 1e-14));
-  EXPECT_EQ(weights.rows(4, 4).numel(), 0);
-  EXPECT_TRUE(
-      torch::allclose(weights.head_mean(), all.dim() == 4 ? all.mean(1) : all, 1e-12, 1e-14));
-  expect_error([&, w = weights] { w.rows(2, 151); }, {"LazyWeights::rows", "150", "151"});
-}
-
-TYPED_TEST_P(MechanismContract, Gradients) {
-  auto m = this->make();
-  auto x = this->tokens(2, 5).requires_grad_();
-  auto context = this->tokens(2, 6).requires_grad_();
-  auto mask = torch::randn({5, 6}, torch::kFloat64).requires_grad_();
-  Tensors leaves{x, context, mask};
-  for (const auto& p : m->named_parameters()) leaves.push_back(p.value());
-  const auto cotangent = torch::randn({2, 5, 12}, torch::kFloat64);
-  const auto f = [&] {
-    return (m(x, {.mask = mask, .causal = true, .context = context}).output * cotangent).sum();
-  };
-  gradcheck(f, leaves, TypeParam::kName);
-  gradgradcheck(f, {x, context}, TypeParam::kName);
-  const auto plain = [&] { return (m(x).output * cotangent).sum(); };
-  gradcheck(plain, {x}, TypeParam::kName);
-  gradgradcheck(plain, {x}, TypeParam::kName);
-  const auto lse = [&] {
-    const auto r = m(x);
-    return r.lse.sin().sum() + torch::Tensor(r.weights).square().sum();
-  };
-  gradcheck(lse, {x}, std::string(TypeParam::kName) + " lse and weights");
-}
-
-TYPED_TEST_P(MechanismContract, FullyMaskedRowsAreZero) {
-  auto m = this->make();
-  auto x = this->tokens(2, 6).requires_grad_();
-  auto mask = torch::ones({6, 6}, torch::kBool);
-  mask[2] = false;
-  const auto zero = this->of_nothing(m, {2});
-  for (const auto& m2 : {mask, torch::zeros({6, 6}).masked_fill(mask.logical_not(), -INFINITY)}) {
-    const auto r = m(x, {.mask = m2});
-    EXPECT_TRUE(torch::equal(r.output.select(1, 2), zero));
-    EXPECT_TRUE((torch::Tensor(r.weights).select(-2, 2) == 0).all().template item<bool>());
-    const auto lse = m->sinks.defined() ? m->sinks.detach() : torch::tensor(kNegativeInfinity);
-    EXPECT_TRUE((r.lse.select(-1, 2) == lse).all().template item<bool>());
-    const auto grads = torch::autograd::grad({r.output.sum()}, {x});
-    EXPECT_TRUE(grads[0].isfinite().all().template item<bool>());
-  }
-}
-
-TYPED_TEST_P(MechanismContract, PaddingChangesNothing) {
-  auto m = this->make();
-  const std::vector<int64_t> lengths{9, 4, 1};
-  const auto x = this->tokens(3, 9);
-  const auto padded = m(x, {.key_padding_mask = create_padding_mask(lengths)}).output;
-  for (int64_t b = 0; b < 3; ++b) {
-    const auto n = lengths[static_cast<size_t>(b)];
-    const auto alone = m(x.slice(0, b, b + 1).slice(1, 0, n)).output;
-    EXPECT_TRUE(torch::allclose(padded.slice(0, b, b + 1).slice(1, 0, n), alone, 1e-10, 1e-12));
-  }
-}
-
-TYPED_TEST_P(MechanismContract, DocumentsAreAlone) {
-  auto options = TypeParam::options();
-  if constexpr (requires { options.rope; }) options.rope = this->make()->d_head() % 2 == 0;
-  typename TestFixture::Module m(options);
-  expect_packs(m, TypeParam::kName);
-  expect_documents_are_alone(m, {.mask = torch::rand({40, 40}) < 0.7}, "mask");
-  const auto x = this->tokens(2, 6);
-  const auto bad = [&](const Documents& documents, std::vector<std::string> parts) {
-    parts.insert(parts.end(), {TypeParam::kName, "documents"});
-    expect_error([&] { m(x, {.documents = documents}); }, parts);
-  };
-  const auto ids = torch::tensor({0, 0, 1, 1, 2, 2});
-  bad({.offsets = torch::tensor({0, 6}), .ids = ids}, {"offsets", "ids", "both"});
-  bad({.offsets = torch::tensor({0, 5})}, {"S=6", "5"});
-  bad({.offsets = torch::tensor({0, 7, 6})}, {"decrease"});
-  bad({.offsets = torch::tensor({2, 4})}, {"begin with 0", "lengths", "cumsum"});
-  bad({.offsets = torch::tensor({0, 4, 2})}, {"decrease", "lengths", "cumsum"});
-  bad({.offsets = torch::tensor({0, 2, 2, 2})}, {"S=6", "lengths", "cumsum"});
-  bad({.offsets = torch::tensor({int64_t{0}, int64_t{1} << 62})}, {"S=6", "4611686018427387904"});
-  bad({.offsets = torch::tensor({0.0, 6.0})}, {"offsets", "integers"});
-  bad({.offsets = torch::tensor({0, 6}, torch::kInt64).to(torch::kMeta)}, {"offsets", "meta"});
-  bad({.ids = ids.slice(0, 1)}, {"ids", "[5]"});
-  bad({.ids = ids.expand({3, 6})}, {"ids", "[3, 6]"});
-  bad({.ids = torch::tensor({0, 0, 1, 1, 0, 0})}, {"together"});
-  expect_error([&] { m(x, {.context = x, .documents = {.ids = ids}}); },
-               {TypeParam::kName, "context"});
-}
-
-TYPED_TEST_P(MechanismContract, CausalNeverLooksAhead) {
-  auto m = this->make(torch::kFloat32);
-  auto x = this->tokens(1, 40, torch::kFloat32);
-  const auto before = m(x, {.causal = true}).output.slice(1, 0, 23);
-  x.slice(1, 23).normal_();
-  EXPECT_TRUE(torch::equal(before, m(x, {.causal = true}).output.slice(1, 0, 23)));
-}
-
-TYPED_TEST_P(MechanismContract, DropoutDropsTheSameEverywhere) {
-  auto options = TypeParam::options();
-  options.dropout = 0.3;
-  typename TestFixture::Module m(options);
-  m->to(torch::kFloat64);
-  const auto x = this->tokens(2, 64);
-  torch::manual_seed(5);
-  const auto first = m(x), second = m(x);
-  torch::manual_seed(5);
-  const auto again = m(x);
-  EXPECT_TRUE(torch::equal(first.output, again.output));
-  EXPECT_FALSE(torch::equal(first.output, second.output));
-  const auto w = TypeParam::kHeadAxis ? torch::Tensor(first.weights)
-                                      : torch::Tensor(first.weights).unsqueeze(1);
-  const int64_t H = w.size(1);
-  const auto v = split_heads(m->w_v(x), m->w_v->weight.size(0) / m->d_head());
-  auto joined = torch::matmul(w, v.repeat_interleave(H / v.size(1), 1)).transpose(1, 2).flatten(2);
-  if (!m->w_g.is_empty()) joined = joined * torch::sigmoid(m->w_g(x));
-  EXPECT_TRUE(torch::allclose(first.output, m->w_o(joined), 1e-10, 1e-12));
-  m->eval();
-  EXPECT_TRUE(torch::equal(m(x).output, m(x).output));
-  // All of them, down to the gradient.
-  options.dropout = 1;
-  for (const auto dtype : {torch::kFloat64, torch::kFloat32}) {
-    typename TestFixture::Module none(options);
-    none->to(dtype);
-    auto tokens = this->tokens(2, 64, dtype).requires_grad_();
-    const auto r = none(tokens);
-    const auto weights = torch::Tensor(r.weights);
-    EXPECT_TRUE((weights == 0).all().template item<bool>());
-    EXPECT_TRUE(torch::equal(r.output, none->w_o(torch::zeros_like(joined, dtype))));
-    const auto grad =
-        torch::autograd::grad({r.output.sum() + weights.sum()}, {tokens}, {}, true, false, true)[0];
-    EXPECT_TRUE(!grad.defined() || (grad == 0).all().template item<bool>());
-  }
-}
-
-TYPED_TEST_P(MechanismContract, RotaryPositions) {
-  if constexpr (requires { TypeParam::options().rope; }) {
-    auto options = TypeParam::options();
-    options.rope = true;
-    typename TestFixture::Module m(options);
-    m->to(torch::kFloat64);
-    const auto x = this->tokens(1, 8);
-    // Scores depend on differences of positions alone, and positions do matter.
-    EXPECT_TRUE(torch::allclose(m(x).output, m(x, {.position_offset = 1000}).output, 1e-8, 1e-10));
-    auto plain = options;
-    plain.rope = false;
-    typename TestFixture::Module without(plain);
-    without->to(torch::kFloat64);
-    load_state_dict(*without, state_dict(*m));
-    if ((TypeParam::allowed(8) != torch::eye(8, torch::kBool)).any().template item<bool>()) {
-      EXPECT_FALSE(torch::allclose(m(x).output, without(x).output, 1e-3, 1e-3));
-    }
-    // A context begins at position 0: the last tokens of a sequence, asked at their own position.
-    const auto tail = m(x.slice(1, 5), {.causal = true, .context = x, .position_offset = 5}).output;
-    EXPECT_TRUE(torch::allclose(tail, m(x, {.causal = true}).output.slice(1, 5), 1e-10, 1e-12));
-  } else {
-    SUCCEED();
-  }
-}
-
-TYPED_TEST_P(MechanismContract, HalfTypesFollowTheErrorRule) {
-  for (const auto dtype : {torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
-    auto low = this->make(dtype);
-    typename TestFixture::Module gold(low->get_config());
-    gold->to(torch::kFloat64);
-    for (const auto& p : state_dict(*low)) {
-      state_dict(*gold).at(p.first).detach().copy_(p.second);
-    }
-    auto x = this->tokens(2, 33, dtype).requires_grad_();
-    auto x64 = x.detach().to(torch::kFloat64).requires_grad_();
-    const auto mask = this->pattern(33, 33);
-    const auto cotangent = torch::randn({2, 33, 12}, dtype);
-    const auto backward = [&](const torch::Tensor& out, const torch::Tensor& leaf) {
-      return torch::autograd::grad({(out * cotangent.to(out.scalar_type())).sum()}, {leaf})[0];
-    };
-    const auto got = low(x).output, plain = this->dense(low, x, x, mask).output,
-               exact = this->dense(gold, x64, x64, mask).output;
-    const std::string what = std::string(TypeParam::kName) + " " + c10::toString(dtype);
-    expect_within_rule(got, exact, plain, 2, 33, what + " output");
-    expect_within_rule(backward(got, x), backward(exact, x64), backward(plain, x), 3, 33,
-                       what + " gradient of x");
-  }
-}
-
-TYPED_TEST_P(MechanismContract, EmptyAndStridedInputs) {
-  auto m = this->make();
-  EXPECT_EQ(m(this->tokens(0, 5)).output.sizes(), (std::vector<int64_t>{0, 5, 12}));
-  auto empty = this->tokens(2, 0).requires_grad_();
-  const auto r = m(empty);
-  EXPECT_EQ(r.output.sizes(), (std::vector<int64_t>{2, 0, 12}));
-  EXPECT_EQ(torch::Tensor(r.weights).numel(), 0);
-  r.output.sum().backward();
-  // A context without tokens leaves nothing to attend to.
-  const auto x = this->tokens(2, 3);
-  EXPECT_TRUE(
-      torch::equal(m(x, {.context = this->tokens(2, 0)}).output, this->of_nothing(m, {2, 3})));
-  const auto strided = torch::randn({7, 12, 2}, torch::kFloat64).permute({2, 0, 1});
-  EXPECT_FALSE(strided.is_contiguous());
-  EXPECT_TRUE(torch::allclose(m(strided).output, m(strided.contiguous()).output, 1e-12, 1e-14));
-}
-
-TYPED_TEST_P(MechanismContract, LivesAsAModule) {
-  using Module = typename TestFixture::Module;
-  using Impl = typename TestFixture::Impl;
-  auto m = this->make();
-  const auto x = this->tokens(2, 6);
-  const auto want = m(x).output;
-
-  const auto copy = std::dynamic_pointer_cast<Impl>(m->clone());
-  EXPECT_TRUE(torch::equal(copy->forward(x).output, want));
-  for (const auto& p : copy->named_parameters()) {
-    EXPECT_NE(p.value().data_ptr(), m->named_parameters()[p.key()].data_ptr()) << p.key();
+/// A module of any mechanism, and the parts of it that its definition is made of.
+struct AnyMechanism : AnyAttention {
+  template <class Traits>
+  AnyMechanism(Traits, typename Traits::Module m)
+      : AnyAttention(m),
+        w_q(m->w_q),
+        w_k(m->w_k),
+        w_v(m->w_v),
+        w_o(m->w_o),
+        w_g(m->w_g),
+        norm_q(m->norm_q),
+        norm_k(m->norm_k),
+        sinks(m->sinks),
+        d_head(m->d_head()),
+        score_bias([m](int64_t L, int64_t S) mutable { return Traits::score_bias(m, L, S); }),
+        another([m] { return AnyMechanism(Traits(), typename Traits::Module(m->get_config())); }) {
+    if constexpr (requires { m->options.rope; }) rope = m->options.rope;
+    if constexpr (requires { m->options.softcap; }) softcap = m->options.softcap;
   }
 
-  std::stringstream stream;
-  torch::save(m, stream);
-  Module loaded(TypeParam::options());
-  loaded->to(torch::kFloat64);
-  torch::load(loaded, stream);
-  loaded->eval();
-  EXPECT_TRUE(torch::equal(loaded(x).output, want));
+  torch::nn::Linear w_q, w_k, w_v, w_o, w_g;
+  RMSNorm norm_q, norm_k;
+  torch::Tensor sinks;
+  int64_t d_head;
+  Rope rope = false;
+  std::optional<double> softcap = {};
+  std::function<torch::Tensor(int64_t L, int64_t S)> score_bias;
+  std::function<AnyMechanism()> another;  ///< of the same options
+};
 
-  torch::nn::AnyModule any(m);
-  EXPECT_TRUE(torch::equal(any.forward<AttentionResult>(x).output, want));
-  const AttentionInputs causal{.causal = true};
-  EXPECT_TRUE(torch::equal(any.forward<AttentionResult>(x, causal).output, m(x, causal).output));
-
-  Module none(nullptr), shared(m.ptr()), rebuilt(m->get_config());
-  EXPECT_TRUE(none.is_empty());
-  EXPECT_TRUE(torch::equal(shared(x).output, want));
-  rebuilt->to(torch::kFloat64);
-  load_state_dict(*rebuilt, state_dict(*m));
-  rebuilt->eval();
-  EXPECT_TRUE(torch::equal(rebuilt(x).output, want));
-
-  std::stringstream text;
-  text << m;
-  EXPECT_NE(text.str().find(std::string("attzoo::") + TypeParam::kName), std::string::npos);
-  EXPECT_NE(text.str().find("d_model=12"), std::string::npos);
-  {
-    torch::NoGradGuard no_grad;
-    const auto r = m(x);
-    EXPECT_FALSE(r.output.requires_grad());
-    // Not the same bits: what stands around attention may sum in another order.
-    EXPECT_TRUE(torch::allclose(r.output, want, 1e-12, 1e-14));
-  }
-  m->to(torch::kFloat32);
-  EXPECT_EQ(m(x.to(torch::kFloat32)).output.scalar_type(), torch::kFloat32);
-  expect_reset_parameters(rebuilt);
+/// What the contract knows of a mechanism.
+struct Mechanism {
+  std::string name;  ///< in errors and in print
+  bool head_axis;    ///< of its weights
+  bool has_temperature, has_rope;
+  bool heads_divide;  ///< there is an option num_heads, which divides d_model
+  std::function<torch::Tensor(int64_t n)> allowed;
+  std::function<AnyMechanism(const Change&)> make;
+  std::function<void(const AnyMechanism&)> lives_as_a_module;  ///< what takes its own type
+};
+inline std::ostream& operator<<(std::ostream& stream, const Mechanism& m) {
+  return stream << m.name;
 }
 
-TYPED_TEST_P(MechanismContract, ConstructorErrors) {
-  const auto bad = [](auto change, const std::vector<std::string>& parts) {
-    auto options = TypeParam::options();
-    change(options);
-    std::vector<std::string> all = parts;
-    all.push_back(TypeParam::kName);
-    expect_error([&] { typename TestFixture::Module m(options); }, all);
-  };
-  bad([](auto& o) { o.d_model = 0; }, {"d_model", "0"});
-  bad([](auto& o) { o.d_model = -4; }, {"d_model", "-4"});
-  bad([](auto& o) { o.input_dim = 0; }, {"input_dim", "0"});
-  bad([](auto& o) { o.dropout = 1.5; }, {"dropout", "1.5"});
-  bad([](auto& o) { o.dropout = -0.1; }, {"dropout", "-0.1"});
-  if constexpr (requires { TypeParam::options().temperature; }) {
-    bad([](auto& o) { o.temperature = 0; }, {"temperature", "0"});
-    bad([](auto& o) { o.temperature = 1e-300; }, {"temperature", "1e-300"});
-    bad([](auto& o) { o.temperature = std::nan(""); }, {"temperature", "nan"});
+/// The one that a traits struct says, as values of the suite's parameter.
+template <class Traits>
+auto mechanism() {
+  using Module = typename Traits::Module;
+  using Options = decltype(Traits::options());
+  const Options o = Traits::options();
+  constexpr bool rope = requires { o.rope; }
+  , heads = requires { o.num_heads; };
+  Mechanism m{.name = Module::ContainedType::kName,
+              .head_axis = Traits::kHeadAxis,
+              .has_temperature = requires {o.temperature;
+}
+, .has_rope = rope, .heads_divide = heads, .allowed = Traits::allowed,
+  .make =
+      [](const Change& change) {
+        Options options = Traits::options();
+        const auto set = [](auto& field, const auto& value) {
+          if (value) field = *value;
+        };
+        set(options.d_model, change.d_model);
+        set(options.input_dim, change.input_dim);
+        set(options.dropout, change.dropout);
+        set(options.causal, change.causal);
+        if constexpr (heads) set(options.num_heads, change.num_heads);
+        if constexpr (requires { options.temperature; }) {
+          set(options.temperature, change.temperature);
+        }
+        if constexpr (rope) set(options.rope, change.rope);
+        return AnyMechanism(Traits(), Module(options));
+      },
+  .lives_as_a_module = [](const AnyMechanism& any) {
+    expect_lives_as_a_module(
+        Module(std::dynamic_pointer_cast<typename Module::ContainedType>(any.ptr())));
   }
-  bad([](auto& o) { o.dropout = std::nan(""); }, {"dropout", "nan"});
-  bad([](auto& o) { o.d_model = int64_t{3} << 40; }, {"d_model=3298534883328", "2^36"});
-  bad([](auto& o) { o.input_dim = int64_t{1} << 40; }, {"input_dim=1099511627776", "2^36"});
-  if constexpr (requires { TypeParam::options().num_heads; }) {
-    if constexpr (requires { TypeParam::options().head_dim; }) {
-      if (TypeParam::options().head_dim) return;  // d_model is no multiple of anything then
-    }
-    bad([](auto& o) { o.num_heads = 5; }, {"num_heads", "5", "12"});
-    bad([](auto& o) { o.num_heads = 0; }, {"num_heads", "0"});
-    bad([](auto& o) { o.num_heads = -2; }, {"num_heads", "-2"});
-    if constexpr (requires { TypeParam::options().rope; }) {
-      bad([](auto& o) { o.num_heads = 4, o.rope = true; }, {"rope", "even", "3"});
-    }
-  }
+};  // namespace attzoo::testing
+if constexpr (requires { o.head_dim; }) m.heads_divide = heads && !o.head_dim;
+return ::testing::Values(m);
 }
 
-TYPED_TEST_P(MechanismContract, ForwardErrors) {
-  auto m = this->make(torch::kFloat32);
-  const auto x = this->tokens(2, 6, torch::kFloat32);
-  const std::string name = TypeParam::kName;
-  const auto bad = [&](const torch::Tensor& input, const AttentionInputs& in,
-                       std::vector<std::string> parts) {
-    parts.push_back(name);
-    expect_error([&] { m(input, in); }, parts);
-  };
-  bad({}, {}, {"x", "undefined"});
-  bad(x[0], {}, {"x", "[batch, seq, input_dim=12]", "[6, 12]"});
-  bad(x.slice(2, 1), {}, {"x", "[2, 6, 11]"});
-  bad(x.to(torch::kFloat64), {}, {"x", "Float", "Double"});
-  bad(x.to(torch::kInt64), {}, {"x", "Long"});
-  bad(x.to(torch::kMeta), {}, {"x", "device", "meta"});
-  bad(x, {.context = x.slice(0, 1)}, {"context", "batch size 2", "[1, 6, 12]"});
-  bad(x, {.context = x.slice(2, 1)}, {"context", "[2, 6, 11]"});
-  bad(x.to_sparse(), {}, {"x", "dense", "Sparse"});
-  bad(x, {.context = x.to_sparse()}, {"context", "dense", "Sparse"});
-  bad(x, {.mask = torch::ones({6, 6}, torch::kBool).to_sparse()}, {"mask", "dense", "Sparse"});
-  bad(x, {.key_padding_mask = torch::ones({2, 6}, torch::kBool).to_sparse()},
-      {"key_padding_mask", "dense", "Sparse"});
-  if constexpr (requires { TypeParam::options().rope; }) {
-    auto options = TypeParam::options();
-    options.rope = true;
-    if (m->d_head() % 2 == 0) {
-      typename TestFixture::Module rotated(options);
-      expect_error([&] { rotated(x, {.position_offset = std::numeric_limits<int64_t>::max()}); },
-                   {"position_offset", "9223372036854775807"});
-    }
-  }
-  bad(x, {.mask = torch::ones({6, 6}, torch::kInt64)}, {"mask", "torch::kBool", "Long"});
-  bad(x, {.mask = torch::ones({6}, torch::kBool)}, {"mask", "[6]", "key_padding_mask"});
-  bad(x, {.mask = torch::ones({2, 6}, torch::kBool)}, {"mask", "[2, 6]", "key_padding_mask"});
-  bad(x, {.mask = torch::ones({6, 7}, torch::kBool)}, {"mask", "[6, 7]"});
-  bad(x, {.mask = torch::ones({3, 6, 6}, torch::kBool)}, {"mask", "[3, 6, 6]"});
-  bad(x, {.mask = torch::ones({1, 1, 1, 6, 6}, torch::kBool)}, {"mask"});
-  bad(x, {.mask = torch::ones({6, 6}, torch::dtype(torch::kBool).device(torch::kMeta))},
-      {"mask", "meta"});
-  bad(x, {.key_padding_mask = torch::ones({2, 6})}, {"key_padding_mask", "bool", "Float"});
-  bad(x, {.key_padding_mask = torch::ones({6}, torch::kBool)},
-      {"key_padding_mask", "[2, 6]", "[6]"});
-  bad(x, {.key_padding_mask = torch::ones({2, 7}, torch::kBool)}, {"key_padding_mask", "[2, 7]"});
-  if (!m->takes().positions) bad(x, {.position_offset = 3}, {"position_offset", "rope", "3"});
-  if (!m->takes().global_attention) {
-    bad(x, {.global_attention = torch::ones({6})}, {"global_attention"});
-  }
-}
-
-/// Autocast runs a float32 module in bfloat16; float64 it leaves alone.
-TYPED_TEST_P(MechanismContract, Autocast) {
-  auto m = this->make(torch::kFloat32);
-  auto low = this->make(torch::kBFloat16), gold = this->make();
-  const auto parameters = state_dict(*m);
-  for (const auto& [name, value] : parameters) {
-    torch::NoGradGuard no_grad;
-    state_dict(*low).at(name).copy_(value);
-    state_dict(*gold).at(name).copy_(value);
-  }
-  const auto x = this->tokens(2, 33, torch::kBFloat16);
-  const auto want = gold(x.to(torch::kFloat64)).output, plain = low(x).output;
-  struct Autocast {
-    Autocast() {
-      at::autocast::set_autocast_enabled(torch::kCPU, true);
-      at::autocast::set_autocast_dtype(torch::kCPU, torch::kBFloat16);
-    }
-    ~Autocast() {
-      at::autocast::set_autocast_enabled(torch::kCPU, false);
-      at::autocast::clear_cache();
-    }
-  } autocast;
-  expect_within_rule(m(x.to(torch::kFloat32)).output, want, plain, 2, 33, TypeParam::kName);
-  expect_within_rule(m(x).output, want, plain, 2, 33, TypeParam::kName);
-  EXPECT_TRUE(torch::allclose(gold(x.to(torch::kFloat64)).output, want, 1e-10, 1e-12));
-  expect_error([&] { gold(x); }, {TypeParam::kName, "Double", "BFloat16"});
-  expect_error([&] { m(x.to(torch::kFloat64)); }, {TypeParam::kName, "Float", "Double"});
-}
-
-TYPED_TEST_P(MechanismContract, WorksOnCuda) {
-  if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
-  auto m = this->make(torch::kFloat32);
-  const auto x = this->tokens(2, 33, torch::kFloat32);
-  const auto want = m(x, {.causal = true});
-  m->to(torch::kCUDA);
-  const auto got = m(x.to(torch::kCUDA), {.causal = true});
-  EXPECT_TRUE(torch::allclose(got.output.cpu(), want.output, 1e-4, 1e-4));
-  EXPECT_TRUE(torch::allclose(torch::Tensor(got.weights).cpu(), want.weights, 1e-4, 1e-4));
-}
-
-REGISTER_TYPED_TEST_SUITE_P(MechanismContract, GoesOnFromACacheAsTheWholePass,
-                            GoesOnBehindPaddingAndDocuments, IsItsDefinition,
-                            CausalOptionAndItsOverride, TakesMasksOfAllKinds,
-                            CombinesMaskPaddingAndCausal, AttendsToAContext, WeightsOnDemand,
-                            Gradients, FullyMaskedRowsAreZero, PaddingChangesNothing,
-                            DocumentsAreAlone, CausalNeverLooksAhead, DropoutDropsTheSameEverywhere,
-                            RotaryPositions, HalfTypesFollowTheErrorRule, EmptyAndStridedInputs,
-                            LivesAsAModule, ConstructorErrors, ForwardErrors, Autocast,
-                            WorksOnCuda);
+/// The tests, in mechanism_contract.cpp.
+class MechanismContract : public ::testing::TestWithParam<Mechanism> {
+ protected:
+  void SetUp() override;
+};
 
 /// Defaults of a traits struct: everybody is allowed, no score bias, weights with a head axis.
 struct PlainTraits {
   static constexpr bool kHeadAxis = true;
   static torch::Tensor allowed(int64_t n) { return torch::ones({n, n}, torch::kBool); }
+  /// Added to the scores of L queries and S keys, [1, H, L, S].
   template <class Module>
   static torch::Tensor score_bias(Module&, int64_t, int64_t) {
     return torch::zeros({1, 1, 1, 1}, torch::kFloat64);
@@ -609,26 +148,7 @@ struct PlainTraits {
 };
 
 /// `special` with `options` must equal `general`: they get the same weights and see the same x.
-template <class Special, class General>
-void expect_equivalent(Special special, General general, const AttentionInputs& inputs = {},
-                       int64_t n = 24) {
-  special->to(torch::kFloat64);
-  general->to(torch::kFloat64);
-  special->eval();
-  general->eval();
-  auto state = state_dict(*special);
-  state.erase("slopes");
-  load_state_dict(*general, state);
-  auto x = torch::randn({2, n, special->input_dim()}, torch::kFloat64).requires_grad_();
-  auto general_inputs = inputs;
-  general_inputs.global_attention = torch::Tensor();
-  const auto a = special(x, inputs), b = general(x, general_inputs);
-  EXPECT_TRUE(torch::allclose(a.output, b.output, 1e-10, 1e-12));
-  EXPECT_TRUE(torch::allclose(a.weights, b.weights, 1e-10, 1e-12));
-  const auto grad = [&](const AttentionResult& r) {
-    return torch::autograd::grad({r.output.square().sum()}, {x})[0];
-  };
-  EXPECT_TRUE(torch::allclose(grad(a), grad(b), 1e-10, 1e-12));
-}
+void expect_equivalent(const AnyAttention& special, const AnyAttention& general,
+                       const AttentionInputs& inputs = {}, int64_t n = 24);
 
 }  // namespace attzoo::testing

@@ -27,6 +27,9 @@ class Differentiable : public torch::CustomClassHolder {
   virtual bool saves_outputs() const { return false; }
 };
 
+/// Whether anybody may ask for a derivative of what is computed from these now.
+ATTZOO_API bool is_recorded(const Tensors& inputs);
+
 /// Runs f once under autograd; throws c10::NotImplementedError under Python's compiled autograd.
 ATTZOO_API Tensors differentiable(c10::intrusive_ptr<Differentiable> f, const Tensors& inputs);
 

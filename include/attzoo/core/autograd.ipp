@@ -56,13 +56,15 @@ struct AutogradFunction : torch::autograd::Function<AutogradFunction> {
   }
 };
 
-ATTZOO_API Tensors differentiable(c10::intrusive_ptr<Differentiable> f, const Tensors& inputs) {
+ATTZOO_API bool is_recorded(const Tensors& inputs) {
   const auto is_dual = [](const torch::Tensor& t) {
     return t.defined() && t._fw_grad(0).defined();
   };
-  if (!torch::GradMode::is_enabled() && std::none_of(inputs.begin(), inputs.end(), is_dual)) {
-    return f->forward(inputs);  // nobody asks for a derivative
-  }
+  return torch::GradMode::is_enabled() || std::any_of(inputs.begin(), inputs.end(), is_dual);
+}
+
+ATTZOO_API Tensors differentiable(c10::intrusive_ptr<Differentiable> f, const Tensors& inputs) {
+  if (!is_recorded(inputs)) return f->forward(inputs);
   return AutogradFunction::apply(f, at::TensorList(inputs));
 }
 

@@ -4,6 +4,7 @@
 
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
+#include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <torch/types.h>
@@ -51,6 +52,21 @@ struct LinearAttentionOptions {
 ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch::Tensor& k,
                                             const torch::Tensor& v,
                                             const LinearAttentionOptions& options = {});
+
+namespace core {
+
+/// Features q [B, H, L, F] and k [B, H, S, F], values v [B, H, S, E], all of the dtype of the sums.
+struct LinearFeatures {
+  torch::Tensor q, k, v;
+};
+
+/// linear_attention() of inputs that are checked: output in the dtype of the sums, weights in
+/// `dtype`, which are not read once `unchanged` says that what they are made of was changed.
+ATTZOO_API AttentionResult attend_by_features(const LinearFeatures& x, bool causal, double eps,
+                                              const Packing& packing, torch::ScalarType dtype,
+                                              const Unchanged& unchanged = {});
+
+}  // namespace core
 
 }  // namespace attzoo
 

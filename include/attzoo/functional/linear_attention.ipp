@@ -82,6 +82,22 @@ ATTZOO_API Packing check_linear_options(const torch::Tensor& q, const torch::Ten
   return pack(options.documents, kDocuments);
 }
 
+ATTZOO_API AttentionResult attend_by_features(const LinearFeatures& x, bool causal, double eps,
+                                              const Packing& packing, torch::ScalarType dtype,
+                                              const Unchanged& unchanged) {
+  const auto sums = linear_sums(x.q, x.k, x.v, causal, packing);
+  LazyWeights weights(
+      {x.q.size(0), x.q.size(1), x.q.size(2), x.k.size(2)},
+      [q = x.q, k = x.k, causal, eps, run = packing.run, dtype, unchanged](int64_t begin,
+                                                                           int64_t end) {
+        unchanged.check("LazyWeights");
+        const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+        const auto s = linear_scores(q, k, causal, run, begin, end);
+        return over_normalizer(s, s.sum(-1, true), eps).to(dtype);
+      });
+  return {over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), eps), std::move(weights), {}};
+}
+
 }  // namespace attzoo::core
 
 namespace attzoo {
@@ -94,41 +110,22 @@ ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch:
   const auto packing = core::check_linear_options(q, k, options);
   // Autocast would round the sums to the half type again.
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const auto dtype = q.scalar_type();
-  const auto wide = dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
-  const auto real_keys = [&](const torch::Tensor& t) {
-    const auto& real = options.key_padding_mask;
-    if (!real.defined()) return t;
-    return torch::where(real.unsqueeze(1).unsqueeze(-1), t, torch::zeros({}, t.options()));
-  };
-  const auto wide_q = q.to(wide), wide_k = real_keys(k.to(wide)), wide_v = real_keys(v.to(wide));
-  const bool causal = options.causal;
+  const auto dtype = q.scalar_type(), wide = core::compute_dtype(q);
+  core::LinearFeatures x{q.to(wide), k.to(wide), v.to(wide)};
+  if (options.key_padding_mask.defined()) core::leave_out(options.key_padding_mask, x.k, x.v);
   if (options.state) {
-    const auto sums = core::linear_sums_after(*options.state, wide_q, wide_k, wide_v);
-    *options.state = core::state_after(*options.state, wide_k, wide_v);
+    const auto sums = core::go_on(*options.state, x.q, x.k, x.v);
     return {
         core::over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps).to(dtype),
         {},
         {}};
   }
-  const auto sums = packing.defined()
-                        ? core::packed_linear_sums(wide_q, wide_k, wide_v, causal, packing)
-                        : core::linear_sums(wide_q, wide_k, wide_v, causal);
-
   std::vector<torch::Tensor> read;
   if (!options.private_qk || !q.is_inference()) read = {q, k};
-  LazyWeights weights(
-      {q.size(0), q.size(1), q.size(2), k.size(2)},
-      [wide_q, wide_k, causal, dtype, run = packing.run, eps = options.eps,
-       unchanged = core::Unchanged(read)](int64_t begin, int64_t end) {
-        unchanged.check("LazyWeights");
-        const c10::impl::ExcludeDispatchKeyGuard none_here_either(c10::autocast_dispatch_keyset);
-        const auto s = core::linear_scores(wide_q, wide_k, causal, run, begin, end);
-        return core::over_normalizer(s, s.sum(-1, true), eps).to(dtype);
-      });
-  return {core::over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps).to(dtype),
-          std::move(weights),
-          {}};
+  auto result = core::attend_by_features(x, options.causal, options.eps, packing, dtype,
+                                         core::Unchanged(read));
+  result.output = result.output.to(dtype);
+  return result;
 }
 
 }  // namespace attzoo

@@ -2,7 +2,7 @@
 /// \file
 /// Linear attention of a module's heads: features, sums, and the weights that they amount to.
 
-#include <attzoo/core/recurrence/linear_attention.hpp>
+#include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/module/parts.hpp>
 #include <attzoo/module/token_cache.hpp>
 

@@ -5,8 +5,6 @@
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
-#include <limits>
-
 namespace attzoo::core {
 
 ATTZOO_API SumsCache::SumsCache(const CacheHead& head, int64_t heads, int64_t F, int64_t E)
@@ -80,31 +78,22 @@ ATTZOO_API std::shared_ptr<CacheState> SumsCache::clone() const {
   return copy;
 }
 
-/// The numerators of the weights of some rows, before anything is left out.
-using Numerators = std::function<torch::Tensor(int64_t begin, int64_t end)>;
-
-/// What the Python library returns: features normalised first, causality ignored.
-inline Numerators estimated_weights(const torch::Tensor& q, const torch::Tensor& k, double eps) {
-  return [q = q.detach(), k = k.detach(), eps](int64_t begin, int64_t end) {
-    const auto rows = q.slice(2, begin, end);
-    return torch::matmul(over_normalizer(rows, rows.sum(-1, true), eps),
-                         over_normalizer(k, k.sum(-1, true), eps).transpose(-2, -1));
-  };
-}
-
-/// Numerators over their sum, within documents: S / (sum S + eps).
-inline LazyWeights in_documents(const Numerators& numerators, const Heads& heads, double eps) {
-  const auto& q = heads.q;
-  return {{q.size(0), q.size(1), q.size(2), heads.k.size(2)},
-          [numerators, run = heads.packing.run, eps, dtype = q.scalar_type()](int64_t begin,
+/// The weights that the Python library returns: features normalised first, causality ignored.
+inline LazyWeights estimated_weights(const LinearFeatures& x, const Packing& packing, double eps,
+                                     torch::ScalarType dtype) {
+  return {{x.q.size(0), x.q.size(1), x.q.size(2), x.k.size(2)},
+          [q = x.q.detach(), k = x.k.detach(), run = packing.run, eps, dtype](int64_t begin,
                                                                               int64_t end) {
             const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-            auto s = numerators(begin, end);
+            const auto normed = [eps](const torch::Tensor& t) {
+              return over_normalizer(t, t.sum(-1, true), eps);
+            };
+            auto s = torch::matmul(normed(q.slice(2, begin, end)), normed(k).transpose(-2, -1));
             if (run.defined()) {
               const auto other = run.slice(1, begin, end).unsqueeze(2) != run.unsqueeze(1);
               s = s.masked_fill(other.unsqueeze(1), 0.0);
             }
-            return over_normalizer(s, s.sum(-1, true), eps).to(dtype);
+            return normed(s).to(dtype);
           }};
 }
 
@@ -120,35 +109,26 @@ ATTZOO_API AttentionResult attend_by_sums(
                       ", got ", f.sizes(), " ", f.scalar_type());
     return f;
   };
-  const auto dtype = compute_dtype(heads.q);
-  const auto q = features(heads.q.to(dtype));
-  auto k = features(heads.k.to(dtype)), v = heads.v.to(dtype);
-  const auto leave_out = [&](const torch::Tensor& real) {  // [1 or B, S]
-    const auto rows = real.unsqueeze(1).unsqueeze(-1);
-    k = torch::where(rows, k, torch::zeros({}, k.options()));
-    v = torch::where(rows, v, torch::zeros({}, v.options()));
-  };
-  if (inputs.key_padding_mask.defined()) leave_out(inputs.key_padding_mask);
-  auto* cache =
-      heads.past ? &static_cast<SumsCache&>(inputs.cache.state()) : nullptr;  // NOLINT: linear's
-  const bool packed = heads.packing.defined() && q.numel() > 0;
-  const auto sums = packed  ? packed_linear_sums(q, k, v, options.causal, heads.packing)
-                    : cache ? cache->sums(q, k, v, *heads.past)
-                            : linear_sums(q, k, v, options.causal);
-  const auto output = over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps);
-  if (cache) {  // the last document goes on; what was summed up has no weights
+  const auto dtype = heads.q.scalar_type(), wide = compute_dtype(heads.q);
+  LinearFeatures x{features(heads.q.to(wide)), features(heads.k.to(wide)), heads.v.to(wide)};
+  if (inputs.key_padding_mask.defined()) leave_out(inputs.key_padding_mask, x.k, x.v);
+  if (heads.past) {  // what was summed up has no weights
+    auto& cache = static_cast<SumsCache&>(inputs.cache.state());  // NOLINT: linear's
     const auto& run = heads.packing.run;
-    if (packed) {
-      leave_out(run == run.slice(1, run.size(1) - 1));
-      cache->take(k, v, *heads.past);
+    const bool packed = run.defined() && x.q.numel() > 0;
+    const auto sums = packed ? linear_sums(x.q, x.k, x.v, options.causal, heads.packing)
+                             : cache.sums(x.q, x.k, x.v, *heads.past);
+    if (packed) {  // the last document goes on
+      leave_out(run == run.slice(1, run.size(1) - 1), x.k, x.v);
+      cache.take(x.k, x.v, *heads.past);
     }
-    return {output, {}, {}};
+    return {over_normalizer(sums.values, sums.normalizer.unsqueeze(-1), options.eps), {}, {}};
   }
-  const Numerators used = [q, k, causal = options.causal](int64_t begin, int64_t end) {
-    return linear_scores(q, k, causal, {}, begin, end);
-  };
-  const auto weights = options.python_weights ? estimated_weights(q, k, options.eps) : used;
-  return {output, in_documents(weights, heads, options.eps), {}};
+  auto result = attend_by_features(x, options.causal, options.eps, heads.packing, dtype);
+  if (options.python_weights) {
+    result.weights = estimated_weights(x, heads.packing, options.eps, dtype);
+  }
+  return result;
 }
 
 }  // namespace attzoo::core

@@ -10,15 +10,15 @@
 
 namespace attzoo::core {
 
-ATTZOO_API bool CpuScan::takes(const torch::Tensor& q, const torch::Tensor& v) const {
+ATTZOO_API bool CpuScan::takes(const Recurrence& x) const {
   constexpr int64_t kMost = int64_t{1} << 30;
   const auto fits = [](int64_t size) { return size > 0 && size < kMost; };
-  return q.device().is_cpu() && std::all_of(q.sizes().begin(), q.sizes().end(), fits) &&
-         fits(v.size(3));
+  return x.q.device().is_cpu() && std::all_of(x.q.sizes().begin(), x.q.sizes().end(), fits) &&
+         fits(x.v.size(3));
 }
 
-ATTZOO_API torch::Tensor CpuScan::run(const torch::Tensor& q, const torch::Tensor& k,
-                                      const torch::Tensor& v, bool reverse) const {
+ATTZOO_API torch::Tensor CpuScan::scan(const torch::Tensor& q, const torch::Tensor& k,
+                                       const torch::Tensor& v, bool reverse) const {
   check_isa();
   auto out = empty_as(q, v.size(3), v.scalar_type());
   const auto size = [](int64_t n) { return static_cast<int>(n); };

@@ -5,6 +5,7 @@
 /// 65504: callers pass float32 or float64.
 
 #include <attzoo/core/documents.hpp>
+#include <attzoo/core/recurrence/backend.hpp>
 
 #include <torch/types.h>
 
@@ -23,14 +24,9 @@ struct LinearState {
 
 namespace attzoo::core {
 
-/// out_i = sum over j <= i of (q_i . k_j) v_j; reverse: over j >= i. q, k [B, H, n, F],
-/// v [B, H, n, E] -> [B, H, n, E]. Differentiable any number of times, every derivative fused.
-ATTZOO_API torch::Tensor causal_scan(const torch::Tensor& q, const torch::Tensor& k,
-                                     const torch::Tensor& v, bool reverse);
-
-/// The same sums by tensor operations, for any device: O(n F E) time, O(n F E / chunk) memory.
-ATTZOO_API torch::Tensor scan_by_chunks(const torch::Tensor& q, const torch::Tensor& k,
-                                        const torch::Tensor& v, bool reverse);
+/// Runs a recurrence by the best way that its device has. Differentiable any number of times, every
+/// derivative fused. The state behind the last token is undefined unless it is asked for.
+ATTZOO_API Recurred recur(const Recurrence& x, bool with_state = false);
 
 /// S = q k^T of the query rows [begin, end), 0 for pairs that do not attend: later keys if causal,
 /// which aligns the last query with the last key, and other documents where `run` [1 or B, S] is
@@ -45,9 +41,10 @@ struct LinearSums {
 };
 
 /// q [B, H, L, F], k [B, H, S, F], v [B, H, S, E]. Causal aligns the last query with the last key.
-/// By definition, n x n, while eager_reference() holds.
+/// Where `packing` is defined, L = S, within every document, one after another. By definition,
+/// n x n, while eager_reference() holds.
 ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k,
-                                  const torch::Tensor& v, bool causal);
+                                  const torch::Tensor& v, bool causal, const Packing& packing);
 
 /// The same causal sums behind the tokens of `before`, over these too.
 ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
@@ -57,10 +54,13 @@ ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::
 ATTZOO_API LinearState state_after(const LinearState& before, const torch::Tensor& k,
                                    const torch::Tensor& v);
 
-/// The same within every document of a packed batch, one after another; L = S.
-ATTZOO_API LinearSums packed_linear_sums(const torch::Tensor& q, const torch::Tensor& k,
-                                         const torch::Tensor& v, bool causal,
-                                         const Packing& packing);
+/// Both, for queries of the tokens themselves, L = S: `state` moves on.
+ATTZOO_API LinearSums go_on(LinearState& state, const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v);
+
+/// Makes zeros of the keys and values of tokens that are not real, whatever they hold; real
+/// [1 or B, S].
+ATTZOO_API void leave_out(const torch::Tensor& real, torch::Tensor& k, torch::Tensor& v);
 
 /// t / (normalizer + eps), 0 where that would divide by 0; gradients stay finite.
 ATTZOO_API torch::Tensor over_normalizer(const torch::Tensor& t, const torch::Tensor& normalizer,

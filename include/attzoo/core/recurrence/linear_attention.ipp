@@ -6,6 +6,9 @@
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/pair_products.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
+#include <attzoo/core/recurrence/plain.hpp>
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
 #include <array>
@@ -15,65 +18,64 @@
 
 namespace attzoo::core {
 
-// Within chunks by scores, from the chunks before by the running sum of their k^T v.
-ATTZOO_API torch::Tensor scan_by_chunks(const torch::Tensor& q, const torch::Tensor& k,
-                                        const torch::Tensor& v, bool reverse) {
-  constexpr int64_t kChunk = 128;
-  const int64_t n = q.size(2), chunks = (n + kChunk - 1) / kChunk;
-  const auto split = [&](const torch::Tensor& t) {  // [B, H, chunks, kChunk, features]
-    return torch::constant_pad_nd(t, {0, 0, 0, chunks * kChunk - n}).unflatten(2, {chunks, kChunk});
-  };
-  const auto qc = split(q), kc = split(k), vc = split(v);
-  const auto square = torch::ones({kChunk, kChunk}, q.options().dtype(torch::kBool));
-  const auto visible = reverse ? square.triu() : square.tril();
-  const auto flat = [](const torch::Tensor& t) { return t.flatten(1, 2); };  // chunks are heads
-  const auto near = sum_over_pairs(pair_products(flat(qc), flat(kc), visible), flat(vc), visible)
-                        .unflatten(1, {q.size(1), chunks});
-  auto sums = torch::matmul(kc.transpose(-2, -1), vc);  // [B, H, chunks, F, E]
-  if (reverse) sums = sums.flip(2);
-  // The chunks before, moved on by one: nothing is added and taken away again.
-  auto before = torch::constant_pad_nd(sums.slice(2, 0, chunks - 1), {0, 0, 0, 0, 1, 0}).cumsum(2);
-  if (reverse) before = before.flip(2);
-  return (near + torch::matmul(qc, before)).flatten(2, 3).slice(2, 0, n);
-}
-
-/// By the first backend that takes it, else by tensor operations.
-ATTZOO_API torch::Tensor scan_forward(const torch::Tensor& any_q, const torch::Tensor& any_k,
-                                      const torch::Tensor& any_v, bool reverse) {
-  const auto q = plain(any_q), k = plain(any_k), v = plain(any_v);
-  if (q.numel() == 0 || v.numel() == 0) {
-    return torch::zeros({q.size(0), q.size(1), q.size(2), v.size(3)}, v.options());
-  }
+/// The first backend that takes it, else tensor operations.
+ATTZOO_API const RecurrenceBackend& backend_of(const Recurrence& x) {
   static const CpuScan cpu;
-  const std::array<const ScanBackend*, 1> in_order{&cpu};
-  const auto* backend = choose(in_order, q, v);
-  return backend ? backend->run(q, k, v, reverse) : scan_by_chunks(q, k, v, reverse);
+  static const ChunkedScan any;
+  const std::array<const RecurrenceBackend*, 1> in_order{&cpu};
+  const auto* backend = choose(in_order, x);
+  return backend ? *backend : any;
 }
 
-/// Each gradient is such a sum again, so that derivatives of any order run fused:
-/// ```
-/// dq = scan(dO, v, k)    dk = reversed scan(v, dO, q)    dv = reversed scan(k, q, dO)
-/// ```
-class CausalScan final : public Differentiable {
+ATTZOO_API Recurrence plain(const Recurrence& x) {
+  return {plain(x.q), plain(x.k), plain(x.v), x.state.defined() ? plain(x.state) : x.state,
+          x.reverse};
+}
+
+/// Inputs q, k, v and, if there is one, the state before.
+class Recur final : public Differentiable {
  public:
-  explicit CausalScan(bool reverse) : reverse_(reverse) {}
+  Recur(bool reverse, bool with_state) : reverse_(reverse), with_state_(with_state) {}
 
-  Tensors forward(const Tensors& x) override { return {scan_forward(x[0], x[1], x[2], reverse_)}; }
+  Tensors forward(const Tensors& tensors) override {
+    const auto x = plain(of(tensors));
+    const auto& backend = backend_of(x);
+    const auto y = x.q.size(2) == 1 ? backend.step(x, with_state_) : backend.run(x, with_state_);
+    return with_state_ ? Tensors{y.out, y.state} : Tensors{y.out};
+  }
 
-  Tensors backward(const Tensors& x, const Tensors& grads) override {
-    const auto &q = x[0], &k = x[1], &v = x[2], &grad = grads[0];
-    if (!grad.defined()) return Tensors(3);
-    return {causal_scan(grad, v, k, reverse_), causal_scan(v, grad, q, !reverse_),
-            causal_scan(k, q, grad, !reverse_)};
+  Tensors backward(const Tensors& tensors, const Tensors& grads) override {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const auto x = of(tensors);
+    Recurred grad{grads[0], with_state_ ? grads[1] : torch::Tensor()};
+    if (!grad.out.defined() && !grad.state.defined()) return Tensors(tensors.size());
+    if (!grad.out.defined()) grad.out = torch::zeros_like(x.v);
+    Tensors all = tensors;
+    all.insert(all.end(), {grad.out, grad.state});
+    const auto d = is_recorded(all) ? plain_gradients(x, grad, recur) : run_backward(x, grad);
+    Tensors result{d.q, d.k, d.v};
+    if (x.state.defined()) result.push_back(d.state);
+    return result;
   }
 
  private:
-  bool reverse_;
+  Recurrence of(const Tensors& x) const {
+    return {x[0], x[1], x[2], x.size() > 3 ? x[3] : torch::Tensor(), reverse_};
+  }
+  static Recurrence run_backward(const Recurrence& any_x, const Recurred& grad) {
+    const auto x = plain(any_x);
+    return backend_of(x).run_backward(
+        x, {plain(grad.out), grad.state.defined() ? plain(grad.state) : grad.state});
+  }
+
+  bool reverse_, with_state_;
 };
 
-ATTZOO_API torch::Tensor causal_scan(const torch::Tensor& q, const torch::Tensor& k,
-                                     const torch::Tensor& v, bool reverse) {
-  return differentiable(c10::make_intrusive<CausalScan>(reverse), {q, k, v})[0];
+ATTZOO_API Recurred recur(const Recurrence& x, bool with_state) {
+  Tensors tensors{x.q, x.k, x.v};
+  if (x.state.defined()) tensors.push_back(x.state);
+  const auto y = differentiable(c10::make_intrusive<Recur>(x.reverse, with_state), tensors);
+  return {y[0], with_state ? y[1] : torch::Tensor()};
 }
 
 /// Which pairs of the query rows [begin, end) attend: bool [1 or B, 1, end - begin, S].
@@ -112,9 +114,9 @@ ATTZOO_API LinearSums sums_over_all(const torch::Tensor& q, const torch::Tensor&
           torch::matmul(q, k.sum(2).unsqueeze(-1)).squeeze(-1)};
 }
 
-ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k,
-                                  const torch::Tensor& v, bool causal) {
-  if (eager_reference()) return sums_by_definition(q, k, v, causal, {});
+/// Of one document in each sequence.
+ATTZOO_API LinearSums sums_of_sequences(const torch::Tensor& q, const torch::Tensor& k,
+                                        const torch::Tensor& v, bool causal) {
   const int64_t extra = k.size(2) - q.size(2), from = std::max<int64_t>(extra, 0);
   if (!causal || (q.size(2) == 1 && extra >= 0)) return sums_over_all(q, k, v);
   const auto own_part = [&](const torch::Tensor& t) {
@@ -122,32 +124,16 @@ ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k
     return extra < 0 ? torch::constant_pad_nd(t, {0, 0, -extra, 0}) : t.slice(2, from);
   };
   const auto own_k = own_part(k), own_v = own_part(v);
-  const LinearSums own{causal_scan(q, own_k, own_v, false), (q * own_k.cumsum(2)).sum(-1)};
+  const LinearSums own{recur({q, own_k, own_v}).out, (q * own_k.cumsum(2)).sum(-1)};
   if (extra <= 0) return own;
   const auto head = sums_over_all(q, k.slice(2, 0, extra), v.slice(2, 0, extra));
   return {own.values + head.values, own.normalizer + head.normalizer};
 }
 
-ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
-                                        const torch::Tensor& k, const torch::Tensor& v) {
-  const auto near = linear_sums(q, k, v, /*causal=*/true);
-  if (!before.kv.defined()) return near;
-  return {near.values + torch::matmul(q, before.kv),
-          near.normalizer + torch::matmul(q, before.k.unsqueeze(-1)).squeeze(-1)};
-}
-
-ATTZOO_API LinearState state_after(const LinearState& before, const torch::Tensor& k,
-                                   const torch::Tensor& v) {
-  const LinearState more{torch::matmul(k.transpose(-2, -1), v), k.sum(2)};
-  if (!before.kv.defined()) return more;
-  return {before.kv + more.kv, before.k + more.k};
-}
-
-ATTZOO_API LinearSums packed_linear_sums(const torch::Tensor& q, const torch::Tensor& k,
-                                         const torch::Tensor& v, bool causal,
-                                         const Packing& packing) {
+ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k,
+                                  const torch::Tensor& v, bool causal, const Packing& packing) {
   if (eager_reference()) return sums_by_definition(q, k, v, causal, packing.run);
-  if (q.numel() == 0) return linear_sums(q, k, v, causal);
+  if (!packing.defined() || q.numel() == 0) return sums_of_sequences(q, k, v, causal);
   // Where each sequence has documents of its own, all sequences are one long row of documents.
   const bool one_row = packing.run.size(0) == 1;
   const int64_t B = q.size(0), S = q.size(2);
@@ -162,11 +148,51 @@ ATTZOO_API LinearSums packed_linear_sums(const torch::Tensor& q, const torch::Te
   const auto qs = split(q), ks = split(k), vs = split(v);
   std::vector<torch::Tensor> values, normalizers;
   for (size_t d = 0; d < qs.size(); ++d) {
-    auto sums = linear_sums(qs[d], ks[d], vs[d], causal);
+    auto sums = sums_of_sequences(qs[d], ks[d], vs[d], causal);
     values.push_back(std::move(sums.values));
     normalizers.push_back(std::move(sums.normalizer));
   }
   return {join(values), join(normalizers)};
+}
+
+ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
+                                        const torch::Tensor& k, const torch::Tensor& v) {
+  const auto near = linear_sums(q, k, v, /*causal=*/true, {});
+  if (!before.kv.defined()) return near;
+  return {near.values + torch::matmul(q, before.kv),
+          near.normalizer + torch::matmul(q, before.k.unsqueeze(-1)).squeeze(-1)};
+}
+
+ATTZOO_API LinearState state_after(const LinearState& before, const torch::Tensor& k,
+                                   const torch::Tensor& v) {
+  const LinearState more{torch::matmul(k.transpose(-2, -1), v), k.sum(2)};
+  if (!before.kv.defined()) return more;
+  return {before.kv + more.kv, before.k + more.k};
+}
+
+ATTZOO_API LinearSums go_on(LinearState& state, const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v) {
+  if (eager_reference()) {
+    auto sums = linear_sums_after(state, q, k, v);
+    state = state_after(state, k, v);
+    return sums;
+  }
+  const auto y = recur({q, k, v, state.kv}, /*with_state=*/true);
+  auto normalizer = q.size(2) == 1 ? torch::matmul(q, k.transpose(-2, -1)).squeeze(-1)
+                                   : (q * k.cumsum(2)).sum(-1);
+  auto keys = k.sum(2);
+  if (state.k.defined()) {
+    normalizer = normalizer + torch::matmul(q, state.k.unsqueeze(-1)).squeeze(-1);
+    keys = state.k + keys;
+  }
+  state = {y.state, keys};
+  return {y.out, normalizer};
+}
+
+ATTZOO_API void leave_out(const torch::Tensor& real, torch::Tensor& k, torch::Tensor& v) {
+  const auto rows = real.unsqueeze(1).unsqueeze(-1);
+  k = torch::where(rows, k, torch::zeros({}, k.options()));
+  v = torch::where(rows, v, torch::zeros({}, v.options()));
 }
 
 ATTZOO_API torch::Tensor over_normalizer(const torch::Tensor& t, const torch::Tensor& normalizer,
