@@ -58,22 +58,22 @@ std::vector<Subject> subjects() {
       with({"LocalSelfAttention", 2},
            [] {
              return LocalSelfAttention(
-                 {.d_model = kModel, .window_size = 2, .num_heads = 2, .rope = true});
+                 {.d_model = kModel, .num_heads = 2, .window_size = 2, .rope = true});
            }),
       with({"DilatedSelfAttention", 2},
            [] { return DilatedSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}); }),
       with({.who = "LinearSelfAttention", .heads = 2, .pairs = false},
-           [] { return LinearSelfAttention({.d_model = kModel, .rope = true, .num_heads = 2}); }),
+           [] { return LinearSelfAttention({.d_model = kModel, .num_heads = 2, .rope = true}); }),
       with({"BlockSelfAttention", 2},
            [] {
              return BlockSelfAttention(
-                 {.d_model = kModel, .block_size = 2, .num_heads = 2, .rope = true});
+                 {.d_model = kModel, .num_heads = 2, .block_size = 2, .rope = true});
            }),
       with({"BlockSelfAttention", 2},
            [] {
              return BlockSelfAttention({.d_model = kModel,
-                                        .block_size = 2,
                                         .num_heads = 2,
+                                        .block_size = 2,
                                         .overlap = true,
                                         .rope = true});
            }),
@@ -94,8 +94,8 @@ std::vector<Subject> subjects() {
              return LongformerSelfAttention({.d_model = kModel,
                                              .num_heads = 2,
                                              .window_size = 2,
-                                             .rope = true,
-                                             .global_projections = true});
+                                             .global_projections = true,
+                                             .rope = true});
            }),
       with({"GatedSelfAttention|MultiHeadSelfAttention", 2},
            [] {
@@ -405,8 +405,7 @@ TEST(BadModuleInputs, Options) {
       .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
   OptionCases<BlockSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
       .bad(&BlockSelfAttentionOptions::block_size, "block_size", kNotPositive);
-  OptionCases<ALiBiSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
-      .bad(&ALiBiSelfAttentionOptions::max_seq_len, "max_seq_len", kNotPositive);
+  OptionCases<ALiBiSelfAttention>(all, {.d_model = kModel, .num_heads = 2});
   OptionCases<LSHSelfAttention>(all, {.d_model = kModel, .num_heads = 2})
       .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
