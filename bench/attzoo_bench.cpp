@@ -206,7 +206,7 @@ void add_all(const Place& place) {
       [&](const std::string& name, auto, auto make) { add_mechanism(place, name, make(size)); });
   add_mechanism(
       place, "linear_causal",
-      LinearSelfAttention({.d_model = kWidth, .dropout = 0, .causal = true, .num_heads = kHeads}));
+      LinearSelfAttention({.d_model = kWidth, .num_heads = kHeads, .dropout = 0, .causal = true}));
 }
 
 /// The console table, and what several rows say together.

@@ -12,7 +12,7 @@ int main() {
   torch::manual_seed(0);
   torch::nn::Embedding embed(256, 128);
   Stack layers(transformer_block(LocalSelfAttention(
-                   {.d_model = 128, .window_size = 64, .num_heads = 4, .causal = true})),
+                   {.d_model = 128, .num_heads = 4, .window_size = 64, .causal = true})),
                transformer_block(MultiHeadSelfAttention(
                    {.d_model = 128, .num_heads = 4, .rope = true, .causal = true})));
   torch::nn::Linear head(128, 256);

@@ -9,11 +9,12 @@ namespace example {
 
 // [module]
 struct NeighborhoodOptions {
-  int64_t d_model = 0, side = 0, radius = 1, num_heads = 4;
+  int64_t d_model = 0, num_heads = 4, side = 0, radius = 1;
   std::optional<int64_t> input_dim = std::nullopt;
   double dropout = 0;
-  bool bias = false, causal = false;
+  bool bias = false;
   attzoo::Rope rope = false;
+  bool causal = false;
 };
 
 /// Over the pixels of a square image, line by line: each attends to those at most `radius` lines
@@ -21,8 +22,7 @@ struct NeighborhoodOptions {
 class NeighborhoodImpl : public attzoo::SelfAttention<NeighborhoodImpl, NeighborhoodOptions> {
  public:
   static constexpr const char* kName = "Neighborhood";
-  explicit NeighborhoodImpl(const NeighborhoodOptions& o)
-      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}, .rope = o.rope}) {
+  explicit NeighborhoodImpl(const NeighborhoodOptions& o) : SelfAttention(o) {
     check_positive("side", o.side);
     reset();
   }

@@ -10,17 +10,17 @@ using namespace attzoo;
 struct DecayOptions {
   int64_t d_model = 0, num_heads = 8, window_size = 64;
   std::optional<int64_t> input_dim = std::nullopt;
-  double dropout = 0.1;
-  bool bias = false, causal = false;
+  double dropout = 0;
+  bool bias = false;
   Rope rope = false;
+  bool causal = false;
 };
 
 /// softmax_j(q_i . k_j / sqrt(d_head) - exp(rate_h) |i - j|) v_j within a window.
 class DecayImpl : public SelfAttention<DecayImpl, DecayOptions> {
  public:
   static constexpr const char* kName = "Decay";
-  explicit DecayImpl(const DecayOptions& o)
-      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}, .rope = o.rope}) {
+  explicit DecayImpl(const DecayOptions& o) : SelfAttention(o) {
     check_positive("window_size", o.window_size);
     reset();
   }
@@ -35,9 +35,6 @@ class DecayImpl : public SelfAttention<DecayImpl, DecayOptions> {
         [=](auto s, auto, auto h, auto q, auto kv) { return s - rates(h) * abs(q - kv); }, aligned);
     return finish(attend(heads, in, window(options.window_size, options.window_size), decay));
   }
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", num_heads=" << options.num_heads << ", window_size=" << options.window_size;
-  }
   torch::Tensor rate;  ///< [H]
 
  protected:
@@ -49,7 +46,7 @@ using Decay = Holder<DecayImpl>;
 int main() {
   torch::manual_seed(0);
   // [use]
-  Decay attn({.d_model = 64, .num_heads = 4, .window_size = 16, .dropout = 0, .causal = true});
+  Decay attn({.d_model = 64, .num_heads = 4, .window_size = 16, .causal = true});
   auto x = torch::randn({1, 200, 64});
   attn(x).output.square().sum().backward();  // attn->rate.grad() is there
 

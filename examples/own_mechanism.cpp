@@ -9,7 +9,7 @@ using namespace attzoo;
 struct StridedOptions {
   int64_t d_model = 0, num_heads = 8, stride = 16;
   std::optional<int64_t> input_dim = std::nullopt;
-  double dropout = 0.1;
+  double dropout = 0;
   bool bias = false, causal = false;
 };
 
@@ -17,8 +17,7 @@ struct StridedOptions {
 class StridedImpl : public SelfAttention<StridedImpl, StridedOptions> {
  public:
   static constexpr const char* kName = "Strided";
-  explicit StridedImpl(const StridedOptions& o)
-      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}}) {
+  explicit StridedImpl(const StridedOptions& o) : SelfAttention(o) {
     check_positive("stride", o.stride);
     reset();
   }
@@ -35,8 +34,7 @@ using Strided = Holder<StridedImpl>;
 class FixedImpl : public SelfAttention<FixedImpl, StridedOptions> {
  public:
   static constexpr const char* kName = "Fixed";
-  explicit FixedImpl(const StridedOptions& o)
-      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}}) {
+  explicit FixedImpl(const StridedOptions& o) : SelfAttention(o) {
     check_positive("stride", o.stride);
     reset();
   }

@@ -37,7 +37,7 @@ torch::Tensor grouped(const torch::Tensor& x) {
 torch::Tensor local(const torch::Tensor& x) {
   // [local]
   attzoo::LocalSelfAttention attn(
-      {.d_model = 64, .window_size = 32, .num_heads = 8, .causal = true});
+      {.d_model = 64, .num_heads = 8, .window_size = 32, .causal = true});
   auto y = attn(x).output;  // token i sees the tokens i - 16 ... i
   // [/local]
   return y;
@@ -45,9 +45,9 @@ torch::Tensor local(const torch::Tensor& x) {
 
 torch::Tensor dilated(const torch::Tensor& x) {
   // [dilated]
-  attzoo::DilatedSelfAttention coarse({.d_model = 64, .dilation_rate = 4, .num_heads = 8});
+  attzoo::DilatedSelfAttention coarse({.d_model = 64, .num_heads = 8, .dilation_rate = 4});
   attzoo::DilatedSelfAttention near(
-      {.d_model = 64, .dilation_rate = 1, .num_heads = 8, .window_size = 8});
+      {.d_model = 64, .num_heads = 8, .dilation_rate = 1, .window_size = 8});
   auto y = attzoo::combined(coarse, near)(x).output;  // far tokens sparsely, near ones densely
   // [/dilated]
   return y;
@@ -56,7 +56,7 @@ torch::Tensor dilated(const torch::Tensor& x) {
 torch::Tensor block(const torch::Tensor& x) {
   // [block]
   attzoo::BlockSelfAttention attn(
-      {.d_model = 64, .block_size = 32, .num_heads = 8, .overlap = true});
+      {.d_model = 64, .num_heads = 8, .block_size = 32, .overlap = true});
   auto y = attn(x).output;  // blocks start every 16 tokens and are blended
   // [/block]
   return y;
@@ -95,7 +95,7 @@ struct Squares {  // a feature map of one's own: values >= 0, the shape of its a
 };
 
 torch::Tensor linear(const torch::Tensor& x) {
-  attzoo::LinearSelfAttention attn({.d_model = 64, .causal = true, .num_heads = 8});
+  attzoo::LinearSelfAttention attn({.d_model = 64, .num_heads = 8, .causal = true});
   attzoo::LinearSelfAttentionWith<Squares> squares({.d_model = 64});
   return squares(attn(x).output).output;
 }

@@ -32,8 +32,8 @@ inline MultiHeadSelfAttention make_multi_head(const Size& s) {
 
 inline LocalSelfAttention make_local(const Size& s) {
   return LocalSelfAttention({.d_model = s.width,
-                             .window_size = s.span,
                              .num_heads = s.heads,
+                             .window_size = s.span,
                              .dropout = 0,
                              .causal = s.causal});
 }
@@ -48,18 +48,18 @@ void for_each_mechanism(Visit&& visit) {
   });
   visit("block", Cost::kLess, [](const Size& s) {
     return BlockSelfAttention({.d_model = s.width,
-                               .block_size = s.span,
                                .num_heads = s.heads,
-                               .dropout = 0,
+                               .block_size = s.span,
                                .overlap = s.overlap,
+                               .dropout = 0,
                                .causal = s.causal});
   });
   visit("combined", Cost::kQuadratic,
         [](const Size& s) { return combined(make_local(s), make_multi_head(s)); });
   visit("dilated", Cost::kQuadratic, [](const Size& s) {
     return DilatedSelfAttention({.d_model = s.width,
-                                 .dilation_rate = s.dilation,
                                  .num_heads = s.heads,
+                                 .dilation_rate = s.dilation,
                                  .dropout = 0,
                                  .causal = s.causal});
   });
@@ -73,7 +73,7 @@ void for_each_mechanism(Visit&& visit) {
   });
   visit("linear", Cost::kLess, [](const Size& s) {
     return LinearSelfAttention(
-        {.d_model = s.width, .dropout = 0, .causal = s.causal, .num_heads = s.heads});
+        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   });
   visit("local", Cost::kLess, make_local);
   visit("longformer", Cost::kLess, [](const Size& s) {
@@ -88,9 +88,9 @@ void for_each_mechanism(Visit&& visit) {
                              .num_heads = s.heads,
                              .bucket_size = s.span / 2,
                              .num_hashes = s.hashes,
+                             .num_buckets = s.buckets,
                              .dropout = 0,
-                             .causal = s.causal,
-                             .num_buckets = s.buckets});
+                             .causal = s.causal});
   });
   visit("multi_head", Cost::kQuadratic, make_multi_head);
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {

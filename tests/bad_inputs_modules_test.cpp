@@ -55,8 +55,8 @@ std::vector<Subject> subjects() {
   std::vector<Subject> all{subject(2,
                                    [] {
                                      return BlockSelfAttention({.d_model = kModel,
-                                                                .block_size = 2,
                                                                 .num_heads = 2,
+                                                                .block_size = 2,
                                                                 .overlap = true,
                                                                 .rope = true});
                                    }),
@@ -65,8 +65,8 @@ std::vector<Subject> subjects() {
                                      return LongformerSelfAttention({.d_model = kModel,
                                                                      .num_heads = 2,
                                                                      .window_size = 2,
-                                                                     .rope = true,
-                                                                     .global_projections = true});
+                                                                     .global_projections = true,
+                                                                     .rope = true});
                                    }),
                            subject(2, [] {
                              return TransformerBlock(MultiHeadSelfAttention(
@@ -381,8 +381,7 @@ TEST(BadModuleInputs, Options) {
       .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
   OptionCases<BlockSelfAttention>(all).bad(&BlockSelfAttentionOptions::block_size, "block_size",
                                            kNotPositive);
-  OptionCases<ALiBiSelfAttention>(all).bad(&ALiBiSelfAttentionOptions::max_seq_len, "max_seq_len",
-                                           kNotPositive);
+  OptionCases<ALiBiSelfAttention>(all);
   OptionCases<LSHSelfAttention>(all)
       .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);

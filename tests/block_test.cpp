@@ -8,7 +8,7 @@ namespace {
 struct BlockTraits : PlainTraits {
   using Module = BlockSelfAttention;
   static BlockSelfAttentionOptions options() {
-    return {.d_model = 12, .block_size = 5, .num_heads = 3, .dropout = 0, .bias = true};
+    return {.d_model = 12, .num_heads = 3, .block_size = 5, .dropout = 0, .bias = true};
   }
   static torch::Tensor allowed(int64_t n) { return create_block_mask(n, 5); }
 };
@@ -16,7 +16,7 @@ INSTANTIATE_TEST_SUITE_P(Block, MechanismContract, mechanism<BlockTraits>());
 
 TEST(Block, OneBlockEqualsMultiHead) {
   expect_equivalent(
-      BlockSelfAttention({.d_model = 12, .block_size = 24, .num_heads = 3, .dropout = 0}),
+      BlockSelfAttention({.d_model = 12, .num_heads = 3, .block_size = 24, .dropout = 0}),
       MultiHeadSelfAttention(12, 3));
 }
 
@@ -24,7 +24,7 @@ TEST(Block, OneBlockEqualsMultiHead) {
 TEST(Block, OverlapIsTheWeightedMeanOfItsBlocks) {
   for (const int64_t size : {1, 2, 3, 4, 5, 8, 30}) {
     BlockSelfAttention m(
-        {.d_model = 12, .block_size = size, .num_heads = 3, .dropout = 0, .overlap = true});
+        {.d_model = 12, .num_heads = 3, .block_size = size, .overlap = true, .dropout = 0});
     MultiHeadSelfAttention dense({.d_model = 12, .num_heads = 3, .dropout = 0});
     load_state_dict(*dense, state_dict(*m));
     m->to(torch::kFloat64);
@@ -54,7 +54,7 @@ TEST(Block, OverlapIsTheWeightedMeanOfItsBlocks) {
 TEST(Block, OverlappingBlocksBeginAnewInEveryDocument) {
   for (const int64_t size : {1, 3, 4, 7, 16, 40, 1000}) {
     BlockSelfAttention m(
-        {.d_model = 12, .block_size = size, .num_heads = 3, .dropout = 0, .overlap = true});
+        {.d_model = 12, .num_heads = 3, .block_size = size, .overlap = true, .dropout = 0});
     expect_packs(m, "blocks of " + std::to_string(size));
   }
   expect_error(
@@ -68,10 +68,10 @@ TEST(Block, OverlappingBlocksBeginAnewInEveryDocument) {
 TEST(Block, HugeBlocksAreOne) {
   for (const bool overlap : {false, true}) {
     expect_equivalent(BlockSelfAttention({.d_model = 12,
-                                          .block_size = std::numeric_limits<int64_t>::max(),
                                           .num_heads = 3,
-                                          .dropout = 0,
-                                          .overlap = overlap}),
+                                          .block_size = std::numeric_limits<int64_t>::max(),
+                                          .overlap = overlap,
+                                          .dropout = 0}),
                       MultiHeadSelfAttention(12, 3));
   }
 }
@@ -79,7 +79,7 @@ TEST(Block, HugeBlocksAreOne) {
 /// lse is -inf in all blocks around a masked token: no gradient may meet inf - inf.
 TEST(Block, MaskedRowsOfOverlappingBlocks) {
   BlockSelfAttention m(
-      {.d_model = 12, .block_size = 4, .num_heads = 3, .dropout = 0, .overlap = true});
+      {.d_model = 12, .num_heads = 3, .block_size = 4, .overlap = true, .dropout = 0});
   m->to(torch::kFloat64);
   auto x = torch::randn({1, 9, 12}, torch::kFloat64).requires_grad_();
   auto mask = torch::ones({9, 9}, torch::kBool);

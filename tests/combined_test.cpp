@@ -16,7 +16,7 @@ namespace {
 auto make(int64_t input_dim, GateOptions options = {}) {
   return CombinedAttention(
       LocalSelfAttention(
-          {.d_model = 12, .input_dim = input_dim, .window_size = 3, .num_heads = 2, .dropout = 0}),
+          {.d_model = 12, .num_heads = 2, .window_size = 3, .input_dim = input_dim, .dropout = 0}),
       MultiHeadSelfAttention({.d_model = 12, .num_heads = 3, .input_dim = input_dim, .dropout = 0}),
       options);
 }
@@ -67,7 +67,7 @@ TEST(Combined, NestsByItsFactory) {
 TEST(Combined, PassesGlobalTokensToWhoTakesThem) {
   LongformerSelfAttention longformer(
       {.d_model = 12, .num_heads = 3, .window_size = 2, .dropout = 0});
-  LocalSelfAttention local({.d_model = 12, .window_size = 3, .num_heads = 2, .dropout = 0});
+  LocalSelfAttention local({.d_model = 12, .num_heads = 2, .window_size = 3, .dropout = 0});
   const auto x = torch::randn({2, 9, 12});
   const AttentionInputs in{.causal = true, .global_attention = torch::arange(9) == 4};
   const auto want_a = longformer(x, in).output, want_b = local(x, {.causal = true}).output;

@@ -8,7 +8,7 @@ namespace {
 struct DilatedTraits : PlainTraits {
   using Module = DilatedSelfAttention;
   static DilatedSelfAttentionOptions options() {
-    return {.d_model = 12, .dilation_rate = 3, .num_heads = 3, .dropout = 0, .bias = true};
+    return {.d_model = 12, .num_heads = 3, .dilation_rate = 3, .dropout = 0, .bias = true};
   }
   static torch::Tensor allowed(int64_t n) { return create_dilated_mask(n, 3); }
 };
@@ -29,8 +29,8 @@ INSTANTIATE_TEST_SUITE_P(DilatedWindow, MechanismContract, mechanism<DilatedWind
 
 TEST(Dilated, HugeRatesLeaveTheTokenItself) {
   DilatedSelfAttention m({.d_model = 12,
-                          .dilation_rate = std::numeric_limits<int64_t>::max(),
                           .num_heads = 3,
+                          .dilation_rate = std::numeric_limits<int64_t>::max(),
                           .dropout = 0});
   const auto x = torch::randn({2, 20, 12});
   const auto r = m(x);
@@ -40,7 +40,7 @@ TEST(Dilated, HugeRatesLeaveTheTokenItself) {
 
 TEST(Dilated, RateOneEqualsMultiHead) {
   expect_equivalent(
-      DilatedSelfAttention({.d_model = 12, .dilation_rate = 1, .num_heads = 3, .dropout = 0}),
+      DilatedSelfAttention({.d_model = 12, .num_heads = 3, .dilation_rate = 1, .dropout = 0}),
       MultiHeadSelfAttention(12, 3));
 }
 

@@ -63,7 +63,6 @@ class ConfigReader {
     ATTZOO_READ(overlap);
     ATTZOO_READ(bucket_size);
     ATTZOO_READ(num_hashes);
-    ATTZOO_READ(max_seq_len);
     ATTZOO_READ(eps);
     ATTZOO_READ(gate_hidden);
     ATTZOO_READ(gate_bias);
@@ -103,6 +102,8 @@ Options read_options(const Json& config, const std::set<std::string>& quirks,
   reader.read_all(options);
   Json::Object ignored;
   for (const char* name : inner) reader.read(name, ignored);
+  int64_t no_limit = 0;
+  reader.read("max_seq_len", no_limit);  // of ALiBi, whose bias is computed where it is used
   reader.check_all_read();
   choose_python(options, quirks);
   return options;

@@ -306,6 +306,7 @@ set(tested_elsewhere
   module/any_attention=module/stack
   module/blend=longformer
   module/block_parts=module/transformer
+  module/call=bad_inputs_modules
   module/callable_module=module/own_mechanism
   module/checks=bad_inputs_modules
   module/gate=gated
@@ -313,10 +314,10 @@ set(tested_elsewhere
   module/holder=module/own_mechanism
   module/inputs=bad_inputs_modules
   module/misspelt=module/own_mechanism
-  module/parts=module/own_mechanism
-  module/rope=module/positions
+  module/projections=module/own_mechanism
   module/row_buffer=module/cache
   module/self_attention=module/own_mechanism
+  module/softmax=module/own_mechanism
   module/token_cache=module/cache
   module/wrapper=combined)
 file(GLOB headers RELATIVE ${include}

@@ -29,12 +29,12 @@ Module make(LinearSelfAttentionOptions options) {
 
 LinearSelfAttentionOptions options(int64_t heads = 1, bool causal = false) {
   return {.d_model = 12,
+          .num_heads = heads,
+          .feature_dim = 6,
           .input_dim = 10,
           .dropout = 0,
           .bias = true,
-          .feature_dim = 6,
-          .causal = causal,
-          .num_heads = heads};
+          .causal = causal};
 }
 
 /// The definition, quadratic: allowed [B or 1, 1, L, S].

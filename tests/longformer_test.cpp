@@ -47,7 +47,7 @@ TEST(Longformer, AllGlobalEqualsMultiHeadAndNoneEqualsLocal) {
   expect_equivalent(LongformerSelfAttention(small()), MultiHeadSelfAttention(12, 3),
                     {.global_attention = torch::ones({24})});
   expect_equivalent(LongformerSelfAttention(small()),
-                    LocalSelfAttention({.d_model = 12, .window_size = 4, .num_heads = 3}),
+                    LocalSelfAttention({.d_model = 12, .num_heads = 3, .window_size = 4}),
                     {.global_attention = torch::zeros({24})});
 }
 

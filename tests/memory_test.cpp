@@ -43,17 +43,17 @@ TEST(Memory, IsLinearInOtherForms) {
   expect_linear(
       "dilated in a window",
       DilatedSelfAttention(
-          {.d_model = 32, .dilation_rate = 4, .num_heads = 2, .dropout = 0, .window_size = 256}));
+          {.d_model = 32, .num_heads = 2, .dilation_rate = 4, .window_size = 256, .dropout = 0}));
   expect_linear(
       "overlapping blocks",
       BlockSelfAttention(
-          {.d_model = 32, .block_size = 64, .num_heads = 2, .dropout = 0, .overlap = true}));
+          {.d_model = 32, .num_heads = 2, .block_size = 64, .overlap = true, .dropout = 0}));
   expect_linear(
       "lsh in two rounds",
       LSHSelfAttention(
           {.d_model = 32, .num_heads = 2, .bucket_size = 32, .num_hashes = 2, .dropout = 0}));
   expect_linear("causal linear",
-                LinearSelfAttention({.d_model = 32, .dropout = 0, .causal = true, .num_heads = 2}));
+                LinearSelfAttention({.d_model = 32, .num_heads = 2, .dropout = 0, .causal = true}));
   expect_linear(
       "longformer with global tokens",
       LongformerSelfAttention({.d_model = 32, .num_heads = 2, .window_size = 64, .dropout = 0}),

@@ -23,10 +23,9 @@ struct ALiBiSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_heads = 0;                            ///< divides d_model
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  double dropout = 0.1;                             ///< of the weights, while training
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
-  int64_t max_seq_len = 2048;                       ///< of Python configs; > 0, limits nothing here
   bool causal = false;                              ///< nobody attends to later tokens
   bool python_slopes = false;                       ///< the Python library's slopes
 };
@@ -63,9 +62,7 @@ class ALiBiSelfAttentionImpl
   ALiBiSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : ALiBiSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& o)
-      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature}) {
-    check_own_options();
+  explicit ALiBiSelfAttentionImpl(const ALiBiSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -81,15 +78,7 @@ class ALiBiSelfAttentionImpl
     return finish(attend(project(x, inputs), inputs, full(), alibi(slopes)));
   }
 
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", num_heads=" << options.num_heads;
-  }
-
   torch::Tensor slopes;  ///< [H], a buffer: saved and loaded with the module
-
- protected:
-  void check_own_options() const override { check_positive("max_seq_len", options.max_seq_len); }
 };
 
 /// Example: `ALiBiSelfAttention attn({.d_model = 128, .num_heads = 8, .causal = true});`

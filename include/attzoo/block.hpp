@@ -38,13 +38,13 @@ namespace attzoo {
 /// Options of BlockSelfAttention.
 struct BlockSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
-  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  int64_t block_size = 64;                          ///< tokens in a block; > 0
   int64_t num_heads = 8;                            ///< divides d_model
-  double dropout = 0.1;                             ///< of the weights, while training
+  int64_t block_size = 64;                          ///< tokens in a block; > 0
+  bool overlap = false;                             ///< blocks start every block_size / 2 tokens
+  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
-  bool overlap = false;                             ///< blocks start every block_size / 2 tokens
   Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
   bool python_blend = false;                        ///< with overlap: the Python library's blend
@@ -60,11 +60,7 @@ class BlockSelfAttentionImpl
   explicit BlockSelfAttentionImpl(int64_t d_model)
       : BlockSelfAttentionImpl(BlockSelfAttentionOptions{.d_model = d_model}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit BlockSelfAttentionImpl(const BlockSelfAttentionOptions& o)
-      : SelfAttention(
-            o,
-            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_own_options();
+  explicit BlockSelfAttentionImpl(const BlockSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -85,12 +81,6 @@ class BlockSelfAttentionImpl
     }
     heads.packing = {};  // the pattern knows the documents
     return finish(attend(heads, inputs, pattern));
-  }
-
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", block_size=" << options.block_size << ", num_heads=" << options.num_heads
-           << std::boolalpha << ", overlap=" << options.overlap;
   }
 
  protected:

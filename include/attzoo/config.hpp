@@ -13,16 +13,23 @@
 
 /// Behind a mechanism, outside of namespaces: says that the library has the code of its
 /// bases, so that programs which link it compile none; in src/module.cpp it makes that code.
-/// Mechanisms of your own need it not.
-#if defined(ATTZOO_DEFINE_MECHANISMS)
-#define ATTZOO_COMPILED_MECHANISM(Impl) ATTZOO_MECHANISM_BASES(, Impl)
-#elif defined(ATTZOO_COMPILED)
-#define ATTZOO_COMPILED_MECHANISM(Impl) ATTZOO_MECHANISM_BASES(extern, Impl)
+/// Mechanisms of your own need it not. Behind one without a softmax: ATTZOO_COMPILED_RECURRENCE.
+#ifdef ATTZOO_COMPILED
+#ifdef ATTZOO_DEFINE_MECHANISMS
+#define ATTZOO_MECHANISM_BASE template class
 #else
+#define ATTZOO_MECHANISM_BASE extern template class
+#endif
+#define ATTZOO_COMPILED_RECURRENCE(Impl)                                                \
+  ATTZOO_MECHANISM_BASE torch::nn::Cloneable<attzoo::Impl>;                             \
+  ATTZOO_MECHANISM_BASE attzoo::core::CallableModule<attzoo::Impl>;                     \
+  ATTZOO_MECHANISM_BASE                                                                 \
+  attzoo::core::Mechanism<attzoo::Impl, attzoo::Impl::Config, attzoo::Impl::BaseParts>; \
+  ATTZOO_MECHANISM_BASE attzoo::Holder<attzoo::Impl>;
+#define ATTZOO_COMPILED_MECHANISM(Impl) \
+  ATTZOO_COMPILED_RECURRENCE(Impl)      \
+  ATTZOO_MECHANISM_BASE attzoo::SelfAttention<attzoo::Impl, attzoo::Impl::Config>;
+#else
+#define ATTZOO_COMPILED_RECURRENCE(Impl)
 #define ATTZOO_COMPILED_MECHANISM(Impl)
 #endif
-#define ATTZOO_MECHANISM_BASES(Extern, Impl)                                       \
-  Extern template class torch::nn::Cloneable<attzoo::Impl>;                        \
-  Extern template class attzoo::core::CallableModule<attzoo::Impl>;                \
-  Extern template class attzoo::SelfAttention<attzoo::Impl, attzoo::Impl::Config>; \
-  Extern template class attzoo::Holder<attzoo::Impl>;

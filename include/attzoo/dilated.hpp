@@ -22,15 +22,15 @@ namespace attzoo {
 /// Options of DilatedSelfAttention.
 struct DilatedSelfAttentionOptions {
   int64_t d_model = 0;                                ///< features of the output; > 0
-  int64_t dilation_rate = 2;                          ///< >= 1; 1 attends to everything
   int64_t num_heads = 1;                              ///< divides d_model
+  int64_t dilation_rate = 2;                          ///< >= 1; 1 attends to everything
+  std::optional<int64_t> window_size = std::nullopt;  ///< > 0; default unbounded
   std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default d_model
-  double dropout = 0.1;                               ///< of the weights, while training
+  double dropout = 0.0;                               ///< of the weights, while training
   bool bias = false;                                  ///< of the four projections
   double temperature = 1.0;                           ///< divides the scores; > 0
   Rope rope = false;                                  ///< rotary positions; d_head must be even
   bool causal = false;                                ///< nobody attends to later tokens
-  std::optional<int64_t> window_size = std::nullopt;  ///< > 0; default unbounded
 };
 
 /// The module; DilatedSelfAttention holds it.
@@ -40,14 +40,12 @@ class DilatedSelfAttentionImpl
   static constexpr const char* kName = "DilatedSelfAttention";
 
   /// With the default of every other option.
-  explicit DilatedSelfAttentionImpl(int64_t d_model)
-      : DilatedSelfAttentionImpl(DilatedSelfAttentionOptions{.d_model = d_model}) {}
+  explicit DilatedSelfAttentionImpl(int64_t d_model, int64_t dilation_rate = 2,
+                                    int64_t num_heads = 1)
+      : DilatedSelfAttentionImpl(
+            {.d_model = d_model, .num_heads = num_heads, .dilation_rate = dilation_rate}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& o)
-      : SelfAttention(
-            o,
-            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_own_options();
+  explicit DilatedSelfAttentionImpl(const DilatedSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -63,12 +61,6 @@ class DilatedSelfAttentionImpl
     return finish(attend(heads, inputs, pattern));
   }
 
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", dilation_rate=" << options.dilation_rate << ", num_heads=" << options.num_heads;
-    if (options.window_size) stream << ", window_size=" << *options.window_size;
-  }
-
  protected:
   void check_own_options() const override {
     check_positive("dilation_rate", options.dilation_rate);
@@ -80,7 +72,7 @@ class DilatedSelfAttentionImpl
   }
 };
 
-/// Example: `DilatedSelfAttention attn({.d_model = 256, .dilation_rate = 4, .num_heads = 8});`
+/// Example: `DilatedSelfAttention attn({.d_model = 256, .num_heads = 8, .dilation_rate = 4});`
 using DilatedSelfAttention = Holder<DilatedSelfAttentionImpl>;
 
 }  // namespace attzoo

@@ -23,7 +23,7 @@ struct GroupedSelfAttentionOptions {
   int64_t num_query_heads = 0;                      ///< divides d_model unless there is a head_dim
   int64_t num_kv_heads = 0;                         ///< divides num_query_heads
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  double dropout = 0.1;                             ///< of the weights, while training
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   Rope rope = false;                                ///< rotary positions; d_head must be even
@@ -56,13 +56,7 @@ class GroupedSelfAttentionImpl
                                   .num_query_heads = num_query_heads,
                                   .num_kv_heads = num_kv_heads}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& o)
-      : SelfAttention(o,
-                      core::with_model_options(o, {.heads = {"num_query_heads", o.num_query_heads},
-                                                   .kv_heads = o.num_kv_heads,
-                                                   .temperature = o.temperature,
-                                                   .rope = o.rope})) {
-    check_divides("num_kv_heads", options.num_kv_heads, "num_query_heads", options.num_query_heads);
+  explicit GroupedSelfAttentionImpl(const GroupedSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -70,12 +64,6 @@ class GroupedSelfAttentionImpl
   /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     return finish(attend(project(x, inputs), inputs));
-  }
-
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", num_query_heads=" << options.num_query_heads
-           << ", num_kv_heads=" << options.num_kv_heads;
   }
 };
 

@@ -45,14 +45,14 @@ struct ExpMap {
 /// Options of LinearSelfAttention.
 struct LinearSelfAttentionOptions {
   int64_t d_model = 0;                                ///< features of the output; > 0
-  std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default d_model
-  double dropout = 0.1;                               ///< of the attended vectors, while training
-  bool bias = false;                                  ///< of the four projections
+  int64_t num_heads = 1;                              ///< divides d_model and feature_dim
   std::optional<int64_t> feature_dim = std::nullopt;  ///< width of q and k; default d_model
   double eps = 1e-6;                                  ///< added to the normaliser; >= 0
+  std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default d_model
+  double dropout = 0.0;                               ///< of the attended vectors, while training
+  bool bias = false;                                  ///< of the four projections
   Rope rope = false;            ///< rotary positions, before the map; even features per head
   bool causal = false;          ///< nobody attends to later tokens
-  int64_t num_heads = 1;        ///< divides d_model and feature_dim
   bool python_weights = false;  ///< the Python library's estimate of the weights
 };
 
@@ -61,8 +61,10 @@ struct LinearSelfAttentionOptions {
 /// with values >= 0 for the normaliser's sake. It sees float32 where the module has a half type.
 template <class FeatureMap = EluPlusOne>
 class LinearSelfAttentionImpl
-    : public SelfAttention<LinearSelfAttentionImpl<FeatureMap>, LinearSelfAttentionOptions> {
-  using Base = SelfAttention<LinearSelfAttentionImpl, LinearSelfAttentionOptions>;
+    : public core::Mechanism<LinearSelfAttentionImpl<FeatureMap>, LinearSelfAttentionOptions,
+                             core::Projections> {
+  using Base =
+      core::Mechanism<LinearSelfAttentionImpl, LinearSelfAttentionOptions, core::Projections>;
 
  public:
   static constexpr const char* kName = "LinearSelfAttention";
@@ -73,12 +75,8 @@ class LinearSelfAttentionImpl
   explicit LinearSelfAttentionImpl(int64_t d_model)
       : LinearSelfAttentionImpl(LinearSelfAttentionOptions{.d_model = d_model}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit LinearSelfAttentionImpl(const LinearSelfAttentionOptions& o)
-      : Base(o, {.heads = {"num_heads", o.num_heads},
-                 .rope = o.rope,
-                 .feature_dim = o.feature_dim.value_or(o.d_model)}) {
+  explicit LinearSelfAttentionImpl(const LinearSelfAttentionOptions& o) : Base(o) {
     options.feature_dim = o.feature_dim.value_or(o.d_model);
-    check_own_options();
     Base::reset();
   }
 
@@ -111,12 +109,6 @@ class LinearSelfAttentionImpl
         std::make_shared<core::SumsCache>(head, options.num_heads, this->d_qk(), this->d_head()));
   }
 
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", feature_dim=" << *options.feature_dim << ", num_heads=" << options.num_heads
-           << ", eps=" << options.eps;
-  }
-
  protected:
   void check_own_options() const override {
     TORCH_CHECK_VALUE(options.eps >= 0 && std::isfinite(options.eps), kName,
@@ -124,7 +116,7 @@ class LinearSelfAttentionImpl
   }
 };
 
-/// Example: `LinearSelfAttention attn({.d_model = 256, .causal = true, .num_heads = 8});`
+/// Example: `LinearSelfAttention attn({.d_model = 256, .num_heads = 8, .causal = true});`
 using LinearSelfAttention = Holder<LinearSelfAttentionImpl<>>;
 
 /// The same with another feature map: `LinearSelfAttentionWith<ReluMap> attn({.d_model = 256});`
@@ -133,4 +125,4 @@ using LinearSelfAttentionWith = Holder<LinearSelfAttentionImpl<FeatureMap>>;
 
 }  // namespace attzoo
 
-ATTZOO_COMPILED_MECHANISM(LinearSelfAttentionImpl<>)
+ATTZOO_COMPILED_RECURRENCE(LinearSelfAttentionImpl<>)

@@ -21,10 +21,10 @@ namespace attzoo {
 /// Options of LocalSelfAttention.
 struct LocalSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
-  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  int64_t window_size = 128;                        ///< width of the neighbourhood; > 0
   int64_t num_heads = 8;                            ///< divides d_model
-  double dropout = 0.1;                             ///< of the weights, while training
+  int64_t window_size = 128;                        ///< width of the neighbourhood; > 0
+  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   Rope rope = false;                                ///< rotary positions; d_head must be even
@@ -41,11 +41,7 @@ class LocalSelfAttentionImpl
   explicit LocalSelfAttentionImpl(int64_t d_model)
       : LocalSelfAttentionImpl(LocalSelfAttentionOptions{.d_model = d_model}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit LocalSelfAttentionImpl(const LocalSelfAttentionOptions& o)
-      : SelfAttention(
-            o,
-            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_own_options();
+  explicit LocalSelfAttentionImpl(const LocalSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -55,11 +51,6 @@ class LocalSelfAttentionImpl
     const auto heads = project(x, inputs);
     const int64_t half = options.window_size / 2;
     return finish(attend(heads, inputs, window(half, half)));
-  }
-
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", window_size=" << options.window_size << ", num_heads=" << options.num_heads;
   }
 
  protected:

@@ -25,14 +25,14 @@ namespace attzoo {
 struct LongformerSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_heads = 0;                            ///< divides d_model
-  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
   int64_t window_size = 512;                        ///< width of the neighbourhood; > 0
-  double dropout = 0.1;                             ///< of the weights, while training
+  bool global_projections = false;                  ///< w_q_global, w_k_global, w_v_global
+  std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
-  bool global_projections = false;                  ///< w_q_global, w_k_global, w_v_global
 };
 
 /// The module; LongformerSelfAttention holds it.
@@ -46,11 +46,7 @@ class LongformerSelfAttentionImpl
   LongformerSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LongformerSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& o)
-      : SelfAttention(
-            o,
-            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_own_options();
+  explicit LongformerSelfAttentionImpl(const LongformerSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -87,14 +83,8 @@ class LongformerSelfAttentionImpl
     global.queries = true;  // ... and the global rows are computed apart
     global.keys = false;
     const auto global_heads =
-        project_with(w_q_global, w_k_global, w_v_global, x, inputs, heads.packing, heads.past);
+        project_with(w_q_global, w_k_global, w_v_global, x, inputs, {heads.packing, heads.past});
     return finish(choose_rows(global.is_global, attend(global_heads, inputs, global), result));
-  }
-
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", num_heads=" << options.num_heads << ", window_size=" << options.window_size
-           << std::boolalpha << ", global_projections=" << options.global_projections;
   }
 
   /// Of global tokens; empty without `global_projections`.

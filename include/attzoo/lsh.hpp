@@ -34,21 +34,21 @@ namespace attzoo {
 
 /// Options of LSHSelfAttention.
 struct LSHSelfAttentionOptions {
-  int64_t d_model = 0;                              ///< features of the output; > 0
-  int64_t num_heads = 0;                            ///< divides d_model
+  int64_t d_model = 0;       ///< features of the output; > 0
+  int64_t num_heads = 0;     ///< divides d_model
+  int64_t bucket_size = 64;  ///< aimed at, and the reach of a query; > 0
+  int64_t num_hashes = 1;    ///< rounds; > 0, at most 2^16
+  /// Buckets of a sequence of any length; > 0, default L / bucket_size. Needed where results must
+  /// not depend on how long the sequence is or will be, as with a cache.
+  std::optional<int64_t> num_buckets = std::nullopt;
+  bool exact_buckets = false;                       ///< whole buckets, rounds averaged
+  uint64_t seed = 0;                                ///< of the projections in eval mode
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  int64_t bucket_size = 64;                         ///< aimed at, and the reach of a query; > 0
-  int64_t num_hashes = 1;                           ///< rounds; > 0, at most 2^16
-  double dropout = 0.1;                             ///< of the weights, while training
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   Rope rope = false;                                ///< rotary positions; d_head must be even
   bool causal = false;                              ///< nobody attends to later tokens
-  bool exact_buckets = false;                       ///< whole buckets, rounds averaged
-  uint64_t seed = 0;                                ///< of the projections in eval mode
-  /// Buckets of a sequence of any length; > 0, default L / bucket_size. Needed where results must
-  /// not depend on how long the sequence is or will be, as with a cache.
-  std::optional<int64_t> num_buckets = std::nullopt;
 };
 
 /// The module; LSHSelfAttention holds it.
@@ -60,21 +60,7 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   LSHSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : LSHSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit LSHSelfAttentionImpl(const LSHSelfAttentionOptions& o)
-      : SelfAttention(
-            o,
-            {.heads = {"num_heads", o.num_heads}, .temperature = o.temperature, .rope = o.rope}) {
-    check_own_options();
-    check_positive("num_hashes", options.num_hashes);
-    TORCH_CHECK_VALUE(options.num_hashes <= 1 << 16, kName,
-                      ": num_hashes must be at most 2^16, got ", options.num_hashes);
-    if (options.num_buckets) {
-      check_positive("num_buckets", *options.num_buckets);
-      TORCH_CHECK_VALUE(*options.num_buckets <= int64_t{1} << 24, kName,
-                        ": num_buckets must be at most 2^24, got ", *options.num_buckets);
-    }
-    reset();
-  }
+  explicit LSHSelfAttentionImpl(const LSHSelfAttentionOptions& o) : SelfAttention(o) { reset(); }
 
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does.
@@ -105,15 +91,18 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   /// c10::ValueError on an undefined one and on another device's.
   void set_generator(const at::Generator& generator);
 
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", num_heads=" << options.num_heads << ", bucket_size=" << options.bucket_size
-           << ", num_hashes=" << options.num_hashes << std::boolalpha
-           << ", exact_buckets=" << options.exact_buckets;
-  }
-
  protected:
-  void check_own_options() const override { check_positive("bucket_size", options.bucket_size); }
+  void check_own_options() const override {
+    check_positive("bucket_size", options.bucket_size);
+    check_positive("num_hashes", options.num_hashes);
+    TORCH_CHECK_VALUE(options.num_hashes <= 1 << 16, kName,
+                      ": num_hashes must be at most 2^16, got ", options.num_hashes);
+    if (options.num_buckets) {
+      check_positive("num_buckets", *options.num_buckets);
+      TORCH_CHECK_VALUE(*options.num_buckets <= int64_t{1} << 24, kName,
+                        ": num_buckets must be at most 2^24, got ", *options.num_buckets);
+    }
+  }
 
  private:
   /// Digits of a bucket's number that are hashed apart.

@@ -152,9 +152,10 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads
   }
   auto how = attention_options();
   if (how.dropout > 0) how.seed = core::random_seed();
-  const auto sorted =
-      attention(core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
-                core::permute_rows(v, buckets.order_k), buckets.band && said.mask, said.bias, how);
+  const auto sorted = core::attention(
+      core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
+      core::permute_rows(v, buckets.order_k), buckets.band && said.mask, said.bias, how,
+      /*private_qk=*/true);
   return {core::permute_rows(sorted.output, buckets.rank_q),
           core::bucket_weights(q, k, inputs.mask, buckets, how),
           sorted.lse.gather(2, buckets.rank_q)};
@@ -200,8 +201,9 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_tokens(const Heads& head
     said = core::mask_and_bias(all.gather(3, index).view({B, H * L, 1, M}));
   }
   const core::TensorMask found{(tokens >= 0).view({B, H * L, 1, M})};
-  const auto each = attention(q.reshape({B, H * L, 1, q.size(3)}), rows(heads.k), rows(heads.v),
-                              found && said.mask, said.bias, attention_options());
+  const auto each =
+      core::attention(q.reshape({B, H * L, 1, q.size(3)}), rows(heads.k), rows(heads.v),
+                      found && said.mask, said.bias, attention_options(), /*private_qk=*/true);
   LazyWeights weights({B, H, L, S}, [=](int64_t begin, int64_t end) {
     const auto of_tokens = each.weights.tensor().view({B, H, L, M}).slice(2, begin, end);
     return torch::zeros({B, H, end - begin, S}, of_tokens.options())

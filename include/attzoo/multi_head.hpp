@@ -21,7 +21,7 @@ struct MultiHeadSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_heads = 0;                            ///< divides d_model unless there is a head_dim
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  double dropout = 0.1;                             ///< of the weights, while training
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   Rope rope = false;                                ///< rotary positions; d_head must be even
@@ -52,10 +52,7 @@ class MultiHeadSelfAttentionImpl
   MultiHeadSelfAttentionImpl(int64_t d_model, int64_t num_heads)
       : MultiHeadSelfAttentionImpl({.d_model = d_model, .num_heads = num_heads}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit MultiHeadSelfAttentionImpl(const MultiHeadSelfAttentionOptions& o)
-      : SelfAttention(o, core::with_model_options(o, {.heads = {"num_heads", o.num_heads},
-                                                      .temperature = o.temperature,
-                                                      .rope = o.rope})) {
+  explicit MultiHeadSelfAttentionImpl(const MultiHeadSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 
@@ -63,11 +60,6 @@ class MultiHeadSelfAttentionImpl
   /// the context's length. Throws what project() does.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     return finish(attend(project(x, inputs), inputs));
-  }
-
-  /// Prints the options that not all mechanisms have.
-  void extra_repr(std::ostream& stream) const override {
-    stream << ", num_heads=" << options.num_heads;
   }
 };
 

@@ -18,7 +18,7 @@ namespace attzoo {
 struct VanillaSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  double dropout = 0.1;                             ///< of the weights, while training
+  double dropout = 0.0;                             ///< of the weights, while training
   bool bias = false;                                ///< of the four projections
   double temperature = 1.0;                         ///< divides the scores; > 0
   Rope rope = false;                                ///< rotary positions; d_model must be even
@@ -35,9 +35,7 @@ class VanillaSelfAttentionImpl
   explicit VanillaSelfAttentionImpl(int64_t d_model)
       : VanillaSelfAttentionImpl(VanillaSelfAttentionOptions{.d_model = d_model}) {}
   /// Throws c10::ValueError for options out of the ranges that they name.
-  explicit VanillaSelfAttentionImpl(const VanillaSelfAttentionOptions& o)
-      : SelfAttention(o,
-                      {.heads = {"num_heads", 1}, .temperature = o.temperature, .rope = o.rope}) {
+  explicit VanillaSelfAttentionImpl(const VanillaSelfAttentionOptions& o) : SelfAttention(o) {
     reset();
   }
 

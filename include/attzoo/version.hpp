@@ -3,14 +3,14 @@
 /// The version of attzoo, for the preprocessor; the build and the packages read theirs from here.
 
 #define ATTZOO_VERSION_MAJOR 0
-#define ATTZOO_VERSION_MINOR 2
+#define ATTZOO_VERSION_MINOR 3
 #define ATTZOO_VERSION_PATCH 0
 
-/// A number that grows with the version: 200 is 0.2.0. `#if ATTZOO_VERSION >= 200`
+/// A number that grows with the version: 300 is 0.3.0. `#if ATTZOO_VERSION >= 300`
 #define ATTZOO_VERSION \
   (ATTZOO_VERSION_MAJOR * 10000 + ATTZOO_VERSION_MINOR * 100 + ATTZOO_VERSION_PATCH)
 
-/// "0.2.0", a string literal.
+/// "0.3.0", a string literal.
 #define ATTZOO_VERSION_STRING \
   ATTZOO_VERSION_JOIN_(ATTZOO_VERSION_MAJOR, ATTZOO_VERSION_MINOR, ATTZOO_VERSION_PATCH)
 #define ATTZOO_VERSION_JOIN_(major, minor, patch) ATTZOO_VERSION_QUOTE_(major.minor.patch)

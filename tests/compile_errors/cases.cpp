@@ -142,7 +142,7 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
   MultiHeadSelfAttention attn({.d_model = 64, .heads = 8});
   return attn(q).output;
 #elif CASE == 40  // CASE 40: write the type before the brace
-  LocalSelfAttention attn({.d_model = 64, .window_size = 8, .n_heads = 8, .causal = true});
+  LocalSelfAttention attn({.d_model = 64, .n_heads = 8, .window_size = 8, .causal = true});
   return attn(q).output;
 #elif CASE == 41  // CASE 41: heads
   MultiHeadSelfAttention attn(MultiHeadSelfAttentionOptions{.d_model = 64, .heads = 8});

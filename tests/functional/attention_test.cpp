@@ -317,7 +317,7 @@ TEST(Attention, Errors) {
     expect_error([&] { attention(x.q, x.k, x.v); }, parts);
   };
   bad([](auto& x) { x.q = torch::Tensor(); }, {"attention", "q", "undefined"});
-  bad([](auto& x) { x.q = x.q[0]; }, {"attention", "q", "[B, H, L, D]", "[4, 5, 8]"});
+  bad([](auto& x) { x.q = x.q[0]; }, {"attention", "q", "[B, H, L or S, D]", "[4, 5, 8]"});
   bad([](auto& x) { x.k = x.k.to(torch::kFloat64); }, {"attention", "k", "Float", "Double"});
   bad([](auto& x) { x.v = x.v.to(torch::kInt64); }, {"attention", "v", "Long"});
   bad([](auto& x) { x.v = x.v.to(torch::kMeta); }, {"attention", "v", "device", "meta"});
@@ -326,8 +326,8 @@ TEST(Attention, Errors) {
   bad([](auto& x) { x.q = x.q.slice(1, 1); }, {"attention", "heads", "[2, 3, 5, 8]"});
   bad([](auto& x) { x.k = x.k.slice(1, 2), x.v = x.v.slice(1, 2); }, {"attention", "heads"});
   bad([](auto& x) { x.v = x.v.slice(2, 1); }, {"attention", "v", "length"});
-  bad([](auto& x) { x.k = x.k.slice(3, 1); }, {"attention", "head_dim", "[2, 2, 6, 7]"});
-  bad([](auto& x) { x.q = x.q.slice(3, 8), x.k = x.k.slice(3, 8); }, {"attention", "head_dim"});
+  bad([](auto& x) { x.k = x.k.slice(3, 1); }, {"attention", "last size", "[2, 2, 6, 7]"});
+  bad([](auto& x) { x.q = x.q.slice(3, 8), x.k = x.k.slice(3, 8); }, {"attention", "last size"});
   expect_error([&] { attention(p.q, p.k, p.v, full(), {}, {.dropout = 1.5}); }, {"dropout", "1.5"});
   expect_error([&] { attention(p.q, p.k, p.v, full(), {}, {.scale = kInf}); }, {"scale", "inf"});
   expect_error([&] { scaled_dot_product_attention(p.q, p.k, p.v, {.temperature = 0}); },
@@ -540,7 +540,7 @@ TEST(Attention, PrivateQueriesAndKeysAreNotCopied) {
   const auto x = torch::randn({1, 1, 4096, 16});
   const auto bytes = [&](bool private_qk) {
     PeakMemory memory;
-    attention(x, x.clone(), x, window(8, 8), {}, {.private_qk = private_qk});
+    core::attention(x, x.clone(), x, window(8, 8), {}, {}, private_qk);
     return memory.total();
   };
   EXPECT_EQ(bytes(false) - bytes(true), static_cast<int64_t>(2 * x.nbytes()));

@@ -286,7 +286,7 @@ TEST(LinearAttention, Errors) {
   refused(t, t.to(kDouble), t, {}, {"k", "Float", "Double"});
   refused(t, torch::ones({1, 2, 4, 3}), t, {}, {"k", "batch", "[1, 2, 4, 3]"});
   refused(t, torch::ones({2, 1, 4, 3}), t, {}, {"k", "heads", "[2, 1, 4, 3]"});
-  refused(t, torch::ones({2, 2, 4, 5}), t, {}, {"features", "[2, 2, 4, 5]"});
+  refused(t, torch::ones({2, 2, 4, 5}), t, {}, {"last size", "[2, 2, 4, 5]"});
   refused(t, t, torch::ones({2, 2, 5, 3}), {}, {"v", "length", "[2, 2, 5, 3]"});
   refused(t, t, t, {.eps = -1}, {"eps", "-1"});
   refused(t, t, t, {.eps = std::nan("")}, {"eps", "nan"});

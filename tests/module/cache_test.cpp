@@ -51,15 +51,15 @@ Module module(const AnyAttention& m, int64_t beyond = 0) {
 
 LocalSelfAttention local() {
   return LocalSelfAttention(
-      {.d_model = kWidth, .window_size = 9, .num_heads = 2, .rope = true, .causal = true});
+      {.d_model = kWidth, .num_heads = 2, .window_size = 9, .rope = true, .causal = true});
 }
 LinearSelfAttention linear() {
-  return LinearSelfAttention({.d_model = kWidth, .rope = true, .causal = true, .num_heads = 2});
+  return LinearSelfAttention({.d_model = kWidth, .num_heads = 2, .rope = true, .causal = true});
 }
 BlockSelfAttention block(int64_t size, bool overlap, bool python = false) {
   return BlockSelfAttention({.d_model = kWidth,
-                             .block_size = size,
                              .num_heads = 2,
+                             .block_size = size,
                              .overlap = overlap,
                              .rope = true,
                              .causal = true,
@@ -69,19 +69,19 @@ LongformerSelfAttention longformer(bool projections = false) {
   return LongformerSelfAttention({.d_model = kWidth,
                                   .num_heads = 2,
                                   .window_size = 6,
+                                  .global_projections = projections,
                                   .rope = true,
-                                  .causal = true,
-                                  .global_projections = projections});
+                                  .causal = true});
 }
 LSHSelfAttention lsh(bool exact) {
   return LSHSelfAttention({.d_model = kWidth,
                            .num_heads = 2,
                            .bucket_size = 4,
                            .num_hashes = 2,
-                           .rope = true,
-                           .causal = true,
+                           .num_buckets = exact ? 5 : 9,
                            .exact_buckets = exact,
-                           .num_buckets = exact ? 5 : 9});
+                           .rope = true,
+                           .causal = true});
 }
 
 /// Every mechanism of the list, and other forms of them.
@@ -100,10 +100,10 @@ std::vector<Case> all_cases() {
       {"dilated_window",
        [] {
          return module(DilatedSelfAttention({.d_model = kWidth,
-                                             .dilation_rate = 2,
                                              .num_heads = 2,
-                                             .causal = true,
-                                             .window_size = 11}));
+                                             .dilation_rate = 2,
+                                             .window_size = 11,
+                                             .causal = true}));
        }},
       {"block_odd", [] { return module(block(7, false)); }},
       {"overlap", [] { return module(block(6, true), 6); }},
@@ -647,9 +647,9 @@ TEST_F(Caches, AReachBeyondAllNeedsACapacity) {
   for (const int64_t size : {kMost, kMost - 1, kMost / 2, kMost / 4, int64_t{1} << 40,
                              int64_t{1} << 33, (int64_t{1} << 32) + 1}) {
     for (auto& m : {module(LocalSelfAttention(
-                        {.d_model = kWidth, .window_size = size, .num_heads = 2, .causal = true})),
+                        {.d_model = kWidth, .num_heads = 2, .window_size = size, .causal = true})),
                     module(DilatedSelfAttention(
-                        {.d_model = kWidth, .num_heads = 2, .causal = true, .window_size = size})),
+                        {.d_model = kWidth, .num_heads = 2, .window_size = size, .causal = true})),
                     module(LongformerSelfAttention(
                         {.d_model = kWidth, .num_heads = 2, .window_size = size, .causal = true})),
                     module(block(size, false)), module(block(size, true))}) {
@@ -668,7 +668,7 @@ TEST_F(Caches, AReachBeyondAllNeedsACapacity) {
     }
   }
   auto wide = module(
-      LocalSelfAttention({.d_model = kWidth, .window_size = int64_t{1} << 31, .num_heads = 2}));
+      LocalSelfAttention({.d_model = kWidth, .num_heads = 2, .window_size = int64_t{1} << 31}));
   expect_error([&] { wide.make_cache(int64_t{1} << 40, std::nullopt); },
                {"LocalSelfAttention", "make_cache", "1099511627776", "2147483713", "capacity"});
 }

@@ -17,8 +17,7 @@ struct StridedOptions {
 class StridedImpl : public attzoo::SelfAttention<StridedImpl, StridedOptions> {
  public:
   static constexpr const char* kName = "Strided";
-  explicit StridedImpl(const StridedOptions& o)
-      : SelfAttention(o, {.heads = {"num_heads", o.num_heads}}) {
+  explicit StridedImpl(const StridedOptions& o) : SelfAttention(o) {
     check_positive("stride", o.stride);
     reset();
   }

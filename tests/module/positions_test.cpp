@@ -141,15 +141,15 @@ TEST(ModuleRope, EveryMechanismTakesIt) {
   check(MultiHeadSelfAttention({.d_model = kWidth, .num_heads = 2, .rope = rope}));
   check(GroupedSelfAttention(
       {.d_model = kWidth, .num_query_heads = 2, .num_kv_heads = 1, .rope = rope}));
-  check(LocalSelfAttention({.d_model = kWidth, .window_size = 6, .num_heads = 2, .rope = rope}));
+  check(LocalSelfAttention({.d_model = kWidth, .num_heads = 2, .window_size = 6, .rope = rope}));
   check(
-      DilatedSelfAttention({.d_model = kWidth, .dilation_rate = 2, .num_heads = 2, .rope = rope}));
-  check(BlockSelfAttention({.d_model = kWidth, .block_size = 6, .num_heads = 2, .rope = rope}));
+      DilatedSelfAttention({.d_model = kWidth, .num_heads = 2, .dilation_rate = 2, .rope = rope}));
+  check(BlockSelfAttention({.d_model = kWidth, .num_heads = 2, .block_size = 6, .rope = rope}));
   check(BlockSelfAttention(
-      {.d_model = kWidth, .block_size = 6, .num_heads = 2, .overlap = true, .rope = rope}));
+      {.d_model = kWidth, .num_heads = 2, .block_size = 6, .overlap = true, .rope = rope}));
   check(
       LongformerSelfAttention({.d_model = kWidth, .num_heads = 2, .window_size = 6, .rope = rope}));
-  check(LinearSelfAttentionWith<ExpMap>({.d_model = kWidth, .rope = rope, .num_heads = 2}),
+  check(LinearSelfAttentionWith<ExpMap>({.d_model = kWidth, .num_heads = 2, .rope = rope}),
         /*relative=*/false);
 }
 

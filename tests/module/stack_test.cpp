@@ -45,7 +45,7 @@ class OwnBlockImpl : public torch::nn::Module {
   TakenInputs takes() const { return attn->takes(); }
 
   LocalSelfAttention attn{LocalSelfAttentionOptions{
-      .d_model = kWidth, .window_size = 8, .num_heads = 2, .dropout = 0, .causal = true}};
+      .d_model = kWidth, .num_heads = 2, .window_size = 8, .dropout = 0, .causal = true}};
   torch::nn::Linear layer{kWidth, kWidth};
   bool fails = false;
 };
@@ -57,7 +57,7 @@ MultiHeadSelfAttention multi_head(bool rope = false) {
 }
 LocalSelfAttention local() {
   return LocalSelfAttention(
-      {.d_model = kWidth, .window_size = 8, .num_heads = 2, .dropout = 0, .causal = true});
+      {.d_model = kWidth, .num_heads = 2, .window_size = 8, .dropout = 0, .causal = true});
 }
 LinearSelfAttention linear() {
   return LinearSelfAttention({.d_model = kWidth, .dropout = 0, .causal = true});

@@ -20,9 +20,6 @@ struct AttentionOptions {
   /// Decides which weights are dropped; default: drawn from torch's CPU generator, so that
   /// torch::manual_seed makes it repeatable.
   std::optional<uint64_t> seed = std::nullopt;
-  /// A promise that nobody changes q and k in place while weights may still be read. Inference
-  /// tensors count no versions, so without it their weights are guarded by a copy of q and k.
-  bool private_qk = false;
 };
 
 /// Scaled dot-product attention: softmax over the allowed keys of score_mod(scale * q k^T), times v
@@ -45,6 +42,18 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
                                      const torch::Tensor& v, const core::AnyMask& mask = {},
                                      const core::AnyScore& score = {},
                                      const AttentionOptions& options = {});
+
+namespace core {
+
+/// The same, where `private_qk` promises that nobody changes q and k in place while weights may
+/// still be read. Inference tensors count no versions, so without it their weights are guarded by a
+/// copy of q and k.
+ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k,
+                                     const torch::Tensor& v, const AnyMask& mask,
+                                     const AnyScore& score, const AttentionOptions& options,
+                                     bool private_qk);
+
+}  // namespace core
 
 /// The same without a mask: `attention(q, k, v, softcap(30.0))`.
 template <ScoreMod Score>

@@ -25,9 +25,6 @@ struct LinearAttentionOptions {
   /// the same with these, L = S. Needs `causal`; no documents. Differentiable; such a call has no
   /// weights.
   LinearState* state = nullptr;
-  /// A promise that nobody changes q and k in place while weights may still be read, which spares
-  /// inference tensors the copy that guards them.
-  bool private_qk = false;
 };
 
 /// Attention whose weights are products of features instead of a softmax

@@ -3,6 +3,7 @@
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/unchanged.hpp>
+#include <attzoo/functional/checks.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -15,29 +16,12 @@ namespace attzoo::core {
 
 ATTZOO_API void check_features(const torch::Tensor& q, const torch::Tensor& k,
                                const torch::Tensor& v) {
-  constexpr const char* kName = "linear_attention";
-  const std::pair<const char*, const torch::Tensor&> tensors[] = {{"q", q}, {"k", k}, {"v", v}};
-  for (const auto& [name, t] : tensors) {
-    check_floating(t, kName, name);
-    TORCH_CHECK_VALUE(t.dim() == 4, kName, ": ", name,
-                      " must have shape [B, H, L or S, features], got ", t.sizes());
-    TORCH_CHECK_TYPE(t.scalar_type() == q.scalar_type(), kName, ": ", name, " must have q's dtype ",
-                     q.scalar_type(), ", got ", t.scalar_type());
-    TORCH_CHECK_VALUE(t.device() == q.device(), kName, ": ", name, " must be on q's device ",
-                      q.device(), ", got ", t.device());
-    TORCH_CHECK_VALUE(t.size(0) == q.size(0) && t.size(1) == q.size(1), kName, ": ", name,
-                      " must have q's batch size and heads, q is ", q.sizes(), ", got ", t.sizes());
+  check_qkv("linear_attention", q, k, v);
+  for (const auto* t : {&k, &v}) {
+    TORCH_CHECK_VALUE(t->sizes().slice(0, 2) == q.sizes().slice(0, 2),
+                      "linear_attention: k and v must have q's batch size and heads, q is ",
+                      q.sizes(), ", got ", t->sizes());
   }
-  TORCH_CHECK_VALUE(q.size(3) > 0 && k.size(3) == q.size(3), kName,
-                    ": q and k must have the same number of features > 0, got q ", q.sizes(),
-                    ", k ", k.sizes());
-  TORCH_CHECK_VALUE(v.size(2) == k.size(2), kName, ": v must have the length of k, got v ",
-                    v.sizes(), ", k ", k.sizes());
-  TORCH_CHECK_VALUE(product_at_most({q.size(0), q.size(1), q.size(2), v.size(3)}, int64_t{1} << 59),
-                    kName,
-                    ": the output [B, H, L, E] has too many elements for 64-bit numbers, "
-                    "from q ",
-                    q.sizes(), ", v ", v.sizes());
 }
 
 /// Throws unless the state is one of such tensors.
@@ -120,10 +104,8 @@ ATTZOO_API AttentionResult linear_attention(const torch::Tensor& q, const torch:
         {},
         {}};
   }
-  std::vector<torch::Tensor> read;
-  if (!options.private_qk || !q.is_inference()) read = {q, k};
   auto result = core::attend_by_features(x, options.causal, options.eps, packing, dtype,
-                                         core::Unchanged(read));
+                                         core::Unchanged({q, k}));
   result.output = result.output.to(dtype);
   return result;
 }

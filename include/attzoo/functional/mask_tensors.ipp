@@ -2,6 +2,7 @@
 
 #include <attzoo/core/checks.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/functional/masks.hpp>
 
 #include <algorithm>
 #include <string>
@@ -28,13 +29,27 @@ torch::Tensor make_mask(int64_t rows, int64_t columns, const std::string& who, F
   TORCH_CHECK_VALUE(false, who, ": a mask [", rows, ", ", columns, "] cannot be made: ", what);
 }
 
-/// A square mask from f(query [n, 1], key [1, n]), positions as int64.
-template <class F>
-torch::Tensor make_square_mask(int64_t n, const torch::Device& device, const char* who, F&& f) {
+inline constexpr int64_t kMaskRows = 256;  // that are evaluated at a time
+
+/// The mask as a tensor [B, H, L, S].
+inline torch::Tensor evaluate_mask(const AnyMask& mask, const Shape& n, torch::Device device) {
+  const auto places = asked_places(mask, false, n, device);
+  const auto placed = places.defined() ? mask.placed(places) : mask;
+  placed.check(n, device);
+  auto made = torch::empty({n.B, n.H, n.L, n.S}, torch::dtype(torch::kBool).device(device));
+  for (int64_t begin = 0, end = 0; begin < n.L; begin = end) {  // distances take 8 bytes a pair
+    end = std::min(begin + kMaskRows, n.L);
+    made.slice(2, begin, end).copy_(placed.evaluate(Grid(n, begin, end, device)));
+  }
+  return made;
+}
+
+/// A mask [n, n] of no batch and no heads.
+inline torch::Tensor square_mask(const char* who, const AnyMask& mask, int64_t n,
+                                 torch::Device device) {
   TORCH_CHECK_VALUE(n >= 0, who, ": seq_len must be >= 0, got ", n);
   return make_mask(n, n, c10::str(who, ": seq_len=", n), [&] {
-    const auto i = torch::arange(n, torch::dtype(torch::kInt64).device(device));
-    return f(i.unsqueeze(1), i.unsqueeze(0));
+    return evaluate_mask(mask, {1, 1, n, n}, device)[0][0];
   });
 }
 
@@ -47,17 +62,12 @@ ATTZOO_API torch::Tensor create_mask(const core::AnyMask& mask, int64_t batch, i
   TORCH_CHECK_VALUE(core::product_at_most({batch, heads, L, S}, core::kMaxMaskBytes), who,
                     ": a mask of that size is too large to be addressed");
   return core::make_mask(L, S, who, [&] {
-    const core::Shape n{batch, heads, L, S};
-    const auto places = core::asked_places(mask, false, n, device);
-    const auto placed = places.defined() ? mask.placed(places) : mask;
-    placed.check(n, device);
-    return placed.evaluate(core::Grid(n, 0, L, device)).expand({batch, heads, L, S}).contiguous();
+    return core::evaluate_mask(mask, {batch, heads, L, S}, device);
   });
 }
 
 ATTZOO_API torch::Tensor create_causal_mask(int64_t seq_len, torch::Device device) {
-  return core::make_square_mask(seq_len, device, "create_causal_mask",
-                                [](const auto& i, const auto& j) { return j <= i; });
+  return core::square_mask("create_causal_mask", causal(), seq_len, device);
 }
 
 ATTZOO_API torch::Tensor create_padding_mask(const torch::Tensor& seq_lengths,
@@ -93,33 +103,23 @@ ATTZOO_API torch::Tensor create_padding_mask(const std::vector<int64_t>& seq_len
 
 ATTZOO_API torch::Tensor create_local_mask(int64_t seq_len, int64_t window_size,
                                            torch::Device device) {
-  TORCH_CHECK_VALUE(window_size >= 0, "create_local_mask: window_size must be >= 0, got ",
-                    window_size);
-  const int64_t half = window_size / 2;
-  return core::make_square_mask(seq_len, device, "create_local_mask",
-                                [half](const auto& i, const auto& j) {
-                                  return torch::logical_and(j >= i - half, j <= i + half);
-                                });
+  constexpr const char* kName = "create_local_mask";
+  TORCH_CHECK_VALUE(window_size >= 0, kName, ": window_size must be >= 0, got ", window_size);
+  return core::square_mask(kName, window(window_size / 2, window_size / 2), seq_len, device);
 }
 
 ATTZOO_API torch::Tensor create_dilated_mask(int64_t seq_len, int64_t dilation_rate,
                                              torch::Device device) {
-  TORCH_CHECK_VALUE(dilation_rate >= 1, "create_dilated_mask: dilation_rate must be >= 1, got ",
-                    dilation_rate);
-  return core::make_square_mask(seq_len, device, "create_dilated_mask",
-                                [dilation_rate](const auto& i, const auto& j) {
-                                  return i.remainder(dilation_rate) == j.remainder(dilation_rate);
-                                });
+  constexpr const char* kName = "create_dilated_mask";
+  TORCH_CHECK_VALUE(dilation_rate >= 1, kName, ": dilation_rate must be >= 1, got ", dilation_rate);
+  return core::square_mask(kName, dilated(dilation_rate), seq_len, device);
 }
 
 ATTZOO_API torch::Tensor create_block_mask(int64_t seq_len, int64_t block_size,
                                            torch::Device device) {
-  TORCH_CHECK_VALUE(block_size >= 1, "create_block_mask: block_size must be >= 1, got ",
-                    block_size);
-  return core::make_square_mask(seq_len, device, "create_block_mask",
-                                [block_size](const auto& i, const auto& j) {
-                                  return i.floor_divide(block_size) == j.floor_divide(block_size);
-                                });
+  constexpr const char* kName = "create_block_mask";
+  TORCH_CHECK_VALUE(block_size >= 1, kName, ": block_size must be >= 1, got ", block_size);
+  return core::square_mask(kName, blocks(block_size), seq_len, device);
 }
 
 ATTZOO_API torch::Tensor combine_masks(const std::vector<torch::Tensor>& masks) {

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <numbers>
 #include <ostream>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -207,6 +208,19 @@ ATTZOO_API Rotation rotation(const RopeFrequencies& frequencies, RopePairs pairs
   return {made(angle.cos()), made(angle.sin()), halves};
 }
 
+ATTZOO_API std::optional<RopePlan> plan_rope(const Rope& rope, int64_t head_dim,
+                                             std::string_view who) {
+  const auto* o = rope.options();
+  if (!o) return std::nullopt;
+  const auto argument = std::string(who) + ": rope";
+  TORCH_CHECK_VALUE(o->position_offset == 0 && !o->positions.defined(), argument,
+                    ": a module's RopeOptions have no position_offset and no positions, which come "
+                    "with each call");
+  TORCH_CHECK_VALUE(o->dimensions || head_dim % 2 == 0, argument,
+                    " needs an even head size d_model / num_heads, got ", head_dim);
+  return RopePlan{rope_frequencies(*o, head_dim, argument), o->pairs};
+}
+
 /// ", scaling=" and a method with its fields.
 struct RopeScalingPrinter {
   std::ostream& stream;
@@ -254,6 +268,23 @@ ATTZOO_API std::ostream& operator<<(std::ostream& stream, const RopeOptions& opt
   if (options.positions.defined()) stream << ", positions=" << options.positions.sizes();
   std::visit(core::RopeScalingPrinter{stream}, options.scaling);
   return stream << "}";
+}
+
+ATTZOO_API std::ostream& operator<<(std::ostream& stream, const Rope& rope) {
+  const auto* o = rope.options();
+  if (!o) return stream << "false";
+  const RopeOptions plain;
+  const bool is_plain = o->base == plain.base && o->pairs == plain.pairs && !o->dimensions &&
+                        o->scaling.index() == plain.scaling.index();
+  return is_plain ? stream << "true" : stream << *o;
+}
+
+ATTZOO_API bool operator==(const Rope& a, const Rope& b) {
+  const auto *x = a.options(), *y = b.options();
+  if (!x || !y) return x == y;
+  return x->base == y->base && x->position_offset == y->position_offset &&
+         x->positions.is_same(y->positions) && x->pairs == y->pairs &&
+         x->dimensions == y->dimensions && x->scaling == y->scaling;
 }
 
 }  // namespace attzoo

@@ -16,16 +16,9 @@ ATTZOO_API AttentionResult ScaledDotProductAttention::operator()(
     const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,
     const ScaledDotProductOptions& options) const {
   constexpr const char* kName = "scaled_dot_product_attention";
-  check_arguments(kName, q, k, v, options.dropout);
-  TORCH_CHECK_VALUE(q.dim() >= 2 && k.dim() >= 2 && v.dim() >= 2, kName,
-                    ": q, k and v must have rank 2 or more, got ", q.sizes(), ", ", k.sizes(), ", ",
-                    v.sizes());
+  check_dropout(kName, options.dropout);
+  check_qkv(kName, q, k, v, /*any_rank=*/true);
   const int64_t L = q.size(-2), S = k.size(-2), D = q.size(-1), Dv = v.size(-1);
-  TORCH_CHECK_VALUE(k.size(-1) == D && D > 0, kName,
-                    ": q and k must have the same last size > 0, got q ", q.sizes(), ", k ",
-                    k.sizes());
-  TORCH_CHECK_VALUE(v.size(-2) == S, kName, ": v must have the length of k, got v ", v.sizes(),
-                    ", k ", k.sizes());
   const double scale = 1.0 / (std::sqrt(static_cast<double>(D)) * options.temperature);
   TORCH_CHECK_VALUE(
       options.temperature > 0 && std::isfinite(options.temperature) && is_valid_scale(scale, q),
@@ -74,7 +67,7 @@ ATTZOO_API AttentionResult ScaledDotProductAttention::operator()(
     said = mask_and_bias(rank4(options.mask, L, S));
   }
   const auto r = attention(rank4(q, L, D), rank4(k, S, D), rank4(v, S, Dv), said.mask, said.bias,
-                           {.scale = scale, .dropout = options.dropout});
+                           {.scale = scale, .dropout = options.dropout}, /*private_qk=*/false);
   return {r.output.reshape(with_tail({L, Dv})),
           LazyWeights(with_tail({L, S}),
                       [lead, S, weights = r.weights](int64_t begin, int64_t end) {

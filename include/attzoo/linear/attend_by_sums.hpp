@@ -3,7 +3,6 @@
 /// Linear attention of a module's heads: features, sums, and the weights that they amount to.
 
 #include <attzoo/functional/linear_attention.hpp>
-#include <attzoo/module/parts.hpp>
 #include <attzoo/module/token_cache.hpp>
 
 #include <functional>
@@ -28,8 +27,6 @@ class SumsCache final : public TokenCache {
   int64_t length() const override { return summed_ + latest_.length(); }
   int64_t bytes() const override;
   int64_t earliest() const override { return std::max<int64_t>(1, summed_); }
-  /// Nothing: features are made of the heads first, and then taken.
-  void append(Heads&) override {}
   /// Appends the new tokens, whose features are k and v, and says what the queries q [B, H, L, F]
   /// collect of them and of all before.
   LinearSums sums(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v,

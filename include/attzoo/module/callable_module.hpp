@@ -2,7 +2,6 @@
 /// \file
 /// What mechanisms and wrappers are to LibTorch: modules that AnyModule and Sequential can call.
 
-#include <attzoo/config.hpp>
 #include <attzoo/module/holder.hpp>
 
 #include <torch/nn/cloneable.h>
@@ -13,14 +12,29 @@
 
 namespace attzoo::core {
 
-/// The arguments of forward() with AttentionInputs behind x where there are none.
-ATTZOO_API std::vector<torch::nn::AnyValue> with_default_inputs(
-    std::vector<torch::nn::AnyValue> arguments);
-
 /// Gives the parameters and buffers of `module` the values of those of `fresh`, in place. Throws
 /// c10::ValueError, and changes nothing, unless both have the same ones of the same sizes.
-ATTZOO_API void take_values(const char* who, const torch::nn::Module& fresh,
-                            torch::nn::Module& module);
+inline void take_values(const char* who, const torch::nn::Module& fresh,
+                        torch::nn::Module& module) {
+  const auto each = [&](const auto& f) {
+    f(fresh.named_parameters(), module.named_parameters());
+    f(fresh.named_buffers(), module.named_buffers());
+  };
+  each([who](const auto& from, const auto& to) {
+    for (const auto& item : to) {
+      const auto* value = from.find(item.key());
+      TORCH_CHECK_VALUE(value && value->sizes() == item.value().sizes(), who,
+                        ": reset_parameters knows what the constructor makes, which is no ",
+                        item.key(), " ", item.value().sizes());
+    }
+    TORCH_CHECK_VALUE(from.size() == to.size(), who, ": reset_parameters expects the ", from.size(),
+                      " parameters or buffers that the constructor makes, found ", to.size());
+  });
+  const torch::NoGradGuard no_grad;
+  each([](const auto& from, const auto& to) {
+    for (auto item : to) item.value().copy_(from[item.key()]);
+  });
+}
 
 /// A module whose forward(x, inputs) is called with x alone as well: what LibTorch's macro
 /// FORWARD_HAS_DEFAULT_ARGS says, but compiled once.
@@ -44,12 +58,9 @@ class CallableModule : public torch::nn::Cloneable<Derived>, public MakesCache {
   unsigned int _forward_num_required_args() override { return 1; }
   std::vector<torch::nn::AnyValue> _forward_populate_default_args(
       std::vector<torch::nn::AnyValue>&& arguments) override {
-    return with_default_inputs(std::move(arguments));
+    if (arguments.size() < 2) arguments.emplace_back(AttentionInputs());
+    return std::move(arguments);
   }
 };
 
 }  // namespace attzoo::core
-
-#ifndef ATTZOO_COMPILED
-#include <attzoo/module/callable_module.ipp>
-#endif

@@ -3,16 +3,13 @@
 /// What modules ask of their options and of the tokens that they get.
 
 #include <attzoo/config.hpp>
-#include <attzoo/core/checks.hpp>
+#include <attzoo/functional/checks.hpp>
 
 namespace torch::nn {
 class Module;
 }
 
 namespace attzoo::core {
-
-/// Throws c10::ValueError unless 0 <= dropout <= 1.
-ATTZOO_API void check_dropout(std::string_view who, double dropout);
 
 /// Throws c10::ValueError where a layer would have more weights than any machine holds; `sizes`
 /// says which options asked for it, as " d_model=4". The check comes before any memory is asked

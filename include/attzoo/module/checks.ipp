@@ -10,11 +10,6 @@
 
 namespace attzoo::core {
 
-ATTZOO_API void check_dropout(std::string_view who, double dropout) {
-  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, who, ": dropout must be in [0, 1], got ",
-                    dropout);
-}
-
 ATTZOO_API void check_layer(std::string_view who, std::string_view layer, int64_t from, int64_t to,
                             const std::string& sizes) {
   constexpr int64_t kMost = int64_t{1} << 36;

@@ -14,9 +14,9 @@ namespace attzoo {
 
 /// Options of the mixing wrappers.
 struct GateOptions {
-  std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default the wrapped one's
   std::optional<int64_t> gate_hidden = std::nullopt;  ///< hidden layer of the gate; default none
   bool gate_bias = true;                              ///< biases of the gate's layers
+  std::optional<int64_t> input_dim = std::nullopt;    ///< features of x; default the wrapped one's
   double dropout = 0.0;  ///< on the gate's hidden layer, while training
 };
 

@@ -3,12 +3,11 @@
 
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/gate.hpp>
+#include <attzoo/module/options.hpp>
 
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
-
-#include <ostream>
 
 namespace attzoo::core {
 
@@ -45,15 +44,9 @@ ATTZOO_API torch::Tensor mix(torch::nn::Sequential& gate, const torch::Tensor& x
 
 ATTZOO_API void print_gated(std::ostream& stream, const char* name, int64_t d_model,
                             const GateOptions& options) {
-  stream << "attzoo::" << name << "(d_model=" << d_model << ", input_dim=" << *options.input_dim
-         << ", gate_hidden=";
-  if (options.gate_hidden) {
-    stream << *options.gate_hidden;
-  } else {
-    stream << "none";
-  }
-  stream << ", gate_bias=" << std::boolalpha << options.gate_bias << std::noboolalpha
-         << ", dropout=" << options.dropout << ")";
+  stream << "attzoo::" << name << "(d_model=" << d_model;
+  print_options(stream, options);
+  stream << ")";
 }
 
 }  // namespace attzoo::core

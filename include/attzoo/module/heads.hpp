@@ -56,6 +56,12 @@ struct Past {
   }
 };
 
+/// Where the tokens of a call stand: in which documents, and behind which of a cache.
+struct CallPlaces {
+  Packing packing = {};
+  std::optional<Past> past = std::nullopt;
+};
+
 }  // namespace core
 
 /// Queries, keys and values split into heads: [B, H, L, dh], [B, Hkv, S, dh], [B, Hkv, S, dh], the

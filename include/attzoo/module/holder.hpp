@@ -28,12 +28,13 @@ class Holder : public torch::nn::ModuleHolder<Impl> {
   /// Options of other names or types do not compile.
   template <class Config = typename Impl::Config>
   requires requires(Config& config) { config.d_model; }
-  explicit Holder(const core::MisspeltOptions<core::kHeadsFirst<Config>>&) {
+  explicit Holder(const core::MisspeltOptions&) {
     static_assert(
         !sizeof(Config),
         "attzoo: an option has a name or a type that this module does not know. Options are "
-        "d_model, num_heads, input_dim, dropout, bias, temperature, rope, causal and those on the "
-        "module's page; write the type before the brace, as in MultiHeadSelfAttention("
+        "d_model, num_heads, the module's own, input_dim, dropout, bias, temperature, rope, causal "
+        "and those on its page, in this order; write the type before the brace, as in "
+        "MultiHeadSelfAttention("
         "attzoo::MultiHeadSelfAttentionOptions{.d_model = 64}), and the compiler says which it is");
   }
 

@@ -29,29 +29,20 @@ struct MisspeltInputs {
   Anything positions, position, position_ids, pos;
 };
 
-/// The options of a mechanism with other names and types; `HeadsFirst`: num_heads before input_dim.
-template <bool HeadsFirst>
+/// The options of a mechanism with other names and types.
 struct MisspeltOptions {
   Anything embed_dim, dim, hidden_size, hidden_dim, model_dim, n_embd, d_model, dmodel, width;
-  Anything dilation_rate, dilation, rate;
   Anything num_heads, heads, n_heads, nhead, nheads, num_head, n_head, head_count;
   Anything num_attention_heads, num_query_heads, num_q_heads, query_heads;
   Anything num_kv_heads, kv_heads, n_kv_heads, num_key_value_heads;
-  Anything input_dim, in_dim, in_features, d_input, window_size, window, block_size, block;
-  Anything bucket_size, buckets, num_hashes, hashes, dropout, dropout_p, attn_dropout, drop;
-  Anything bias, use_bias, qkv_bias, temperature, scale, feature_dim, eps, max_seq_len, max_len;
-  Anything overlap, rope, rotary, use_rope, causal, is_causal, casual, exact_buckets, seed;
-  Anything num_buckets, head_dim, d_head, out_bias, qk_norm, qk_norm_eps, softcap, logit_softcap;
-  Anything sinks, sink, output_gate, sliding_window, global_projections;
-};
-template <>
-struct MisspeltOptions<false> {
-  Anything embed_dim, dim, hidden_size, hidden_dim, model_dim, n_embd, d_model, dmodel, width;
-  Anything input_dim, in_dim, in_features, d_input, window_size, window, block_size, block;
-  Anything num_heads, heads, n_heads, nhead, nheads, num_head, n_head, head_count;
-  Anything num_attention_heads, dropout, dropout_p, attn_dropout, drop, bias, use_bias, qkv_bias;
-  Anything temperature, scale, feature_dim, features, eps, overlap, rope, rotary, use_rope;
-  Anything causal, is_causal, casual, python_blend;
+  Anything dilation_rate, dilation, rate, window_size, window, global_projections;
+  Anything block_size, block, overlap, feature_dim, features, eps, max_seq_len, max_len;
+  Anything bucket_size, buckets, num_hashes, hashes, num_buckets, exact_buckets, seed;
+  Anything input_dim, in_dim, in_features, d_input, dropout, dropout_p, attn_dropout, drop;
+  Anything bias, use_bias, qkv_bias, temperature, scale, rope, rotary, use_rope;
+  Anything causal, is_causal, casual, head_dim, d_head, out_bias, qk_norm, qk_norm_eps, softcap;
+  Anything logit_softcap, sinks, sink, output_gate, sliding_window;
+  Anything python_slopes, python_blend, python_weights;
 };
 
 /// A module holder of any type.
@@ -67,12 +58,5 @@ struct MisspeltBlockOptions {
   Anything norm_eps, eps, layer_norm_eps, norm_placement, placement, norm_first, pre_norm;
   Anything activation, act, hidden_act, mlp_gated, gated, glu, mlp_bias, bias;
 };
-
-/// Whether a mechanism's options have num_heads before input_dim.
-template <class Options>
-inline constexpr bool kHeadsFirst = requires {
-  Options{.num_heads = 1, .input_dim = 1};
-}
-|| requires { Options{.num_query_heads = 1, .input_dim = 1}; };
 
 }  // namespace attzoo::core

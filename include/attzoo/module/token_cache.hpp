@@ -14,20 +14,12 @@ namespace attzoo::core {
 /// What the caches of all mechanisms know: the padding before each sequence's first token.
 class TokenCache : public CacheState {
  public:
-  explicit TokenCache(const CacheHead& head, const Keeps& keeps = {})
-      : CacheState(head), keeps_(keeps) {}
-
-  /// What the mechanism asked it to keep.
-  const Keeps& keeps() const { return keeps_; }
+  explicit TokenCache(const CacheHead& head) : CacheState(head) {}
 
   /// Where the next L tokens stand. Throws c10::ValueError for padding behind a real token, for
   /// documents behind any token, and for global tokens behind forgotten ones.
   ATTZOO_API Past next(const char* who, int64_t L, const AttentionInputs& inputs,
                        const Packing& packing) const;
-  /// Takes the keys and values of the next tokens, which stand where heads.past says, and gives
-  /// those that the queries attend to.
-  virtual void append(Heads& heads) = 0;
-
   /// Whether nothing was forgotten.
   virtual bool whole() const { return true; }
 
@@ -35,14 +27,12 @@ class TokenCache : public CacheState {
   ATTZOO_API void reorder(const torch::Tensor& order) override;
 
  protected:
-  TokenCache(const TokenCache& other)
-      : CacheState(other), padding_(other.padding_), keeps_(other.keeps_) {}
+  TokenCache(const TokenCache& other) : CacheState(other), padding_(other.padding_) {}
   void count_change() { ++*changes_; }
 
   torch::Tensor padding_;  // int64 [B], tokens before the first real one; undefined: none
 
  private:
-  Keeps keeps_;
   std::shared_ptr<int64_t> changes_ = std::make_shared<int64_t>(0);
 };
 
@@ -59,7 +49,11 @@ class KvCache : public TokenCache {
     return rows_.keeps_all() || TokenCache::can_take_back(L);
   }
   bool whole() const override { return rows_.whole(); }
-  ATTZOO_API void append(Heads& heads) override;
+  /// What the mechanism asked it to keep.
+  const Keeps& keeps() const { return keeps_; }
+  /// Takes the keys and values of the next tokens, which stand where heads.past says, and gives
+  /// those that the queries attend to.
+  ATTZOO_API void append(Heads& heads);
   ATTZOO_API void truncate(int64_t n) override;
   ATTZOO_API void reorder(const torch::Tensor& order) override;
   ATTZOO_API std::shared_ptr<CacheState> clone() const override;
@@ -69,6 +63,7 @@ class KvCache : public TokenCache {
   void copy_rows() { rows_ = rows_.clone(); }
 
  private:
+  Keeps keeps_;
   RowBuffer rows_;  // keys, values, and with globals whether a token is one
   bool globals_, any_global_ = false;
 };

@@ -78,7 +78,8 @@ inline std::vector<torch::Tensor> no_rows(const CacheHead& head, int64_t heads, 
 
 ATTZOO_API KvCache::KvCache(const CacheHead& head, int64_t kv_heads, int64_t d_k, int64_t d_v,
                             const Keeps& keeps, bool globals)
-    : TokenCache(head, keeps),
+    : TokenCache(head),
+      keeps_(keeps),
       rows_(no_rows(head, kv_heads, d_k, d_v, globals), head.capacity,
             {keeps.reach, keeps.unit, globals ? 2 : -1}),
       globals_(globals) {}

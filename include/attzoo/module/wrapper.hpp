@@ -5,7 +5,7 @@
 
 #include <attzoo/module/callable_module.hpp>
 #include <attzoo/module/checks.hpp>
-#include <attzoo/module/settled.hpp>
+#include <attzoo/module/options.hpp>
 
 #include <concepts>
 #include <memory>

@@ -1,9 +1,11 @@
-// An option that is changed after the module was made: it counts as if the module had been made
-// with it, or the next call is an error that names it.
+// Options: their order in print, their defaults, and one that is changed after the module was made,
+// which counts as if the module had been made with it, or is an error of the next call that names
+// it.
 
 #include <gtest/gtest.h>
 #include <attzoo/attzoo.hpp>
 
+#include <sstream>
 #include <string>
 
 #include "support/expect_error.hpp"
@@ -115,19 +117,19 @@ TEST(Settled, CountOrAreErrors) {
       .around()
       .is_settled(&Grouped::num_query_heads, 2, "num_query_heads", "4", "2")
       .is_settled(&Grouped::num_kv_heads, 4, "num_kv_heads", "2", "4");
-  Changes<LocalSelfAttention>({.d_model = kWidth, .window_size = 5, .num_heads = 2})
+  Changes<LocalSelfAttention>({.d_model = kWidth, .num_heads = 2, .window_size = 5})
       .common()
       .counts(&LocalSelfAttentionOptions::window_size, 9);
-  Changes<DilatedSelfAttention>({.d_model = kWidth, .dilation_rate = 2, .num_heads = 2})
+  Changes<DilatedSelfAttention>({.d_model = kWidth, .num_heads = 2, .dilation_rate = 2})
       .common()
       .counts(&DilatedSelfAttentionOptions::dilation_rate, 3)
       .counts(&DilatedSelfAttentionOptions::window_size, 5);
   using Block = BlockSelfAttentionOptions;
-  Changes<BlockSelfAttention>({.d_model = kWidth, .block_size = 4, .num_heads = 2})
+  Changes<BlockSelfAttention>({.d_model = kWidth, .num_heads = 2, .block_size = 4})
       .common()
       .counts(&Block::block_size, 5)
       .counts(&Block::overlap, true);
-  Changes<BlockSelfAttention>({.d_model = kWidth, .block_size = 4, .num_heads = 2, .overlap = true})
+  Changes<BlockSelfAttention>({.d_model = kWidth, .num_heads = 2, .block_size = 4, .overlap = true})
       .counts(&Block::python_blend, true);
   Changes<ALiBiSelfAttention>({.d_model = kWidth, .num_heads = 2})
       .common()
@@ -191,6 +193,49 @@ TEST(Settled, DropoutIsReadAtEachCall) {
   block->options.dropout = 0;
   block->options.activation = static_cast<Activation>(9);
   expect_error([&] { block(x); }, {"TransformerBlock", "activation", "9"});
+}
+
+/// All in one order, and what is not in use is not printed.
+TEST(Options, ArePrintedInTheirOrder) {
+  const auto printed = [](const auto& m) {  // without the lines of its layers
+    std::ostringstream text;
+    m->pretty_print(text);
+    return text.str();
+  };
+  const std::string end = "input_dim=8, dropout=0, bias=false, temperature=1, rope=false, causal=";
+  EXPECT_EQ(printed(VanillaSelfAttention(8)),
+            "attzoo::VanillaSelfAttention(d_model=8, " + end + "false)");
+  EXPECT_EQ(
+      printed(DilatedSelfAttention(8, 3, 2)),
+      "attzoo::DilatedSelfAttention(d_model=8, num_heads=2, dilation_rate=3, " + end + "false)");
+  EXPECT_EQ(printed(GroupedSelfAttention({.d_model = 8,
+                                          .num_query_heads = 4,
+                                          .num_kv_heads = 2,
+                                          .causal = true,
+                                          .softcap = 2,
+                                          .sliding_window = 5})),
+            "attzoo::GroupedSelfAttention(d_model=8, num_query_heads=4, num_kv_heads=2, " + end +
+                "true, softcap=2, sliding_window=5)");
+  EXPECT_EQ(printed(BlockSelfAttention({.d_model = 8, .num_heads = 2, .python_blend = true})),
+            "attzoo::BlockSelfAttention(d_model=8, num_heads=2, block_size=64, overlap=false, " +
+                end + "false, python_blend=true)");
+  EXPECT_EQ(printed(LinearSelfAttention(8)),
+            "attzoo::LinearSelfAttention(d_model=8, num_heads=1, feature_dim=8, eps=1e-06, "
+            "input_dim=8, dropout=0, bias=false, rope=false, causal=false)");
+  EXPECT_EQ(printed(gated(VanillaSelfAttention(8), {.gate_hidden = 3})),
+            "attzoo::GatedSelfAttention(d_model=8, gate_hidden=3, gate_bias=true, input_dim=8, "
+            "dropout=0)");
+}
+
+/// A new module is in training, and its calls are the same all the same.
+TEST(Options, NothingIsDroppedByDefault) {
+  const auto x = tokens().to(torch::kFloat32);
+  const auto check = [&](auto m) { EXPECT_TRUE(torch::equal(m(x).output, m(x).output)); };
+  check(VanillaSelfAttention(kWidth));
+  check(LocalSelfAttention(kWidth));
+  check(LinearSelfAttention(kWidth));
+  check(gated(MultiHeadSelfAttention(kWidth, 2), {.gate_hidden = 3}));
+  check(transformer_block(ALiBiSelfAttention(kWidth, 2)));
 }
 
 }  // namespace

@@ -1,0 +1,108 @@
+#pragma once
+/// \file
+/// The names of all options, in their one order: which of them are settled when a module is made,
+/// since its parameters and layers are as they say, and how they are printed. All others are read
+/// at each call.
+
+#include <c10/util/Exception.h>
+
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+namespace attzoo::core {
+
+/// f(name, whether it is settled, a's, b's) for every option, of those that O has. An aggregate of
+/// a mechanism that is not in the zoo has these meanings, too.
+template <class O, class F>
+void for_each_option(const O& a, const O& b, F&& f) {
+#define ATTZOO_OPTION(name, is_settled) \
+  if constexpr (requires { a.name; }) f(#name, is_settled, a.name, b.name)
+  ATTZOO_OPTION(d_model, true);
+  ATTZOO_OPTION(num_heads, true);
+  ATTZOO_OPTION(num_query_heads, true);
+  ATTZOO_OPTION(num_kv_heads, true);
+  ATTZOO_OPTION(dilation_rate, false);
+  ATTZOO_OPTION(window_size, false);
+  ATTZOO_OPTION(global_projections, true);
+  ATTZOO_OPTION(block_size, false);
+  ATTZOO_OPTION(overlap, false);
+  ATTZOO_OPTION(feature_dim, true);
+  ATTZOO_OPTION(eps, false);
+  ATTZOO_OPTION(bucket_size, false);
+  ATTZOO_OPTION(num_hashes, true);  // LSH's caches hash as the module did when they were made
+  ATTZOO_OPTION(num_buckets, true);
+  ATTZOO_OPTION(exact_buckets, true);
+  ATTZOO_OPTION(seed, true);
+  ATTZOO_OPTION(gate_hidden, true);
+  ATTZOO_OPTION(gate_bias, true);
+  ATTZOO_OPTION(mlp_hidden, true);  // transformer blocks
+  ATTZOO_OPTION(norm, true);
+  ATTZOO_OPTION(norm_eps, true);
+  ATTZOO_OPTION(norm_placement, true);
+  ATTZOO_OPTION(mlp_gated, true);
+  ATTZOO_OPTION(mlp_bias, true);
+  ATTZOO_OPTION(input_dim, true);
+  ATTZOO_OPTION(
+      dropout, requires { a.gate_hidden; });  // of a gate it is a layer
+  ATTZOO_OPTION(bias, true);
+  ATTZOO_OPTION(temperature, true);
+  ATTZOO_OPTION(rope, true);
+  ATTZOO_OPTION(causal, false);
+  ATTZOO_OPTION(head_dim, true);
+  ATTZOO_OPTION(out_bias, true);
+  ATTZOO_OPTION(qk_norm, true);
+  ATTZOO_OPTION(qk_norm_eps, true);
+  ATTZOO_OPTION(softcap, true);
+  ATTZOO_OPTION(sinks, true);
+  ATTZOO_OPTION(output_gate, true);
+  ATTZOO_OPTION(sliding_window, true);
+  ATTZOO_OPTION(python_slopes, true);
+  ATTZOO_OPTION(python_blend, false);
+  ATTZOO_OPTION(python_weights, false);
+#undef ATTZOO_OPTION
+}
+
+/// An option's value in an error and in print.
+template <class T>
+std::string told(const T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return value ? "true" : "false";
+  } else if constexpr (std::is_enum_v<T>) {
+    return std::to_string(static_cast<int>(value));
+  } else if constexpr (requires { value.has_value(); }) {
+    return value ? told(*value) : "none";
+  } else {
+    return c10::str(value);
+  }
+}
+
+/// Throws c10::ValueError if an option that was settled when the module was `made` is another one
+/// now.
+template <class O>
+void check_settled(std::string_view who, const O& made, const O& now) {
+  for_each_option(
+      made, now, [&](const char* option, bool is_settled, const auto& was, const auto& is) {
+        TORCH_CHECK_VALUE(!is_settled || was == is, who, ": ", option,
+                          " is settled when the module is made: it was ", told(was), ", now it is ",
+                          told(is), "; make another module of these options");
+      });
+}
+
+/// ", name=value" for each option but d_model that has a value; of those behind `causal` where it
+/// is not the default.
+template <class O>
+void print_options(std::ostream& stream, const O& options) {
+  bool all = true;
+  for_each_option(options, O(),
+                  [&](std::string_view name, bool, const auto& is, const auto& plain) {
+                    const auto value = told(is);
+                    if (name != "d_model" && value != "none" && (all || !(is == plain))) {
+                      stream << ", " << name << "=" << value;
+                    }
+                    all = all && name != "causal";
+                  });
+}
+
+}  // namespace attzoo::core
