@@ -1,23 +1,31 @@
 // The core of the library attzoo::compiled.
 
-#include <attzoo/core/attention/backend.ipp>
-#include <attzoo/core/attention/chunked.ipp>
-#include <attzoo/core/attention/dispatch.ipp>
-#include <attzoo/core/attention/reference.ipp>
-#include <attzoo/core/cpu/fused.ipp>
-#include <attzoo/core/isa.ipp>
-#include <attzoo/core/modifier/any_mask.ipp>
-#include <attzoo/core/modifier/grid.ipp>
-#include <attzoo/core/modifier/mask_values.ipp>
-#include <attzoo/core/modifier/score_values.ipp>
-#include <attzoo/core/modifier/table.ipp>
-#include <attzoo/core/modifier/token_places.ipp>
-#include <attzoo/core/pair_products.ipp>
-#include <attzoo/functional/attention.ipp>
-#include <attzoo/functional/checks.ipp>
-#include <attzoo/functional/masks.ipp>
-#include <attzoo/functional/scores.ipp>
-#include <attzoo/functional/sdpa.ipp>
+#define ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/attention/backend.hpp>
+#include <attzoo/core/attention/chunked.hpp>
+#include <attzoo/core/attention/dispatch.hpp>
+#include <attzoo/core/attention/reference.hpp>
+#include <attzoo/core/autograd.hpp>
+#include <attzoo/core/checks.hpp>
+#include <attzoo/core/cpu/fused.hpp>
+#include <attzoo/core/cpu/runtime.hpp>
+#include <attzoo/core/cpu/scan.hpp>
+#include <attzoo/core/documents.hpp>
+#include <attzoo/core/isa.hpp>
+#include <attzoo/core/layers/layers.hpp>
+#include <attzoo/core/layers/rotate.hpp>
+#include <attzoo/core/modifier/any_mask.hpp>
+#include <attzoo/core/modifier/grid.hpp>
+#include <attzoo/core/modifier/mask_values.hpp>
+#include <attzoo/core/modifier/score_values.hpp>
+#include <attzoo/core/modifier/table.hpp>
+#include <attzoo/core/modifier/token_places.hpp>
+#include <attzoo/core/pair_products.hpp>
+#include <attzoo/core/recurrence/linear_attention.hpp>
+#include <attzoo/core/recurrence/plain.hpp>
+#include <attzoo/core/unchanged.hpp>
+#include <attzoo/core/views.hpp>
 
 namespace attzoo::core {
 

@@ -1,16 +1,13 @@
-// attzoo::compiled: what functions ask of their tensors, mask tensors, rotary positions and linear
-// attention.
+// attzoo::compiled: the functions, what they ask of their tensors, mask tensors, rotary positions
+// and linear attention.
 
-#include <attzoo/core/autograd.ipp>
-#include <attzoo/core/checks.ipp>
-#include <attzoo/core/cpu/runtime.ipp>
-#include <attzoo/core/cpu/scan.ipp>
-#include <attzoo/core/documents.ipp>
-#include <attzoo/core/layers/rotate.ipp>
-#include <attzoo/core/recurrence/linear_attention.ipp>
-#include <attzoo/core/recurrence/plain.ipp>
-#include <attzoo/core/unchanged.ipp>
-#include <attzoo/core/views.ipp>
-#include <attzoo/functional/linear_attention.ipp>
-#include <attzoo/functional/mask_tensors.ipp>
-#include <attzoo/functional/rope.ipp>
+#define ATTZOO_DEFINE_FUNCTIONAL
+
+#include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/checks.hpp>
+#include <attzoo/functional/linear_attention.hpp>
+#include <attzoo/functional/mask_tensors.hpp>
+#include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/rope.hpp>
+#include <attzoo/functional/scores.hpp>
+#include <attzoo/functional/sdpa.hpp>

@@ -1,11 +1,13 @@
 // attzoo::compiled: safetensors files, checkpoints of several, their JSON and config.json, and
 // weights by name.
 
-#include <attzoo/io/checkpoint.ipp>
-#include <attzoo/io/file.ipp>
-#include <attzoo/io/json.ipp>
-#include <attzoo/io/model_config.ipp>
-#include <attzoo/io/name_map.ipp>
-#include <attzoo/io/name_maps.ipp>
-#include <attzoo/io/safetensors.ipp>
-#include <attzoo/io/state_dict.ipp>
+#define ATTZOO_DEFINE_IO
+
+#include <attzoo/io/checkpoint.hpp>
+#include <attzoo/io/file.hpp>
+#include <attzoo/io/json.hpp>
+#include <attzoo/io/model_config.hpp>
+#include <attzoo/io/name_map.hpp>
+#include <attzoo/io/name_maps.hpp>
+#include <attzoo/io/safetensors.hpp>
+#include <attzoo/io/state_dict.hpp>

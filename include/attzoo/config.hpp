@@ -3,12 +3,17 @@
 /// What is compiled where: in a program's own files, or once in the library attzoo::compiled, which
 /// defines ATTZOO_COMPILED for itself and for all that link it.
 
-/// Before functions outside of templates whose definitions lie in an .ipp file: a program that
-/// links the library finds them there and compiles none.
+/// Before functions outside of templates. Their definitions stand below all declarations of their
+/// header, where ATTZOO_DEFINE_ and the layer's name is defined: in a program without the library
+/// that is everywhere, else in one file of src/.
 #ifdef ATTZOO_COMPILED
 #define ATTZOO_API
 #else
 #define ATTZOO_API inline
+#define ATTZOO_DEFINE_CORE
+#define ATTZOO_DEFINE_FUNCTIONAL
+#define ATTZOO_DEFINE_IO
+#define ATTZOO_DEFINE_MODULE
 #endif
 
 /// Behind a mechanism, outside of namespaces: says that the library has the code of its

@@ -149,6 +149,6 @@ using LSHSelfAttention = Holder<LSHSelfAttentionImpl>;
 
 ATTZOO_COMPILED_MECHANISM(LSHSelfAttentionImpl)
 
-#ifndef ATTZOO_COMPILED
+#ifdef ATTZOO_DEFINE_MODULE
 #include <attzoo/lsh.ipp>
 #endif

@@ -23,6 +23,48 @@ ATTZOO_API bool is_valid_scale(double scale, const torch::Tensor& q);
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/functional/checks.ipp>
+#ifdef ATTZOO_DEFINE_FUNCTIONAL
+
+#include <attzoo/core/attention/reference.hpp>
+
+#include <cmath>
+#include <utility>
+
+namespace attzoo::core {
+
+ATTZOO_API void check_qkv(const char* who, const torch::Tensor& q, const torch::Tensor& k,
+                          const torch::Tensor& v, bool any_rank) {
+  const std::pair<const char*, const torch::Tensor&> tensors[] = {{"q", q}, {"k", k}, {"v", v}};
+  for (const auto& [name, t] : tensors) {
+    check_floating(t, who, name);
+    TORCH_CHECK_TYPE(t.scalar_type() == q.scalar_type(), who, ": ", name, " must have q's dtype ",
+                     q.scalar_type(), ", got ", t.scalar_type());
+    TORCH_CHECK_VALUE(t.device() == q.device(), who, ": ", name, " must be on q's device ",
+                      q.device(), ", got ", t.device());
+    TORCH_CHECK_VALUE(any_rank ? t.dim() >= 2 : t.dim() == 4, who, ": ", name,
+                      any_rank ? " must have rank 2 or more" : " must have shape [B, H, L or S, D]",
+                      ", got ", t.sizes());
+  }
+  TORCH_CHECK_VALUE(q.size(-1) == k.size(-1) && q.size(-1) > 0, who,
+                    ": q and k must have the same last size > 0, got q ", q.sizes(), ", k ",
+                    k.sizes());
+  TORCH_CHECK_VALUE(v.size(-2) == k.size(-2), who, ": v must have the length of k, got v ",
+                    v.sizes(), ", k ", k.sizes());
+  TORCH_CHECK_VALUE(
+      any_rank || product_at_most({q.size(0), q.size(1), q.size(2), v.size(3)}, kMostElements), who,
+      ": the output [B, H, L, Dv] has too many elements for 64-bit numbers, from q ", q.sizes(),
+      ", v ", v.sizes());
+}
+
+ATTZOO_API void check_dropout(std::string_view who, double dropout) {
+  TORCH_CHECK_VALUE(dropout >= 0 && dropout <= 1, who, ": dropout must be in [0, 1], got ",
+                    dropout);
+}
+
+ATTZOO_API bool is_valid_scale(double scale, const torch::Tensor& q) {
+  return std::abs(scale) <= (compute_dtype(q) == torch::kFloat64 ? 1e300 : 1e30);
+}
+
+}  // namespace attzoo::core
+
 #endif

@@ -163,6 +163,6 @@ ATTZOO_API std::optional<RopePlan> plan_rope(const Rope& rope, int64_t head_dim,
 }  // namespace core
 }  // namespace attzoo
 
-#ifndef ATTZOO_COMPILED
+#ifdef ATTZOO_DEFINE_FUNCTIONAL
 #include <attzoo/functional/rope.ipp>
 #endif

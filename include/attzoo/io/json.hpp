@@ -93,6 +93,6 @@ class Json {
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
+#ifdef ATTZOO_DEFINE_IO
 #include <attzoo/io/json.ipp>
 #endif

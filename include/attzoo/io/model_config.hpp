@@ -69,6 +69,6 @@ ATTZOO_API ModelConfig parse_config(const Json& json, const std::string& file);
 }  // namespace core
 }  // namespace attzoo
 
-#ifndef ATTZOO_COMPILED
+#ifdef ATTZOO_DEFINE_IO
 #include <attzoo/io/model_config.ipp>
 #endif

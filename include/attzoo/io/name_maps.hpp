@@ -82,6 +82,200 @@ ATTZOO_API NameMap gpt_oss(const std::string& moe_prefix = "mlp.");
 
 }  // namespace attzoo::names
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/io/name_maps.ipp>
+#ifdef ATTZOO_DEFINE_IO
+
+#include <c10/util/Exception.h>
+
+#include <utility>
+
+namespace attzoo::core {
+
+/// The rules of a module alone, of one in a block, and of one in a model.
+ATTZOO_API NameMap in_models(const NameMap& attention, const char* attn, const NameMap& block,
+                             const char* layers, const NameMap& model, const char* base) {
+  NameMap whole_block = block, whole_model = model;
+  whole_block.add(attention, attn, "attn.");
+  whole_model.add(whole_block, layers, "layers.{n}.");
+  NameMap all = attention;
+  return all.add(whole_block).add(whole_model, base).add(whole_model);
+}
+
+/// The rules that all have which have Llama's names.
+struct LlamaNames {
+  NameMap attention, block, model;
+
+  /// `norm`: what becomes of the weights of the norms.
+  explicit LlamaNames(const TensorChange& norm = {}) {
+    attention.rename_layer("k_proj", "w_k")
+        .rename_layer("v_proj", "w_v")
+        .rename_layer("o_proj", "w_o")
+        .rename("q_norm.weight", "norm_q.weight", norm)
+        .rename("k_norm.weight", "norm_k.weight", norm)
+        .ignore("rotary_emb.inv_freq");
+    block.rename("input_layernorm.weight", "norm_attn.weight", norm);
+    model.rename("embed_tokens.weight", "embed.weight")
+        .rename("norm.weight", "norm.weight", norm)
+        .ignore("rotary_emb.inv_freq");
+  }
+
+  /// Queries that are nothing but queries.
+  LlamaNames& plain_queries() {
+    attention.rename_layer("q_proj", "w_q");
+    return *this;
+  }
+  /// One norm before each branch, of which the second has a misleading name.
+  LlamaNames& two_norms(const TensorChange& norm = {}) {
+    block.rename("post_attention_layernorm.weight", "norm_mlp.weight", norm);
+    return *this;
+  }
+  LlamaNames& gated_mlp() {
+    block.rename_layer("mlp.gate_proj", "mlp_gate")
+        .rename_layer("mlp.up_proj", "mlp_in")
+        .rename_layer("mlp.down_proj", "mlp_out");
+    return *this;
+  }
+  NameMap finished() const {
+    return core::in_models(attention, "self_attn.", block, "layers.{n}.", model, "model.")
+        .tie("lm_head.weight", "lm_head.weight", "embed.weight");
+  }
+};
+
+}  // namespace attzoo::core
+
+namespace attzoo::names {
+
+ATTZOO_API TensorChange transposed() {
+  return [](const torch::Tensor& t) {
+    TORCH_CHECK_VALUE(t.dim() == 2, "expected a matrix, got ", t.sizes());
+    return t.t();
+  };
+}
+
+ATTZOO_API TensorChange part(int64_t i, int64_t n) { return part_of_heads(1, i, n); }
+
+ATTZOO_API TensorChange part_of_heads(int64_t num_heads, int64_t i, int64_t n) {
+  TORCH_CHECK_VALUE(num_heads > 0 && 0 <= i && i < n, "part_of_heads: no part ", i, " of ", n,
+                    " for ", num_heads, " heads");
+  return [=](const torch::Tensor& t) {
+    TORCH_CHECK_VALUE(t.dim() > 0 && t.size(0) % (num_heads * n) == 0, "expected rows ",
+                      num_heads > 1 ? c10::str("of ", num_heads, " heads ") : "", "in ", n,
+                      " equal parts, got ", t.sizes());
+    return t.unflatten(0, {num_heads, n, t.size(0) / (num_heads * n)}).select(1, i).flatten(0, 1);
+  };
+}
+
+ATTZOO_API TensorChange plus_one() {
+  return [](const torch::Tensor& t) { return t.to(torch::kFloat64) + 1; };
+}
+
+ATTZOO_API NameMap torch_multihead_attention() {
+  const char* why = "attzoo's modules have no learned key and value (add_bias_kv)";
+  NameMap attention, block, model;
+  for (const std::string what : {"weight", "bias"}) {
+    attention.split(
+        "in_proj_" + what,
+        {{"w_q." + what, part(0, 3)}, {"w_k." + what, part(1, 3)}, {"w_v." + what, part(2, 3)}});
+  }
+  attention.rename("q_proj_weight", "w_q.weight")
+      .rename("k_proj_weight", "w_k.weight")
+      .rename("v_proj_weight", "w_v.weight")
+      .rename_layer("out_proj", "w_o")
+      .refuse("bias_k", why)
+      .refuse("bias_v", why);
+  block.rename_layer("linear1", "mlp_in")
+      .rename_layer("linear2", "mlp_out")
+      .rename_layer("norm1", "norm_attn")
+      .rename_layer("norm2", "norm_mlp");
+  model.rename_layer("norm", "norm");
+  return core::in_models(attention, "self_attn.", block, "layers.{n}.", model, "encoder.");
+}
+
+ATTZOO_API NameMap bert() {
+  const auto rename_norm = [](NameMap& map, const std::string& from, const std::string& to) {
+    map.rename_layer(from, to).rename(from + ".gamma", to + ".weight");
+    map.rename(from + ".beta", to + ".bias");
+  };
+  NameMap projections, attention, block, model;
+  projections.rename_layer("query", "w_q").rename_layer("key", "w_k").rename_layer("value", "w_v");
+  attention.add(projections).add(projections, "self.").rename_layer("output.dense", "w_o");
+  rename_norm(block, "attention.output.LayerNorm", "norm_attn");
+  block.rename_layer("intermediate.dense", "mlp_in").rename_layer("output.dense", "mlp_out");
+  rename_norm(block, "output.LayerNorm", "norm_mlp");
+  model.rename("embeddings.word_embeddings.weight", "embed.weight")
+      .rename("embeddings.position_embeddings.weight", "positions.weight")
+      .rename("embeddings.token_type_embeddings.weight", "token_types.weight")
+      .ignore("embeddings.position_ids")
+      .rename_layer("pooler.dense", "pooler")
+      .ignore("pooler.*");
+  rename_norm(model, "embeddings.LayerNorm", "norm_embed");
+  return core::in_models(attention, "attention.", block, "encoder.layer.{n}.", model, "bert.")
+      .ignore("cls.*");
+}
+
+ATTZOO_API NameMap gpt2() {
+  const auto column = [](int64_t i) {
+    return [i](const torch::Tensor& t) { return part(i, 3)(transposed()(t)); };
+  };
+  const auto rename_transposed = [](NameMap& map, const std::string& from, const std::string& to) {
+    map.rename(from + ".weight", to + ".weight", transposed());
+    map.rename(from + ".bias", to + ".bias");
+  };
+  NameMap attention, block, model;
+  attention
+      .split("c_attn.weight",
+             {{"w_q.weight", column(0)}, {"w_k.weight", column(1)}, {"w_v.weight", column(2)}})
+      .split("c_attn.bias",
+             {{"w_q.bias", part(0, 3)}, {"w_k.bias", part(1, 3)}, {"w_v.bias", part(2, 3)}});
+  rename_transposed(attention, "c_proj", "w_o");
+  attention.ignore("bias").ignore("masked_bias");
+  block.rename_layer("ln_1", "norm_attn").rename_layer("ln_2", "norm_mlp");
+  rename_transposed(block, "mlp.c_fc", "mlp_in");
+  rename_transposed(block, "mlp.c_proj", "mlp_out");
+  model.rename("wte.weight", "embed.weight")
+      .rename("wpe.weight", "positions.weight")
+      .rename_layer("ln_f", "norm");
+  return core::in_models(attention, "attn.", block, "h.{n}.", model, "transformer.")
+      .tie("lm_head.weight", "lm_head.weight", "embed.weight");
+}
+
+ATTZOO_API NameMap llama() {
+  return core::LlamaNames().plain_queries().two_norms().gated_mlp().finished();
+}
+
+ATTZOO_API NameMap mistral() { return llama(); }
+
+ATTZOO_API NameMap qwen2() { return llama(); }
+
+ATTZOO_API NameMap qwen3() { return llama(); }
+
+ATTZOO_API NameMap qwen3_next(int64_t num_heads) {
+  core::LlamaNames names(plus_one());
+  names.two_norms(plus_one());
+  for (const std::string what : {".weight", ".bias"}) {
+    names.attention.split("q_proj" + what, {{"w_q" + what, part_of_heads(num_heads, 0, 2)},
+                                            {"w_g" + what, part_of_heads(num_heads, 1, 2)}});
+  }
+  names.block.rename("linear_attn.*", "linear_attn.*").rename("mlp.*", "mlp.*");
+  return names.finished().ignore("mtp.*");
+}
+
+ATTZOO_API NameMap gemma2() {
+  core::LlamaNames names(plus_one());
+  names.plain_queries().gated_mlp();
+  names.block.rename("post_attention_layernorm.weight", "norm_attn_out.weight", plus_one())
+      .rename("pre_feedforward_layernorm.weight", "norm_mlp.weight", plus_one())
+      .rename("post_feedforward_layernorm.weight", "norm_mlp_out.weight", plus_one());
+  return names.finished();
+}
+
+ATTZOO_API NameMap gpt_oss(const std::string& moe_prefix) {
+  core::LlamaNames names;
+  names.plain_queries().two_norms();
+  names.attention.rename("sinks", "sinks");
+  names.block.rename("mlp.*", moe_prefix + "*");
+  return names.finished();
+}
+
+}  // namespace attzoo::names
+
 #endif

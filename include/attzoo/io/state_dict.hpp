@@ -73,6 +73,6 @@ ATTZOO_API void check_sizes(const std::map<std::string, std::vector<int64_t>>& s
 }  // namespace core
 }  // namespace attzoo
 
-#ifndef ATTZOO_COMPILED
+#ifdef ATTZOO_DEFINE_IO
 #include <attzoo/io/state_dict.ipp>
 #endif

@@ -31,6 +31,60 @@ struct Buckets {
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/lsh/buckets.ipp>
+#ifdef ATTZOO_DEFINE_MODULE
+
+#include <ATen/ops/argmax.h>
+#include <ATen/ops/searchsorted.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+namespace attzoo::core {
+
+ATTZOO_API torch::Tensor bucket_ids(const torch::Tensor& t, const torch::Tensor& projection,
+                                    int64_t factors) {
+  const auto products = torch::matmul(t.detach(), projection.to(t.dtype()).to(t.device()));
+  const int64_t base = projection.size(2) / factors;
+  auto id = products.narrow(-1, 0, base).argmax(-1);
+  for (int64_t f = 1; f < factors; ++f) {
+    id = id * base + products.narrow(-1, f * base, base).argmax(-1);
+  }
+  return id;
+}
+
+ATTZOO_API torch::Tensor permute_rows(const torch::Tensor& t, const torch::Tensor& order) {
+  return t.gather(2, order.unsqueeze(-1).expand({-1, -1, -1, t.size(3)}));
+}
+
+ATTZOO_API Buckets::Buckets(const torch::Tensor& id_q, const torch::Tensor& id_k, bool causal,
+                            int64_t reach) {
+  const int64_t L = id_q.size(2), S = id_k.size(2), places = S + 1;
+  reach = std::min(reach, S);
+  const auto place = torch::arange(S, id_k.options());
+  const auto place_q = (torch::arange(L, id_q.options()) + (S - L)).clamp_min(-1) + 1;
+  // One number for bucket and place: sorting it is a stable sort by bucket, and counting the keys
+  // below a number is a binary search.
+  const auto code_k = id_k * places + place + 1;
+  const auto code_q = id_q * places + place_q;
+  torch::Tensor sorted_k, sorted_q;
+  std::tie(sorted_k, order_k) = code_k.sort(-1);
+  // Two early queries may share the place before the first key.
+  std::tie(sorted_q, order_q) =
+      torch::sort(code_q, /*stable=*/std::optional<bool>(true), -1, false);
+  rank_k = std::get<1>(order_k.sort(-1));
+  rank_q = std::get<1>(order_q.sort(-1));
+  const auto bucket = torch::div(sorted_q, places, "floor") * places;
+  const auto count_below = [&](const torch::Tensor& code) {
+    return torch::searchsorted(sorted_k, code.contiguous(), false, /*right=*/true);
+  };
+  const auto first = count_below(bucket), last = count_below(bucket + S);
+  const auto here = count_below(sorted_q);  // keys of the bucket up to the query, and all before
+  const auto begin = torch::maximum(first, here - (causal ? 2 * reach : reach));
+  const auto end = causal ? here : torch::minimum(last, here + reach);
+  band = {begin.to(torch::kInt32).contiguous(), end.to(torch::kInt32).contiguous()};
+}
+
+}  // namespace attzoo::core
+
 #endif

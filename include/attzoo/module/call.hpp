@@ -39,6 +39,115 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/module/call.ipp>
+#ifdef ATTZOO_DEFINE_MODULE
+
+#include <attzoo/module/checks.hpp>
+#include <attzoo/module/token_cache.hpp>
+
+#include <string>
+
+namespace attzoo::core {
+
+inline void check_positions(const Callee& callee, const torch::Tensor& x,
+                            const AttentionInputs& inputs) {
+  const auto& t = inputs.positions;
+  TORCH_CHECK_VALUE(callee.takes.positions, callee.name,
+                    ": positions have no meaning without rope");
+  check_dense(t, callee.name, "positions");
+  TORCH_CHECK_TYPE(torch::isIntegralType(t.scalar_type(), /*includeBool=*/false), callee.name,
+                   ": positions must be integers, got ", t.scalar_type());
+  const bool of_rows = t.dim() == 2 && (t.size(0) == 1 || t.size(0) == x.size(0));
+  TORCH_CHECK_VALUE((t.dim() == 1 || of_rows) && t.size(-1) == x.size(1), callee.name,
+                    ": positions must have shape [L], [1, L] or [B, L] with B=", x.size(0),
+                    " L=", x.size(1), ", got ", t.sizes());
+  TORCH_CHECK_VALUE(t.device() == x.device(), callee.name, ": positions must be on ", x.device(),
+                    ", got ", t.device());
+  TORCH_CHECK_VALUE(
+      inputs.position_offset == 0 && !inputs.documents.defined() && !inputs.cache.defined(),
+      callee.name,
+      ": positions take the place of a position_offset, documents and a cache, which "
+      "count positions themselves; give one of them");
+}
+
+inline void check_global(const Callee& callee, const torch::Tensor& x,
+                         const AttentionInputs& inputs) {
+  const auto& g = inputs.global_attention;
+  TORCH_CHECK_VALUE(callee.takes.global_attention, callee.name,
+                    ": global_attention has no meaning here; LongformerSelfAttention takes it");
+  check_dense(g, callee.name, "global_attention");
+  TORCH_CHECK_VALUE(!inputs.context.defined(), callee.name,
+                    ": global_attention marks tokens of x and has no meaning with a context");
+  TORCH_CHECK_VALUE(
+      (g.dim() == 1 || (g.dim() == 2 && g.size(0) == x.size(0))) && g.size(-1) == x.size(1),
+      callee.name, ": global_attention must have shape [L] or [B, L] with B=", x.size(0),
+      " L=", x.size(1), ", got ", g.sizes());
+  TORCH_CHECK_VALUE(g.device() == x.device(), callee.name, ": global_attention must be on ",
+                    x.device(), ", got ", g.device());
+}
+
+inline void check_cached_call(const Callee& callee, const torch::Tensor& weight,
+                              const torch::Tensor& x, const AttentionInputs& inputs,
+                              const CallMode& mode) {
+  check_cache(callee.name, callee.identity, inputs.cache, x);
+  const auto dtype = inputs.cache.state().head().module_dtype;
+  TORCH_CHECK_VALUE(weight.scalar_type() == dtype, callee.name,
+                    ": the cache was made when the module's dtype was ", dtype, ", now it is ",
+                    weight.scalar_type());
+  TORCH_CHECK_VALUE(mode.causal, callee.name, ": a cache is for causal attention; set causal");
+  TORCH_CHECK_VALUE(mode.dropout == 0, callee.name,
+                    ": with a cache nothing is dropped at random; call eval(), or set dropout 0");
+  TORCH_CHECK_VALUE(inputs.position_offset == 0, callee.name,
+                    ": a cache counts positions itself; position_offset must be 0, got ",
+                    inputs.position_offset);
+  check_no_gradients(callee.name, mode.module, x);
+}
+
+ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weight,
+                                 const torch::Tensor& x, const AttentionInputs& inputs,
+                                 const CallMode& mode) {
+  const auto& context = inputs.context;
+  check_tokens(x, callee.name, "x", callee.input_dim, weight);
+  TORCH_CHECK_VALUE(!inputs.cache.defined() || !context.defined(), callee.name,
+                    ": a cache has no meaning with a context");
+  if (inputs.global_attention.defined()) check_global(callee, x, inputs);
+  if (context.defined()) {
+    check_tokens(context, callee.name, "context", callee.input_dim, weight);
+    TORCH_CHECK_VALUE(context.size(0) == x.size(0), callee.name,
+                      ": context must have x's batch size ", x.size(0), ", got ", context.sizes());
+  }
+  const Shape n{x.size(0), callee.heads, x.size(1),
+                context.defined() ? context.size(1) : x.size(1)};
+  if (inputs.mask.defined()) {
+    auto all = n;
+    if (inputs.cache.defined()) all.S += inputs.cache.length();
+    check_mask(inputs.mask, all, x.device(), callee.name);
+  }
+  if (inputs.key_padding_mask.defined()) {
+    check_key_padding(inputs.key_padding_mask, n, x.device(), callee.name);
+  }
+  if (inputs.documents.defined()) {
+    TORCH_CHECK_VALUE(!context.defined(), callee.name,
+                      ": documents pack the tokens of x and have no meaning with a context");
+    const auto who = std::string(callee.name) + ": documents";
+    check_documents(inputs.documents, who);
+    check_documents_fit(inputs.documents, n, x.device(), who);
+  }
+  if (callee.takes.positions) check_position_offset(inputs.position_offset, callee.name);
+  TORCH_CHECK_VALUE(callee.takes.positions || inputs.position_offset == 0, callee.name,
+                    ": position_offset has no meaning without rope, got ", inputs.position_offset);
+  if (inputs.positions.defined()) check_positions(callee, x, inputs);
+  CallPlaces places;
+  if (inputs.documents.defined()) {
+    places.packing = pack(inputs.documents, std::string(callee.name) + ": documents");
+  }
+  if (inputs.cache.defined()) {
+    check_cached_call(callee, weight, x, inputs, mode);
+    const auto& cache = static_cast<const TokenCache&>(inputs.cache.state());
+    places.past = cache.next(callee.name, x.size(1), inputs, places.packing);
+  }
+  return places;
+}
+
+}  // namespace attzoo::core
+
 #endif

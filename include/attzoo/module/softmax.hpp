@@ -47,6 +47,133 @@ class SoftmaxAttention : public Projections {
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/module/softmax.ipp>
+#ifdef ATTZOO_DEFINE_MODULE
+
+#include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/scores.hpp>
+#include <attzoo/module/token_cache.hpp>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+
+namespace attzoo::core {
+
+ATTZOO_API SoftmaxAttention::SoftmaxAttention(const char* name, int64_t d_model,
+                                              std::optional<int64_t> input_dim,
+                                              const SelfAttentionSettings& s, TakenInputs takes)
+    : Projections(name, d_model, input_dim, s, takes) {
+  TORCH_CHECK_VALUE(!s.temperature || (*s.temperature > 0 && std::isfinite(*s.temperature)), name,
+                    ": temperature must be > 0 and finite, got ", *s.temperature);
+  TORCH_CHECK_VALUE(scale() <= std::numeric_limits<float>::max(), name,
+                    ": temperature must not scale scores beyond float32, got ", *s.temperature);
+  TORCH_CHECK_VALUE(!s.softcap || (*s.softcap >= 1e-30 && *s.softcap <= 1e30), name,
+                    ": softcap must be > 0, within 1e-30 ... 1e30, got ", *s.softcap);
+  if (s.sliding_window) check_positive("sliding_window", *s.sliding_window);
+}
+
+ATTZOO_API double SoftmaxAttention::scale() const {
+  return 1.0 / (std::sqrt(static_cast<double>(d_head())) * settings().temperature.value_or(1.0));
+}
+
+ATTZOO_API void SoftmaxAttention::make_parameters(torch::nn::Module& module, bool bias) {
+  Projections::make_parameters(module, bias);
+  if (!settings().sinks) return;
+  sinks = module.register_parameter("sinks", torch::zeros({settings().heads.count}));
+}
+
+ATTZOO_API Heads SoftmaxAttention::project(const torch::Tensor& x, const AttentionInputs& inputs,
+                                           const CallMode& mode, const Keeps& keeps) {
+  const char* name = callee().name;
+  const auto places = check_call(callee(), w_q->weight, x, inputs, mode);
+  TORCH_CHECK_VALUE(!settings().sliding_window || mode.causal, name,
+                    ": a sliding_window is for causal attention; set causal");
+  if (!places.past) return project_with(w_q, w_k, w_v, x, inputs, places);
+  auto& cache = static_cast<KvCache&>(inputs.cache.state());
+  const auto& kept = cache.keeps();
+  TORCH_CHECK_VALUE(
+      kept == keeps, name,
+      ": options were changed since the cache was made, which keeps what a query sees up to ",
+      kept.reach, " tokens back, in units of ", kept.unit, "; now it is up to ", keeps.reach,
+      " in units of ", keeps.unit, "; make another cache");
+  auto heads = project_with(w_q, w_k, w_v, x, inputs, places);
+  cache.append(heads);
+  return heads;
+}
+
+/// The mask and the score of a mechanism with all that a call asks for, at the places of its
+/// tokens.
+inline void add_inputs(AnyMask& pattern, AnyScore& score, const Heads& heads,
+                       const AttentionInputs& inputs, bool is_causal) {
+  const auto& [packing, past] = std::tie(heads.packing, heads.past);
+  TORCH_CHECK_VALUE(
+      !past || past->offset == 0 || (!pattern.is_raw() && !score.is_raw()),
+      "with a cache, a mechanism's callables count queries among the keys, mask_mod(f, aligned), "
+      "or in their documents, mask_mod(f, in_document); score_mod likewise");
+  if (pattern.asks_places() || score.asks_places()) {
+    // Those of padding are of no use, and not negative: tables may be indexed by them.
+    const auto places = packing.defined() ? packing.position
+                        : past            ? past->places().clamp_min(0)
+                                          : torch::Tensor();
+    if (places.defined()) {
+      pattern = pattern.placed(places);
+      score = score.placed(places);
+    }
+  }
+  if (is_causal) pattern = pattern && CausalMask();
+  if (packing.defined()) pattern = pattern && DocumentsMask{{.ids = packing.run}};
+  if (inputs.mask.defined()) {
+    const auto said = mask_and_bias(mask_rank4(past ? past->columns(inputs.mask) : inputs.mask));
+    pattern = pattern && said.mask;
+    score = score + said.bias;
+  }
+  const auto& real = past ? past->real : inputs.key_padding_mask;
+  if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
+}
+
+ATTZOO_API AttentionResult SoftmaxAttention::attend(const Heads& heads,
+                                                    const AttentionInputs& inputs,
+                                                    const CallMode& mode, AnyMask pattern,
+                                                    AnyScore score) const {
+  const auto& s = settings();
+  if (s.sliding_window) pattern = pattern && window(*s.sliding_window - 1, 0);
+  if (s.softcap) score = softcap(*s.softcap) + score;
+  if (sinks.defined()) score = score + sink(sinks);
+  add_inputs(pattern, score, heads, inputs, mode.causal);
+  auto result = attention(heads.q, heads.k, heads.v, pattern, score,
+                          {.scale = scale(), .dropout = mode.dropout}, /*private_qk=*/true);
+  if (heads.past) {
+    const auto dtype = *heads.past->dtype;
+    if (result.output.scalar_type() != dtype) result.output = result.output.to(dtype);
+    result.weights = heads.past->guard(std::move(result.weights));
+  }
+  if (heads.gate.defined()) result.output = result.output * heads.gate;
+  return result;
+}
+
+ATTZOO_API Keeps SoftmaxAttention::keeps_window() const {
+  return settings().sliding_window ? Keeps{.reach = *settings().sliding_window - 1} : Keeps{};
+}
+
+ATTZOO_API Cache SoftmaxAttention::new_kv_cache(int64_t batch, std::optional<int64_t> capacity,
+                                                const CacheOptions& options,
+                                                const Keeps& keeps) const {
+  const auto head = new_cache_head(batch, capacity, options, keeps.forgets());
+  std::string what;
+  try {
+    return Cache(std::make_shared<KvCache>(head, kv_heads(), d_qk(), d_head(), keeps,
+                                           takes().global_attention));
+  } catch (const c10::Error& error) {
+    what = error.what_without_backtrace();
+  }
+  TORCH_CHECK_VALUE(false, callee().name, ": make_cache has no memory for batch=", batch, " and ",
+                    RowBuffer::rows_for(head.capacity, keeps),
+                    " tokens; give it a smaller capacity: ", what);
+}
+
+}  // namespace attzoo::core
+
 #endif

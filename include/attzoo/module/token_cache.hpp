@@ -70,6 +70,128 @@ class KvCache : public TokenCache {
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/module/token_cache.ipp>
+#ifdef ATTZOO_DEFINE_MODULE
+
+#include <utility>
+#include <vector>
+
+namespace attzoo::core {
+
+/// Tokens before the first real one, int64 [B], after the next ones, of which `real` [B, L] are.
+inline torch::Tensor count_padding(const char* who, const torch::Tensor& before, int64_t length,
+                                   const torch::Tensor& real) {
+  const auto none_yet = before.defined() ? before == length
+                                         : torch::full({real.size(0)}, length == 0, real.options());
+  const auto begun = std::get<0>(real.cummax(1)).logical_or(none_yet.logical_not().unsqueeze(1));
+  TORCH_CHECK_VALUE((begun == real).all().item<bool>(), who,
+                    ": with a cache, padding stands before the first real token of a sequence");
+  const auto more = real.logical_not().sum(1);
+  return before.defined() ? before + more : more;
+}
+
+ATTZOO_API Past TokenCache::next(const char* who, int64_t L, const AttentionInputs& inputs,
+                                 const Packing& packing) const {
+  Past past{.offset = length(),
+            .capacity = head().capacity,
+            .padding = padding_,
+            .changes = changes_,
+            .seen = *changes_ + 1};
+  const auto& real = inputs.key_padding_mask;
+  if (inputs.global_attention.defined()) {
+    past.global = inputs.global_attention.to(torch::kBool);
+    TORCH_CHECK_VALUE(whole() || !past.global.any().item<bool>(), who,
+                      ": a global token attends to all before it, of which this cache has "
+                      "forgotten some; mark global tokens in the prompt");
+    if (past.global.dim() == 1) past.global = past.global.unsqueeze(0);
+  }
+  if (packing.defined()) {
+    TORCH_CHECK_VALUE(past.offset == 0, who,
+                      ": documents pack the first tokens of a cache, which continues the last "
+                      "document; this one has ",
+                      past.offset, " tokens already");
+    past.positions = packing.position;
+    past.real = real;
+    auto last = packing.run == packing.run.slice(1, L - 1);  // others are as padding from now on
+    last = last.expand({head().batch, L});
+    past.padding = count_padding(who, {}, 0, real.defined() ? last.logical_and(real) : last);
+    return past;
+  }
+  if (real.defined()) past.padding = count_padding(who, padding_, past.offset, real);
+  if (past.padding.defined()) {
+    const auto place = torch::arange(past.offset, past.offset + L, past.padding.options());
+    past.positions = (place - past.padding.unsqueeze(1)).clamp_min(0);
+  }
+  return past;
+}
+
+ATTZOO_API void TokenCache::truncate(int64_t n) {
+  count_change();
+  if (!padding_.defined()) return;
+  padding_ = n == 0 ? torch::Tensor() : padding_.clamp_max(n);
+}
+
+ATTZOO_API void TokenCache::reorder(const torch::Tensor& order) {
+  count_change();
+  if (padding_.defined()) padding_ = padding_.index_select(0, order);
+}
+
+/// No rows yet of each kind that a KvCache keeps.
+inline std::vector<torch::Tensor> no_rows(const CacheHead& head, int64_t heads, int64_t d_k,
+                                          int64_t d_v, bool globals) {
+  const auto options = torch::dtype(head.dtype).device(head.device);
+  std::vector<torch::Tensor> none{torch::empty({head.batch, heads, 0, d_k}, options),
+                                  torch::empty({head.batch, heads, 0, d_v}, options)};
+  if (globals) none.push_back(torch::empty({head.batch, 1, 0, 1}, options.dtype(torch::kBool)));
+  return none;
+}
+
+ATTZOO_API KvCache::KvCache(const CacheHead& head, int64_t kv_heads, int64_t d_k, int64_t d_v,
+                            const Keeps& keeps, bool globals)
+    : TokenCache(head),
+      keeps_(keeps),
+      rows_(no_rows(head, kv_heads, d_k, d_v, globals), head.capacity,
+            {keeps.reach, keeps.unit, globals ? 2 : -1}),
+      globals_(globals) {}
+
+ATTZOO_API void KvCache::append(Heads& heads) {
+  auto& past = *heads.past;
+  std::vector<torch::Tensor> rows{heads.k, heads.v};
+  const bool more_global = past.global.defined() && past.global.any().item<bool>();
+  if (globals_) {
+    const auto flags =
+        more_global ? past.global : torch::zeros({1, 1}, heads.k.options().dtype(torch::kBool));
+    rows.push_back(flags.expand({head().batch, heads.k.size(2)}).unsqueeze(1).unsqueeze(-1));
+  }
+  count_change();
+  auto view = rows_.append(rows, more_global);
+  any_global_ |= more_global;
+  padding_ = past.padding;
+  past.dtype = heads.q.scalar_type();
+  if (past.dtype != head().dtype) heads.q = heads.q.to(head().dtype);
+  heads.k = view.rows[0];
+  heads.v = view.rows[1];
+  past.keys = std::move(view.numbers);
+  past.global = any_global_ ? view.rows[2].squeeze(-1).squeeze(1) : torch::Tensor();
+  if (!heads.packing.defined() && padding_.defined()) past.real = past.places() >= 0;
+}
+
+ATTZOO_API void KvCache::truncate(int64_t n) {
+  TokenCache::truncate(n);
+  any_global_ &= n > 0;
+  rows_.truncate(n);
+}
+
+ATTZOO_API void KvCache::reorder(const torch::Tensor& order) {
+  TokenCache::reorder(order);
+  rows_.reorder(order);
+}
+
+ATTZOO_API std::shared_ptr<CacheState> KvCache::clone() const {
+  auto copy = std::make_shared<KvCache>(*this);
+  copy->copy_rows();
+  return copy;
+}
+
+}  // namespace attzoo::core
+
 #endif

@@ -75,6 +75,88 @@ ATTZOO_API OutputAndLse reference(const Qkv& t, const Rule& rule);
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/core/attention/reference.ipp>
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/modifier/tensor_lane.hpp>
+#include <attzoo/core/pair_products.hpp>
+#include <attzoo/kernel/dropout.hpp>
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <limits>
+#include <mutex>
+
+namespace attzoo::core {
+
+ATTZOO_API uint64_t random_seed() {
+  auto generator = at::detail::getDefaultCPUGenerator();
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  return generator.get<at::CPUGeneratorImpl>()->random64();
+}
+
+ATTZOO_API torch::Tensor dropout_factor(const Dropout& dropout, const Grid& g,
+                                        torch::ScalarType dtype) {
+  const auto row = kernel::dropout_row_key<TensorLane>(dropout.seed, g.b, g.h, g.q);
+  const auto bits = kernel::dropout_bits<TensorLane>(row, g.kv);
+  const auto keep = bits >= kernel::dropout_threshold(dropout.p);
+  return keep.t.to(dtype) / (dropout.p < 1 ? 1 - dropout.p : 1);  // 1: none is kept
+}
+
+ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
+                                           const torch::Tensor& allowed) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto hidden = torch::logical_or(allowed.logical_not(), scores == -kInf);
+  const auto masked = scores.masked_fill(hidden, -kInf);
+  // A row with nothing to attend has the maximum -inf: shift it by 0 and divide it by 1, so that
+  // its weights are 0 and no gradient meets inf - inf.
+  auto max = masked.size(-1) > 0
+                 ? masked.detach().amax(-1, /*keepdim=*/true)
+                 : masked.new_full({masked.size(0), masked.size(1), masked.size(2), 1}, -kInf);
+  max = max.masked_fill(max == -kInf, 0.0);
+  const auto weights = torch::exp(masked - max);
+  auto sum = weights.sum(-1, /*keepdim=*/true);
+  const auto empty = sum == 0;
+  sum = sum.masked_fill(empty, 1.0);
+  // Filled, although 0 already: whatever the cotangent of such a row is, NaN included, ends here.
+  return {(weights / sum).masked_fill_(empty, 0.0),
+          (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1), hidden.logical_not()};
+}
+
+ATTZOO_API torch::Tensor weighted_values(const ReferenceWeights& r, const torch::Tensor& v) {
+  return sum_over_pairs(r.weights, v.to(r.weights.scalar_type()), r.visible);
+}
+
+ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& q,
+                                         const torch::Tensor& k, const Rule& rule) {
+  const auto dtype = compute_dtype(q);
+  const auto allowed = rule.mask.evaluate(grid);
+  const auto scores = pair_products(q.to(dtype), k.to(dtype), allowed) * rule.scale;
+  auto at = grid;
+  if (torch::GradMode::is_enabled() && !rule.score.is_identity()) {
+    torch::NoGradGuard no_grad;
+    at.without_weight = masked_softmax(rule.score.evaluate(scores, grid), allowed).weights == 0;
+  }
+  // Counted on the way in and on the way out, so that nothing but finite numbers, of derivatives of
+  // any order, leaves the modifier.
+  const auto modified = at.counted(rule.score.evaluate(at.counted(scores), at));
+  auto result = masked_softmax(modified, allowed);
+  if (rule.dropout.p > 0) {
+    result.weights = result.weights * dropout_factor(rule.dropout, grid, dtype);
+  }
+  return result;
+}
+
+ATTZOO_API ReferenceWeights reference_weights(const torch::Tensor& q, const torch::Tensor& k,
+                                              const Rule& rule, int64_t begin, int64_t end) {
+  const Grid grid({q.size(0), q.size(1), q.size(2), k.size(2)}, begin, end, q.device());
+  return grid_weights(grid, q.slice(2, begin, end), k, rule);
+}
+
+ATTZOO_API OutputAndLse reference(const Qkv& t, const Rule& rule) {
+  const auto r = reference_weights(t.q, t.k, rule, 0, t.q.size(2));
+  return {weighted_values(r, t.v).to(rule.output_dtype(t.q)), r.lse};
+}
+
+}  // namespace attzoo::core
+
 #endif

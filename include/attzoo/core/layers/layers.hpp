@@ -42,6 +42,168 @@ ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& 
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/core/layers/layers.ipp>
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/checks.hpp>
+#include <attzoo/core/isa.hpp>
+#include <attzoo/core/views.hpp>
+#include <attzoo/kernel/decode/layers.hpp>
+
+#include <ATen/Dispatch.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/silu.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <utility>
+
+namespace attzoo::core {
+
+ATTZOO_API bool plain_numbers(const torch::Tensor& x, const torch::Tensor& weight) {
+  const auto dtype = x.scalar_type();
+  return x.device().is_cpu() && weight.device().is_cpu() && weight.scalar_type() == dtype &&
+         (dtype == torch::kFloat64 ||
+          (dtype == torch::kFloat32 && !at::autocast::is_autocast_enabled(at::kCPU))) &&
+         !is_differentiated(x) && !is_differentiated(weight);
+}
+
+/// Weight and bias of a layer; the latter may be undefined.
+struct Affine {
+  torch::Tensor weight, bias;
+};
+
+/// Whether a layer is computed here: for few tokens, each of as many numbers as a row has.
+inline bool takes_few(const torch::Tensor& x, const Affine& layer) {
+  constexpr int64_t kMost = kernel::FewTokens<float>::kMost;
+  if (!x.defined() || !layer.weight.defined() || layer.weight.dim() != 2) return false;
+  const int64_t to = layer.weight.size(0), from = layer.weight.size(1);
+  return x.dim() > 0 && x.size(-1) == from && x.numel() > 0 && x.numel() <= kMost * from &&
+         layer.weight.is_contiguous() && plain_numbers(x, layer.weight) &&
+         (!layer.bias.defined() ||
+          (layer.bias.sizes() == torch::IntArrayRef{to} && plain_numbers(x, layer.bias)));
+}
+
+inline std::vector<torch::Tensor> linear_each(const torch::Tensor& x, std::vector<Affine> layers) {
+  std::vector<torch::Tensor> result;
+  result.reserve(layers.size());
+  if (!std::all_of(layers.begin(), layers.end(), [&](const auto& l) { return takes_few(x, l); })) {
+    for (const auto& l : layers) result.push_back(at::linear(x, l.weight, l.bias));
+    return result;
+  }
+  check_isa();
+  const auto tokens = plain(x).contiguous();
+  auto sizes = x.sizes().vec();
+  const int64_t from = sizes.back(), L = x.numel() / from;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "linear", [&] {
+    std::vector<kernel::FewTokens<scalar_t>> problems;
+    problems.reserve(layers.size());
+    int64_t rows = 0;  // of all layers, one after the other
+    for (auto& l : layers) {
+      l.weight = plain(l.weight);
+      if (l.bias.defined()) l.bias = plain(l.bias).contiguous();
+      const int64_t to = sizes.back() = l.weight.size(0);
+      result.push_back(at::detail::empty_cpu(sizes, x.scalar_type()));
+      problems.push_back({.tokens = tokens.const_data_ptr<scalar_t>(),
+                          .weight = l.weight.const_data_ptr<scalar_t>(),
+                          .bias = l.bias.defined() ? l.bias.const_data_ptr<scalar_t>() : nullptr,
+                          .out = result.back().mutable_data_ptr<scalar_t>(),
+                          .L = L,
+                          .from = from,
+                          .rows = to,
+                          .step = to});
+      rows += to;
+    }
+    const int64_t grain = at::internal::GRAIN_SIZE / from + 1;
+    at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+      for (const auto& p : problems) {
+        const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, p.rows);
+        if (first < last) kernel::multiply(p.part(first, last));
+        begin -= p.rows;
+        end -= p.rows;
+      }
+    });
+  });
+  return result;
+}
+
+ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
+                                const torch::Tensor& bias) {
+  return linear_each(x, {Affine{weight, bias}})[0];
+}
+
+ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer) {
+  return linear(x, layer->weight, layer->bias);
+}
+
+ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
+                                                  const std::vector<torch::nn::Linear>& layers) {
+  std::vector<Affine> all;
+  all.reserve(layers.size());
+  for (const auto& layer : layers) all.push_back({layer->weight, layer->bias});
+  return linear_each(x, std::move(all));
+}
+
+ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
+  const auto rows = plain(x).contiguous(), scale = plain(weight).contiguous();
+  auto y = at::detail::empty_cpu(rows.sizes(), rows.scalar_type());
+  const int64_t n = rows.size(-1);
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RMSNorm", [&] {
+    const auto *from = rows.const_data_ptr<scalar_t>(), *by = scale.const_data_ptr<scalar_t>();
+    auto* to = y.mutable_data_ptr<scalar_t>();
+    const auto norm_rows = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto* row = from + i * n;
+        const double mean =
+            static_cast<double>(kernel::inner_product(row, row, n)) / static_cast<double>(n);
+        const auto factor = static_cast<scalar_t>(1 / std::sqrt(mean + eps));
+        kernel::scale_by(row, factor, by, to + i * n, n);
+      }
+    };
+    at::parallel_for(0, rows.numel() / n, at::internal::GRAIN_SIZE / n + 1, norm_rows);
+  });
+  return y;
+}
+
+/// Whether a loop over the numbers of both is all there is to do, and one thread's work.
+inline bool are_few(const torch::Tensor& a, const torch::Tensor& b) {
+  return a.sizes() == b.sizes() && a.numel() <= at::internal::GRAIN_SIZE && plain_numbers(a, b);
+}
+
+/// f(a, b, out, how many) on the numbers of both.
+template <class F>
+torch::Tensor each_number(const torch::Tensor& a, const torch::Tensor& b, const F& f) {
+  check_isa();
+  const auto x = plain(a).contiguous(), y = plain(b).contiguous();
+  auto out = at::detail::empty_cpu(x.sizes(), x.scalar_type());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "few_tokens", [&] {
+    f(x.const_data_ptr<scalar_t>(), y.const_data_ptr<scalar_t>(), out.mutable_data_ptr<scalar_t>(),
+      x.numel());
+  });
+  return out;
+}
+
+ATTZOO_API torch::Tensor plus(const torch::Tensor& a, const torch::Tensor& b) {
+  if (!are_few(a, b)) return at::add(a, b);
+  return each_number(a, b, [](auto... p) { kernel::add(p...); });
+}
+
+ATTZOO_API torch::Tensor gelu(const torch::Tensor& x) {
+  if (!are_few(x, x)) return at::gelu(x);
+  return at::mul(x, std::numbers::sqrt2 / 2).erf_().add_(1).mul_(x).mul_(0.5);
+}
+
+ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& in) {
+  if (!are_few(gate, in)) return at::silu(gate) * in;
+  return each_number(gate, in, [](auto... p) { kernel::swiglu(p...); });
+}
+
+}  // namespace attzoo::core
+
 #endif

@@ -106,6 +106,97 @@ struct BandMask {
 }  // namespace core
 }  // namespace attzoo
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/core/modifier/mask_values.ipp>
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/modifier/tensor_lane.hpp>
+
+#include <memory>
+
+namespace attzoo::core {
+
+ATTZOO_API torch::Tensor FullMask::evaluate(const Grid& g) const {
+  return torch::ones({1, 1, 1, 1}, g.kv.options().dtype(torch::kBool));
+}
+
+template <class F>
+torch::Tensor NamedMask<F>::evaluate(const Grid& g) const {
+  return f(TensorLane(g.b), TensorLane(g.h), TensorLane(aligned ? g.aligned_q() : g.q),
+           TensorLane(g.kv))
+      .t;
+}
+
+ATTZOO_API void DocumentsMask::check(const Shape& n, const torch::Device& device) const {
+  check_documents_fit(documents, n, device, "documents");
+}
+
+ATTZOO_API torch::Tensor DocumentsMask::evaluate(const Grid& g) const {
+  const auto ids = document_ids(documents);  // [1 or B, S]
+  return g.aligned_rows().of(ids, 1).unsqueeze(1).unsqueeze(3) ==
+         g.columns.of(ids, 1).unsqueeze(1).unsqueeze(1);
+}
+
+ATTZOO_API void GlobalTokensMask::check(const Shape& n, const torch::Device& device) const {
+  TORCH_CHECK_VALUE((is_global.size(0) == n.B || is_global.size(0) == 1) &&
+                        is_global.size(1) == n.S && n.L <= n.S,
+                    "global_tokens: is_global must have shape [S] or [B, S] with B=", n.B,
+                    " S=", n.S, ", and L <= S, got ", is_global.sizes(), " and L=", n.L);
+  TORCH_CHECK_VALUE(is_global.device() == device, "global_tokens: is_global must be on ", device,
+                    ", got ", is_global.device());
+}
+
+ATTZOO_API torch::Tensor GlobalTokensMask::evaluate(const Grid& g) const {
+  const auto q = g.aligned_rows().of(is_global, 1).unsqueeze(1).unsqueeze(3);
+  const auto kv = g.columns.of(is_global, 1).unsqueeze(1).unsqueeze(1);
+  if (!keys) return q;
+  return queries ? torch::logical_or(q, kv) : kv;
+}
+
+ATTZOO_API void TensorMask::check(const Shape& n, const torch::Device& device) const {
+  check_captured(mask, {n.B, n.H, n.L, n.S}, device, "mask_tensor",
+                 "[L, S], [B, L, S] or [B, H, L, S]", n);
+}
+
+ATTZOO_API torch::Tensor BandMask::evaluate(const Grid& g) const {
+  const auto of_query = [&](const torch::Tensor& t) { return g.rows.of(t, 2).unsqueeze(-1); };
+  return torch::logical_and(g.kv >= of_query(begin), g.kv < of_query(end));
+}
+
+// ---- as the kernels see them --------------------------------------------------------------------
+
+/// A bool tensor [1 or B, S]; on the CPU, where it is asked what is reached.
+ATTZOO_API std::shared_ptr<const kernel::Flags> flags_of(const torch::Tensor& t) {
+  const auto flags = t.cpu().contiguous();
+  return std::make_shared<kernel::Flags>(flags.const_data_ptr<bool>(),
+                                         static_cast<int>(flags.size(0)),
+                                         static_cast<int>(flags.size(1)));
+}
+
+ATTZOO_API kernel::Documents DocumentsMask::bind(const Shape& n) const {
+  const auto of = document_ids(documents).cpu().contiguous();
+  return {shift(n),
+          std::make_shared<kernel::DocumentTable>(
+              of.const_data_ptr<int64_t>(), static_cast<int>(of.size(0)), static_cast<int>(n.S))};
+}
+
+ATTZOO_API kernel::GlobalTokens GlobalTokensMask::bind(const Shape& n) const {
+  return {shift(n), flags_of(is_global), queries, keys};
+}
+
+ATTZOO_API kernel::DenseMask TensorMask::bind(const Shape&) const {
+  const auto t = plain(mask);
+  kernel::DenseMask form{t.const_data_ptr<bool>(), step(t, 0), step(t, 1), step(t, 2), step(t, 3)};
+  form.owner = owner_of(t);
+  // The same keys for all queries and heads, as key padding: what is forbidden is not reached.
+  if (t.size(1) == 1 && t.size(2) == 1 && t.size(3) > 1) form.keys = flags_of(t.flatten(1));
+  return form;
+}
+
+ATTZOO_API kernel::Bands BandMask::bind(const Shape&) const {
+  const auto both = torch::stack({begin, end}).cpu();
+  const auto* data = both.const_data_ptr<int>();
+  return {data, data + begin.numel(), begin.stride(0), begin.stride(1), owner_of(both)};
+}
+
+}  // namespace attzoo::core
+
 #endif

@@ -68,6 +68,208 @@ ATTZOO_API torch::Tensor over_normalizer(const torch::Tensor& t, const torch::Te
 
 }  // namespace attzoo::core
 
-#ifndef ATTZOO_COMPILED
-#include <attzoo/core/recurrence/linear_attention.ipp>
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/autograd.hpp>
+#include <attzoo/core/checks.hpp>
+#include <attzoo/core/choose.hpp>
+#include <attzoo/core/cpu/scan.hpp>
+#include <attzoo/core/pair_products.hpp>
+#include <attzoo/core/recurrence/plain.hpp>
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace attzoo::core {
+
+/// The first backend that takes it, else tensor operations.
+ATTZOO_API const RecurrenceBackend& backend_of(const Recurrence& x) {
+  static const CpuScan cpu;
+  static const ChunkedScan any;
+  const std::array<const RecurrenceBackend*, 1> in_order{&cpu};
+  const auto* backend = choose(in_order, x);
+  return backend ? *backend : any;
+}
+
+ATTZOO_API Recurrence plain(const Recurrence& x) {
+  return {plain(x.q), plain(x.k), plain(x.v), x.state.defined() ? plain(x.state) : x.state,
+          x.reverse};
+}
+
+/// Inputs q, k, v and, if there is one, the state before.
+class Recur final : public Differentiable {
+ public:
+  Recur(bool reverse, bool with_state) : reverse_(reverse), with_state_(with_state) {}
+
+  Tensors forward(const Tensors& tensors) override {
+    const auto x = plain(of(tensors));
+    const auto& backend = backend_of(x);
+    const auto y = x.q.size(2) == 1 ? backend.step(x, with_state_) : backend.run(x, with_state_);
+    return with_state_ ? Tensors{y.out, y.state} : Tensors{y.out};
+  }
+
+  Tensors backward(const Tensors& tensors, const Tensors& grads) override {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    const auto x = of(tensors);
+    Recurred grad{grads[0], with_state_ ? grads[1] : torch::Tensor()};
+    if (!grad.out.defined() && !grad.state.defined()) return Tensors(tensors.size());
+    if (!grad.out.defined()) grad.out = torch::zeros_like(x.v);
+    Tensors all = tensors;
+    all.insert(all.end(), {grad.out, grad.state});
+    const auto d = is_recorded(all) ? plain_gradients(x, grad, recur) : run_backward(x, grad);
+    Tensors result{d.q, d.k, d.v};
+    if (x.state.defined()) result.push_back(d.state);
+    return result;
+  }
+
+ private:
+  Recurrence of(const Tensors& x) const {
+    return {x[0], x[1], x[2], x.size() > 3 ? x[3] : torch::Tensor(), reverse_};
+  }
+  static Recurrence run_backward(const Recurrence& any_x, const Recurred& grad) {
+    const auto x = plain(any_x);
+    return backend_of(x).run_backward(
+        x, {plain(grad.out), grad.state.defined() ? plain(grad.state) : grad.state});
+  }
+
+  bool reverse_, with_state_;
+};
+
+ATTZOO_API Recurred recur(const Recurrence& x, bool with_state) {
+  Tensors tensors{x.q, x.k, x.v};
+  if (x.state.defined()) tensors.push_back(x.state);
+  const auto y = differentiable(c10::make_intrusive<Recur>(x.reverse, with_state), tensors);
+  return {y[0], with_state ? y[1] : torch::Tensor()};
+}
+
+/// Which pairs of the query rows [begin, end) attend: bool [1 or B, 1, end - begin, S].
+ATTZOO_API torch::Tensor linear_pairs(const torch::Tensor& q, const torch::Tensor& k, bool causal,
+                                      const torch::Tensor& run, int64_t begin, int64_t end) {
+  auto visible = torch::ones({1, 1, end - begin, k.size(2)}, q.options().dtype(torch::kBool));
+  if (causal) visible = visible.tril(begin + k.size(2) - q.size(2));
+  if (!run.defined()) return visible;
+  const auto same = run.slice(1, begin, end).unsqueeze(2) == run.unsqueeze(1);
+  return torch::logical_and(visible, same.unsqueeze(1));
+}
+
+ATTZOO_API torch::Tensor linear_scores(const torch::Tensor& q, const torch::Tensor& k, bool causal,
+                                       const torch::Tensor& run, int64_t begin, int64_t end) {
+  return pair_products(q.slice(2, begin, end), k, linear_pairs(q, k, causal, run, begin, end));
+}
+
+/// Everything n x n.
+ATTZOO_API LinearSums sums_by_definition(const torch::Tensor& q, const torch::Tensor& k,
+                                         const torch::Tensor& v, bool causal,
+                                         const torch::Tensor& run) {
+  const auto visible = linear_pairs(q, k, causal, run, 0, q.size(2));
+  const auto s = pair_products(q, k, visible);
+  return {sum_over_pairs(s, v, visible), s.sum(-1)};
+}
+
+/// Every query collects every key.
+ATTZOO_API LinearSums sums_over_all(const torch::Tensor& q, const torch::Tensor& k,
+                                    const torch::Tensor& v) {
+  const auto keys = k.transpose(-2, -1);
+  if (q.size(2) == 1) {  // as in decoding: two products with vectors
+    const auto scores = torch::matmul(q, keys);
+    return {torch::matmul(scores, v), scores.sum(-1)};
+  }
+  return {torch::matmul(q, torch::matmul(keys, v)),
+          torch::matmul(q, k.sum(2).unsqueeze(-1)).squeeze(-1)};
+}
+
+/// Of one document in each sequence.
+ATTZOO_API LinearSums sums_of_sequences(const torch::Tensor& q, const torch::Tensor& k,
+                                        const torch::Tensor& v, bool causal) {
+  const int64_t extra = k.size(2) - q.size(2), from = std::max<int64_t>(extra, 0);
+  if (!causal || (q.size(2) == 1 && extra >= 0)) return sums_over_all(q, k, v);
+  const auto own_part = [&](const torch::Tensor& t) {
+    // Where the first queries see nothing: keys of zeros before the first.
+    return extra < 0 ? torch::constant_pad_nd(t, {0, 0, -extra, 0}) : t.slice(2, from);
+  };
+  const auto own_k = own_part(k), own_v = own_part(v);
+  const LinearSums own{recur({q, own_k, own_v}).out, (q * own_k.cumsum(2)).sum(-1)};
+  if (extra <= 0) return own;
+  const auto head = sums_over_all(q, k.slice(2, 0, extra), v.slice(2, 0, extra));
+  return {own.values + head.values, own.normalizer + head.normalizer};
+}
+
+ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k,
+                                  const torch::Tensor& v, bool causal, const Packing& packing) {
+  if (eager_reference()) return sums_by_definition(q, k, v, causal, packing.run);
+  if (!packing.defined() || q.numel() == 0) return sums_of_sequences(q, k, v, causal);
+  // Where each sequence has documents of its own, all sequences are one long row of documents.
+  const bool one_row = packing.run.size(0) == 1;
+  const int64_t B = q.size(0), S = q.size(2);
+  const auto split = [&](const torch::Tensor& t) {  // [B, H, S, F] -> [1, H, B * S, F], by document
+    const auto row = one_row ? t : t.transpose(0, 1).flatten(1, 2).unsqueeze(0);
+    return row.split_with_sizes(packing.lengths, 2);
+  };
+  const auto join = [&](const std::vector<torch::Tensor>& parts) {
+    const auto row = torch::cat(parts, 2);
+    return one_row ? row : row.squeeze(0).unflatten(1, {B, S}).transpose(0, 1);
+  };
+  const auto qs = split(q), ks = split(k), vs = split(v);
+  std::vector<torch::Tensor> values, normalizers;
+  for (size_t d = 0; d < qs.size(); ++d) {
+    auto sums = sums_of_sequences(qs[d], ks[d], vs[d], causal);
+    values.push_back(std::move(sums.values));
+    normalizers.push_back(std::move(sums.normalizer));
+  }
+  return {join(values), join(normalizers)};
+}
+
+ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
+                                        const torch::Tensor& k, const torch::Tensor& v) {
+  const auto near = linear_sums(q, k, v, /*causal=*/true, {});
+  if (!before.kv.defined()) return near;
+  return {near.values + torch::matmul(q, before.kv),
+          near.normalizer + torch::matmul(q, before.k.unsqueeze(-1)).squeeze(-1)};
+}
+
+ATTZOO_API LinearState state_after(const LinearState& before, const torch::Tensor& k,
+                                   const torch::Tensor& v) {
+  const LinearState more{torch::matmul(k.transpose(-2, -1), v), k.sum(2)};
+  if (!before.kv.defined()) return more;
+  return {before.kv + more.kv, before.k + more.k};
+}
+
+ATTZOO_API LinearSums go_on(LinearState& state, const torch::Tensor& q, const torch::Tensor& k,
+                            const torch::Tensor& v) {
+  if (eager_reference()) {
+    auto sums = linear_sums_after(state, q, k, v);
+    state = state_after(state, k, v);
+    return sums;
+  }
+  const auto y = recur({q, k, v, state.kv}, /*with_state=*/true);
+  auto normalizer = q.size(2) == 1 ? torch::matmul(q, k.transpose(-2, -1)).squeeze(-1)
+                                   : (q * k.cumsum(2)).sum(-1);
+  auto keys = k.sum(2);
+  if (state.k.defined()) {
+    normalizer = normalizer + torch::matmul(q, state.k.unsqueeze(-1)).squeeze(-1);
+    keys = state.k + keys;
+  }
+  state = {y.state, keys};
+  return {y.out, normalizer};
+}
+
+ATTZOO_API void leave_out(const torch::Tensor& real, torch::Tensor& k, torch::Tensor& v) {
+  const auto rows = real.unsqueeze(1).unsqueeze(-1);
+  k = torch::where(rows, k, torch::zeros({}, k.options()));
+  v = torch::where(rows, v, torch::zeros({}, v.options()));
+}
+
+ATTZOO_API torch::Tensor over_normalizer(const torch::Tensor& t, const torch::Tensor& normalizer,
+                                         double eps) {
+  const auto divisor = normalizer + eps;
+  return t / divisor.masked_fill(divisor == 0, std::numeric_limits<double>::infinity());
+}
+
+}  // namespace attzoo::core
+
 #endif
