@@ -381,7 +381,6 @@ TEST(BadModuleInputs, Options) {
       .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
   OptionCases<BlockSelfAttention>(all).bad(&BlockSelfAttentionOptions::block_size, "block_size",
                                            kNotPositive);
-  OptionCases<ALiBiSelfAttention>(all);
   OptionCases<LSHSelfAttention>(all)
       .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);

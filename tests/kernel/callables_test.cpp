@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <attzoo/kernel/modifier/callable_forms.hpp>
+#include <attzoo/kernel/modifier/make_modifier.hpp>
 
 #include <cmath>
 #include <limits>
