@@ -11,7 +11,8 @@
 // mha has 8 heads, gqa 32 of queries and 8 of keys, mqa 8 and 1.
 //
 // `step/<mechanism>/context:N` is one token through a module, d_model 512, with a cache of N
-// tokens.
+// tokens. `cross/context:N` is one of cross attention: step_us with a cache of its context,
+// context_us with the context itself, attention_us attention() to as many keys and values.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -150,5 +151,6 @@ int main(int argc, char** argv) {
     }
   }
   bench::add_steps();
+  bench::add_cross();
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "measure.hpp"
@@ -63,6 +64,46 @@ inline void add_steps() {
           ->Unit(benchmark::kMicrosecond);
     }
   });
+}
+
+/// One token of cross attention, d_model 256 of 4 heads on one thread, by a cache of its context;
+/// in turn with a call that projects the context again, and with attention() to such keys and
+/// values.
+inline void measure_cross(benchmark::State& state, int64_t context) {
+  constexpr int64_t kWidth = 256, kHeads = 4;
+  at::set_num_threads(1);
+  const torch::NoGradGuard no_grad;
+  attzoo::MultiHeadSelfAttention cross(kWidth, kHeads);
+  cross->eval();
+  const auto token = torch::randn({1, 1, kWidth}), memory = torch::randn({1, context, kWidth});
+  const auto q = torch::randn({1, kHeads, 1, kWidth / kHeads});
+  const auto k = torch::randn({1, kHeads, context, kWidth / kHeads}), v = torch::randn_like(k);
+  const auto cache = cross->make_context_cache(memory);
+  const std::function<void()> calls[] = {[&] { cross(token, {.cache = cache}); },
+                                         [&] { cross(token, {.context = memory}); },
+                                         [&] { attzoo::attention(q, k, v); }};
+  double least[] = {1e300, 1e300, 1e300};
+  for (auto _ : state) {
+    for (size_t i = 0; i < 3; ++i) {
+      const double t = seconds(torch::kCPU, calls[i]);
+      least[i] = std::min(least[i], t);
+      if (i == 0) state.SetIterationTime(t);
+    }
+  }
+  state.counters["step_us"] = least[0] * 1e6;
+  state.counters["context_us"] = least[1] * 1e6;
+  state.counters["attention_us"] = least[2] * 1e6;
+}
+
+/// `cross/context:N`.
+inline void add_cross() {
+  for (int64_t context = 128; context <= 2048; context *= 2) {
+    benchmark::RegisterBenchmark(("cross/context:" + std::to_string(context)).c_str(),
+                                 [=](benchmark::State& state) { measure_cross(state, context); })
+        ->UseManualTime()
+        ->Iterations(100)
+        ->Unit(benchmark::kMicrosecond);
+  }
 }
 
 }  // namespace bench

@@ -69,7 +69,7 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
         !inputs.cache.defined() || !is_training() || !projections_.empty(), kName,
         ": while training, each call draws projections of its own; with a cache, call eval()");
     const auto heads = project(x, inputs);
-    if (inputs.cache.defined()) return finish(attend_cached(heads, inputs));
+    if (heads.past) return finish(attend_cached(heads, inputs));
     if (heads.q.numel() == 0 || heads.k.numel() == 0) return finish(attend(heads, inputs));
     return finish(attend_rounds(heads, inputs));
   }

@@ -139,9 +139,9 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads
                                                               const AttentionInputs& inputs,
                                                               int64_t round) const {
   const auto &q = heads.q, &k = heads.k, &v = heads.v;
-  auto [id_q, id_k] = hash(heads, inputs.context.defined(), round);
-  if (inputs.key_padding_mask.defined()) {
-    id_k = id_k.masked_fill(inputs.key_padding_mask.logical_not().unsqueeze(1), -1);
+  auto [id_q, id_k] = hash(heads, core::crosses(inputs), round);
+  if (const auto& real = core::key_padding_of(inputs); real.defined()) {
+    id_k = id_k.masked_fill(real.logical_not().unsqueeze(1), -1);
   }
   const int64_t reach = options.exact_buckets ? k.size(2) : options.bucket_size;
   const core::Buckets buckets(id_q, id_k, is_causal(inputs), reach);

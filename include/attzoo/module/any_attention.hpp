@@ -62,6 +62,12 @@ class AnyAttention {
                    const CacheOptions& options = {}) const {
     return held_->make_cache(batch, capacity, options);
   }
+  /// The module's make_context_cache(), see MakesCache. Throws c10::NotImplementedError if it has
+  /// none.
+  Cache make_context_cache(const torch::Tensor& context,
+                           const torch::Tensor& key_padding_mask = {}) const {
+    return held_->make_context_cache(context, key_padding_mask);
+  }
   /// Features of the output.
   int64_t d_model() const { return held_->d_model(); }
   /// Features of x.
@@ -89,6 +95,8 @@ class AnyAttention {
     virtual AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs) = 0;
     virtual Cache make_cache(int64_t batch, std::optional<int64_t> capacity,
                              const CacheOptions& options) const = 0;
+    virtual Cache make_context_cache(const torch::Tensor& context,
+                                     const torch::Tensor& key_padding_mask) const = 0;
     virtual int64_t d_model() const = 0;
     virtual int64_t input_dim() const = 0;
     virtual TakenInputs takes() const = 0;
@@ -106,6 +114,10 @@ class AnyAttention {
     Cache make_cache(int64_t batch, std::optional<int64_t> capacity,
                      const CacheOptions& options) const override {
       return core::inner_cache("AnyAttention", *m, batch, capacity, options);
+    }
+    Cache make_context_cache(const torch::Tensor& context,
+                             const torch::Tensor& key_padding_mask) const override {
+      return core::inner_context_cache("AnyAttention", *m, context, key_padding_mask);
     }
     int64_t d_model() const override { return m->d_model(); }
     int64_t input_dim() const override { return m->input_dim(); }

@@ -44,6 +44,10 @@ struct CacheOptions {
 /// the last of them. Weights of a call have the columns of the tokens that are still kept, and are
 /// read before the next call. Several threads may share a module, each with a cache of its own.
 ///
+/// One of a context, from make_context_cache, has the context's keys and values, which are the same
+/// for every call; any module that takes a `context` takes it instead, and no call need be causal.
+/// It does not grow: length() is the context's, truncate() and reset() throw c10::ValueError.
+///
 /// A handle: copies share the state; clone() copies it. A default constructed one is undefined: all
 /// but defined() throws c10::ValueError.
 class Cache {
@@ -91,6 +95,17 @@ class MakesCache {
   /// c10::ValueError for sizes < 1, a capacity that is missing, and an unsupported dtype.
   virtual Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                            const CacheOptions& options = {}) const = 0;
+  /// The keys and values of a context [B, S, input_dim], projected once, for cross attention with
+  /// the same context call after call, as in a decoder:
+  /// ```
+  /// auto c = cross->make_context_cache(memory, real);
+  /// auto y = cross(x, {.cache = c}).output;  // as {.key_padding_mask = real, .context = memory}
+  /// ```
+  /// key_padding_mask bool [B, S], true = real token, is remembered. Throws what a call with this
+  /// context does; c10::ValueError where it would need gradients; and c10::NotImplementedError for
+  /// a module without keys and values, as linear attention.
+  ATTZOO_API virtual Cache make_context_cache(const torch::Tensor& context,
+                                              const torch::Tensor& key_padding_mask = {}) const;
 };
 
 namespace core {
@@ -126,6 +141,8 @@ class CacheState {
   virtual ~CacheState() = default;
 
   const CacheHead& head() const { return head_; }
+  /// Whether calls append to it; a context's stays as it is.
+  virtual bool grows() const { return true; }
   virtual int64_t length() const = 0;
   virtual int64_t bytes() const = 0;
   /// The least n > 0 that truncate() can go back to: before it, too much is forgotten.
@@ -158,7 +175,8 @@ class JoinedCache final : public CacheState {
  public:
   JoinedCache(const CacheHead& head, std::vector<Cache> caches)
       : CacheState(head), parts(std::move(caches)) {}
-  int64_t length() const override { return parts.front().length(); }
+  ATTZOO_API bool grows() const override;
+  ATTZOO_API int64_t length() const override;
   ATTZOO_API int64_t bytes() const override;
   ATTZOO_API int64_t earliest() const override;
   ATTZOO_API bool can_take_back(int64_t L) const override;
@@ -212,6 +230,9 @@ ATTZOO_API int64_t Cache::bytes() const { return state().bytes(); }
 ATTZOO_API void Cache::truncate(int64_t n) {
   TORCH_CHECK_VALUE(0 <= n && n <= length(), "Cache::truncate: expected 0 <= n <= ", length(),
                     ", got ", n);
+  TORCH_CHECK_VALUE(n == length() || state().grows(),
+                    "Cache::truncate: a context's keys and values do not grow and are not taken "
+                    "back; make_context_cache makes those of another context");
   TORCH_CHECK_VALUE(n == 0 || n >= state().earliest(), "Cache::truncate: what ", n,
                     " tokens would need is forgotten; it can go back to ", state().earliest(),
                     " tokens, or to none");
@@ -237,6 +258,12 @@ ATTZOO_API Cache Cache::clone() const {
   return Cache(state().clone());
 }
 ATTZOO_API void Cache::reset() { truncate(0); }
+
+ATTZOO_API Cache MakesCache::make_context_cache(const torch::Tensor&, const torch::Tensor&) const {
+  TORCH_CHECK_NOT_IMPLEMENTED(false,
+                              "make_context_cache: this module has no keys and values of a "
+                              "context to keep; pass the context itself");
+}
 
 namespace core {
 
@@ -269,6 +296,7 @@ ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache&
                     ", L > 0, features], got ", x.sizes());
   TORCH_CHECK_VALUE(x.device() == head.device, who, ": the cache is on ", head.device, ", x is on ",
                     x.device());
+  if (!cache.state().grows()) return;
   TORCH_CHECK_VALUE(x.size(1) <= head.capacity - cache.length(), who,
                     ": the cache is full: it has ", cache.length(), " of ", head.capacity,
                     " tokens, and ", x.size(1),
@@ -288,6 +316,18 @@ ATTZOO_API Cache join_caches(const char* who, const Identity& owner, std::vector
   return Cache(std::make_shared<JoinedCache>(head, std::move(parts)));
 }
 
+ATTZOO_API bool JoinedCache::grows() const {
+  return std::any_of(parts.begin(), parts.end(),
+                     [](const Cache& part) { return part.state().grows(); });
+}
+
+ATTZOO_API int64_t JoinedCache::length() const {
+  for (const auto& part : parts) {
+    if (part.state().grows()) return part.length();
+  }
+  return parts.front().length();
+}
+
 ATTZOO_API int64_t JoinedCache::bytes() const {
   int64_t sum = 0;
   for (const auto& part : parts) sum += part.bytes();
@@ -296,7 +336,9 @@ ATTZOO_API int64_t JoinedCache::bytes() const {
 
 ATTZOO_API int64_t JoinedCache::earliest() const {
   int64_t latest = 0;
-  for (const auto& part : parts) latest = std::max(latest, part.state().earliest());
+  for (const auto& part : parts) {
+    if (part.state().grows()) latest = std::max(latest, part.state().earliest());
+  }
   return latest;
 }
 
@@ -306,7 +348,9 @@ ATTZOO_API bool JoinedCache::can_take_back(int64_t L) const {
 }
 
 ATTZOO_API void JoinedCache::truncate(int64_t n) {
-  for (auto& part : parts) part.truncate(n);
+  for (auto& part : parts) {
+    if (part.state().grows()) part.truncate(n);
+  }
 }
 
 ATTZOO_API void JoinedCache::reorder(const torch::Tensor& order) {
@@ -334,7 +378,7 @@ ATTZOO_API JoinedCache::Together::~Together() {
     auto& part = joined_->parts[i];
     if (i < copies_.size() && copies_[i].defined()) {
       part = copies_[i];
-    } else {
+    } else if (part.state().grows()) {
       part.truncate(std::min(length_, part.length()));
     }
   }

@@ -62,11 +62,11 @@ inline void check_positions(const Callee& callee, const torch::Tensor& x,
                     " L=", x.size(1), ", got ", t.sizes());
   TORCH_CHECK_VALUE(t.device() == x.device(), callee.name, ": positions must be on ", x.device(),
                     ", got ", t.device());
-  TORCH_CHECK_VALUE(
-      inputs.position_offset == 0 && !inputs.documents.defined() && !inputs.cache.defined(),
-      callee.name,
-      ": positions take the place of a position_offset, documents and a cache, which "
-      "count positions themselves; give one of them");
+  TORCH_CHECK_VALUE(inputs.position_offset == 0 && !inputs.documents.defined() &&
+                        (!inputs.cache.defined() || context_cache(inputs)),
+                    callee.name,
+                    ": positions take the place of a position_offset, documents and a cache, which "
+                    "count positions themselves; give one of them");
 }
 
 inline void check_global(const Callee& callee, const torch::Tensor& x,
@@ -75,7 +75,7 @@ inline void check_global(const Callee& callee, const torch::Tensor& x,
   TORCH_CHECK_VALUE(callee.takes.global_attention, callee.name,
                     ": global_attention has no meaning here; LongformerSelfAttention takes it");
   check_dense(g, callee.name, "global_attention");
-  TORCH_CHECK_VALUE(!inputs.context.defined(), callee.name,
+  TORCH_CHECK_VALUE(!crosses(inputs), callee.name,
                     ": global_attention marks tokens of x and has no meaning with a context");
   TORCH_CHECK_VALUE(
       (g.dim() == 1 || (g.dim() == 2 && g.size(0) == x.size(0))) && g.size(-1) == x.size(1),
@@ -93,13 +93,19 @@ inline void check_cached_call(const Callee& callee, const torch::Tensor& weight,
   TORCH_CHECK_VALUE(weight.scalar_type() == dtype, callee.name,
                     ": the cache was made when the module's dtype was ", dtype, ", now it is ",
                     weight.scalar_type());
-  TORCH_CHECK_VALUE(mode.causal, callee.name, ": a cache is for causal attention; set causal");
   TORCH_CHECK_VALUE(mode.dropout == 0, callee.name,
                     ": with a cache nothing is dropped at random; call eval(), or set dropout 0");
+  check_no_gradients(callee.name, mode.module, x);
+  if (context_cache(inputs)) {
+    TORCH_CHECK_VALUE(!inputs.key_padding_mask.defined(), callee.name,
+                      ": a context's cache has its key_padding_mask; give it to "
+                      "make_context_cache");
+    return;
+  }
+  TORCH_CHECK_VALUE(mode.causal, callee.name, ": a cache is for causal attention; set causal");
   TORCH_CHECK_VALUE(inputs.position_offset == 0, callee.name,
                     ": a cache counts positions itself; position_offset must be 0, got ",
                     inputs.position_offset);
-  check_no_gradients(callee.name, mode.module, x);
 }
 
 ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weight,
@@ -109,24 +115,28 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
   check_tokens(x, callee.name, "x", callee.input_dim, weight);
   TORCH_CHECK_VALUE(!inputs.cache.defined() || !context.defined(), callee.name,
                     ": a cache has no meaning with a context");
+  if (inputs.cache.defined()) check_cached_call(callee, weight, x, inputs, mode);
   if (inputs.global_attention.defined()) check_global(callee, x, inputs);
   if (context.defined()) {
     check_tokens(context, callee.name, "context", callee.input_dim, weight);
     TORCH_CHECK_VALUE(context.size(0) == x.size(0), callee.name,
                       ": context must have x's batch size ", x.size(0), ", got ", context.sizes());
   }
+  const auto* kept = context_cache(inputs);
   const Shape n{x.size(0), callee.heads, x.size(1),
-                context.defined() ? context.size(1) : x.size(1)};
+                context.defined() ? context.size(1)
+                : kept            ? kept->length()
+                                  : x.size(1)};
   if (inputs.mask.defined()) {
     auto all = n;
-    if (inputs.cache.defined()) all.S += inputs.cache.length();
+    if (inputs.cache.defined() && !kept) all.S += inputs.cache.length();
     check_mask(inputs.mask, all, x.device(), callee.name);
   }
   if (inputs.key_padding_mask.defined()) {
     check_key_padding(inputs.key_padding_mask, n, x.device(), callee.name);
   }
   if (inputs.documents.defined()) {
-    TORCH_CHECK_VALUE(!context.defined(), callee.name,
+    TORCH_CHECK_VALUE(!crosses(inputs), callee.name,
                       ": documents pack the tokens of x and have no meaning with a context");
     const auto who = std::string(callee.name) + ": documents";
     check_documents(inputs.documents, who);
@@ -140,8 +150,7 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
   if (inputs.documents.defined()) {
     places.packing = pack(inputs.documents, std::string(callee.name) + ": documents");
   }
-  if (inputs.cache.defined()) {
-    check_cached_call(callee, weight, x, inputs, mode);
+  if (inputs.cache.defined() && !kept) {
     const auto& cache = static_cast<const TokenCache&>(inputs.cache.state());
     places.past = cache.next(callee.name, x.size(1), inputs, places.packing);
   }

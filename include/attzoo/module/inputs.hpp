@@ -33,7 +33,8 @@ struct AttentionInputs {
   /// too. `attn(x, {.documents = {.offsets = torch::tensor({0, 120, 512})}})`
   Documents documents = {};
   /// The tokens before, from the module's make_cache: x holds the next ones, which it appends, and
-  /// the result is that of a causal pass over all of them in their rows. See Cache.
+  /// the result is that of a causal pass over all of them in their rows. Or those of a context,
+  /// from its make_context_cache, in the place of `context`. See Cache.
   Cache cache = {};
   /// Position of every token of x for RoPE, integers [L], [1, L] or [B, L], where they do not count
   /// from position_offset on: the `position_ids` of Hugging Face. Patterns go by places in x all

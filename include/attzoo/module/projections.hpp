@@ -121,6 +121,10 @@ class Projections {
   CacheHead new_cache_head(int64_t batch, std::optional<int64_t> capacity,
                            const CacheOptions& options, bool unending) const;
 
+  /// The keys and values of a context for the module, which is this one; see MakesCache.
+  Cache new_context_cache(const torch::nn::Module& module, const torch::Tensor& context,
+                          const torch::Tensor& key_padding_mask) const;
+
   /// What the checks of a call know.
   const Callee& callee() const { return callee_; }
   const SelfAttentionSettings& settings() const { return settings_; }
@@ -128,6 +132,7 @@ class Projections {
 
  private:
   void rotate_heads(Heads& heads, const torch::Tensor& x, const AttentionInputs& inputs) const;
+  void rotate_context(torch::Tensor& k) const;
   void check_settings() const;
   void check_layer(const char* layer, int64_t from, int64_t to) const;
 
@@ -145,11 +150,14 @@ class Projections {
 #include <attzoo/core/layers/layers.hpp>
 #include <attzoo/core/views.hpp>
 #include <attzoo/module/checks.hpp>
+#include <attzoo/module/token_cache.hpp>
 
 #include <torch/nn/init.h>
 
 #include <cmath>
+#include <memory>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace attzoo::core {
@@ -237,25 +245,37 @@ ATTZOO_API Heads Projections::project(const torch::Tensor& x, const AttentionInp
   return project_with(w_q, w_k, w_v, x, inputs, check_call(callee_, w_q->weight, x, inputs, mode));
 }
 
+/// Heads [B, H, S, size] of a projection, each through the norm if there is one.
+inline torch::Tensor split_and_norm(const torch::Tensor& t, int64_t size, RMSNorm norm) {
+  if (norm.is_empty()) return split_heads(t, size);
+  const auto heads = t.view({t.size(0), t.size(1), t.size(2) / size, size});
+  // Autocast makes half types of q and k.
+  return norm(heads.to(norm->weight.scalar_type())).to(t.scalar_type()).transpose(1, 2);
+}
+
 ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k,
                                            torch::nn::Linear& to_v, const torch::Tensor& x,
                                            const AttentionInputs& inputs,
                                            const CallPlaces& places) const {
-  std::vector<torch::Tensor> qkv;
-  if (inputs.context.defined()) {
-    qkv = linear_each(inputs.context, {to_k, to_v});
-    qkv.insert(qkv.begin(), linear(x, to_q));
-  } else {
-    qkv = linear_each(x, {to_q, to_k, to_v});
-  }
-  const auto split = [](const torch::Tensor& t, int64_t size, RMSNorm norm) {
-    if (norm.is_empty()) return split_heads(t, size);
-    const auto heads = t.view({t.size(0), t.size(1), t.size(2) / size, size});
-    // Autocast makes half types of q and k.
-    return norm(heads.to(norm->weight.scalar_type())).to(t.scalar_type()).transpose(1, 2);
+  Heads heads;
+  heads.packing = places.packing;
+  heads.past = places.past;
+  const auto take = [&](const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v) {
+    heads.q = split_and_norm(q, d_qk(), norm_q);
+    heads.k = split_and_norm(k, d_qk(), norm_k);
+    heads.v = split_heads(v, d_head());
   };
-  Heads heads{split(qkv[0], d_qk(), norm_q), split(qkv[1], d_qk(), norm_k),
-              split_heads(qkv[2], d_head()), places.packing, places.past};
+  if (const auto* kept = context_cache(inputs)) {
+    heads.q = split_and_norm(linear(x, to_q), d_qk(), norm_q).to(kept->k.scalar_type());
+    heads.k = kept->k;
+    heads.v = kept->v;
+  } else if (inputs.context.defined()) {
+    const auto kv = linear_each(inputs.context, {to_k, to_v});
+    take(linear(x, to_q), kv[0], kv[1]);
+  } else {
+    const auto qkv = linear_each(x, {to_q, to_k, to_v});
+    take(qkv[0], qkv[1], qkv[2]);
+  }
   if (!w_g.is_empty()) heads.gate = split_heads(torch::sigmoid(linear(x, w_g)), d_head());
   if (rope_) rotate_heads(heads, x, inputs);
   return heads;
@@ -276,15 +296,39 @@ ATTZOO_API void Projections::rotate_heads(Heads& heads, const torch::Tensor& x,
   auto by = rotation(frequencies, pairs, x.size(1), offset, positions, heads.q);
   rotate_own(heads.q, by);
   if (inputs.context.defined()) {
-    by = rotation(frequencies, pairs, inputs.context.size(1), 0, {}, heads.k);
+    rotate_context(heads.k);
+  } else if (!context_cache(inputs)) {
+    rotate_own(heads.k, by);
   }
-  rotate_own(heads.k, by);
+}
+
+ATTZOO_API void Projections::rotate_context(torch::Tensor& k) const {
+  const auto& [frequencies, pairs] = *rope_;
+  rotate_own(k, rotation(frequencies, pairs, k.size(2), 0, {}, k));
 }
 
 ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<int64_t> capacity,
                                                  const CacheOptions& options, bool unending) const {
   return cache_head(callee_.name, callee_.identity, w_q->weight, batch, capacity, options,
                     unending);
+}
+
+ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
+                                                const torch::Tensor& context,
+                                                const torch::Tensor& key_padding_mask) const {
+  check_tokens(context, callee_.name, "context", callee_.input_dim, w_k->weight);
+  const auto& real = key_padding_mask;
+  const Shape n{context.size(0), callee_.heads, 1, context.size(1)};
+  if (real.defined()) check_key_padding(real, n, context.device(), callee_.name);
+  check_no_gradients(callee_.name, module, context);
+  const auto head = cache_head(callee_.name, callee_.identity, w_k->weight, n.B, std::nullopt, {},
+                               /*unending=*/true);
+  const auto kv = linear_each(context, {w_k, w_v});
+  auto k = split_and_norm(kv[0], d_qk(), norm_k);
+  if (rope_) rotate_context(k);
+  const auto own = [&](const torch::Tensor& t) { return t.to(head.dtype).contiguous(); };
+  return Cache(std::make_shared<ContextCache>(head, own(k), own(split_heads(kv[1], d_head())),
+                                              real.defined() ? real.clone() : real));
 }
 
 ATTZOO_API AttentionResult Projections::finish(AttentionResult result) {

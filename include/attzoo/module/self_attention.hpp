@@ -154,6 +154,12 @@ class SelfAttention : public core::Mechanism<Derived, OptionsType, core::Softmax
     this->check_options();
     return this->new_kv_cache(batch, capacity, how, keeps());
   }
+  /// A context's keys and values, projected once; see MakesCache.
+  Cache make_context_cache(const torch::Tensor& context,
+                           const torch::Tensor& key_padding_mask = {}) const override {
+    this->check_options();
+    return this->new_context_cache(*this, context, key_padding_mask);
+  }
 
  protected:
   /// Which tokens a cache must keep, where the pattern does not reach all of them.

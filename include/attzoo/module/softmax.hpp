@@ -130,7 +130,7 @@ inline void add_inputs(AnyMask& pattern, AnyScore& score, const Heads& heads,
     pattern = pattern && said.mask;
     score = score + said.bias;
   }
-  const auto& real = past ? past->real : inputs.key_padding_mask;
+  const auto& real = past ? past->real : key_padding_of(inputs);
   if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
 }
 

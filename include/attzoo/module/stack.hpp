@@ -66,6 +66,9 @@ class StackImpl : public core::CallableModule<StackImpl> {
   /// all of them can do without. Throws c10::ValueError if there are no blocks, and what they do.
   ATTZOO_API Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                               const CacheOptions& how = {}) const override;
+  /// A context's keys and values of all blocks; see MakesCache. Throws as make_cache().
+  ATTZOO_API Cache make_context_cache(const torch::Tensor& context,
+                                      const torch::Tensor& key_padding_mask = {}) const override;
 
   /// Features of the output, the last block's. This and the next throw c10::ValueError if there are
   /// no blocks.
@@ -185,6 +188,16 @@ ATTZOO_API Cache StackImpl::make_cache(int64_t batch, std::optional<int64_t> cap
   check_not_empty();
   std::vector<Cache> parts;
   for (const auto& block : blocks_) parts.push_back(block.make_cache(batch, capacity, how));
+  return core::join_caches(kName, identity_, std::move(parts));
+}
+
+ATTZOO_API Cache StackImpl::make_context_cache(const torch::Tensor& context,
+                                               const torch::Tensor& key_padding_mask) const {
+  check_not_empty();
+  std::vector<Cache> parts;
+  for (const auto& block : blocks_) {
+    parts.push_back(block.make_context_cache(context, key_padding_mask));
+  }
   return core::join_caches(kName, identity_, std::move(parts));
 }
 

@@ -8,6 +8,7 @@
 #include <attzoo/module/row_buffer.hpp>
 
 #include <memory>
+#include <utility>
 
 namespace attzoo::core {
 
@@ -68,11 +69,47 @@ class KvCache : public TokenCache {
   bool globals_, any_global_ = false;
 };
 
+/// Keys and values of a context, projected once. Its tensors are never written to.
+class ContextCache final : public CacheState {
+ public:
+  ContextCache(const CacheHead& head, torch::Tensor keys, torch::Tensor values, torch::Tensor real)
+      : CacheState(head),
+        k(std::move(keys)),
+        v(std::move(values)),
+        key_padding_mask(std::move(real)) {}
+
+  bool grows() const override { return false; }
+  int64_t length() const override { return k.size(2); }
+  ATTZOO_API int64_t bytes() const override;
+  int64_t earliest() const override { return length(); }
+  bool can_take_back(int64_t) const override { return true; }
+  void truncate(int64_t) override {}
+  ATTZOO_API void reorder(const torch::Tensor& order) override;
+  ATTZOO_API std::shared_ptr<CacheState> clone() const override;
+
+  torch::Tensor k, v;              ///< [B, Hkv, S, dh]
+  torch::Tensor key_padding_mask;  ///< bool [B, S]; undefined: all are real
+};
+
+/// The cache of a call if it is a context's, else null.
+inline const ContextCache* context_cache(const AttentionInputs& inputs) {
+  if (!inputs.cache.defined() || inputs.cache.state().grows()) return nullptr;
+  return dynamic_cast<const ContextCache*>(&inputs.cache.state());
+}
+/// Whether keys and values are a context's.
+inline bool crosses(const AttentionInputs& inputs) {
+  return inputs.context.defined() || context_cache(inputs);
+}
+/// Which keys are real where nothing is appended to a cache: bool [B, S]; undefined: all.
+inline const torch::Tensor& key_padding_of(const AttentionInputs& inputs) {
+  const auto* kept = context_cache(inputs);
+  return kept ? kept->key_padding_mask : inputs.key_padding_mask;
+}
+
 }  // namespace attzoo::core
 
 #ifdef ATTZOO_DEFINE_MODULE
 
-#include <utility>
 #include <vector>
 
 namespace attzoo::core {
@@ -190,6 +227,22 @@ ATTZOO_API std::shared_ptr<CacheState> KvCache::clone() const {
   auto copy = std::make_shared<KvCache>(*this);
   copy->copy_rows();
   return copy;
+}
+
+ATTZOO_API int64_t ContextCache::bytes() const {
+  const int64_t kv = static_cast<int64_t>(k.nbytes() + v.nbytes());
+  return key_padding_mask.defined() ? kv + key_padding_mask.numel() : kv;
+}
+
+ATTZOO_API void ContextCache::reorder(const torch::Tensor& order) {
+  for (auto* t : {&k, &v, &key_padding_mask}) {
+    if (t->defined()) *t = t->index_select(0, order);
+  }
+}
+
+// Copies share tensors, which nobody writes to.
+ATTZOO_API std::shared_ptr<CacheState> ContextCache::clone() const {
+  return std::make_shared<ContextCache>(*this);
 }
 
 }  // namespace attzoo::core

@@ -42,6 +42,17 @@ Cache inner_cache(const char* who, const M& inner, int64_t batch, std::optional<
   }
 }
 
+/// A wrapped module's cache of a context, likewise.
+template <class M>
+Cache inner_context_cache(const char* who, const M& inner, const torch::Tensor& context,
+                          const torch::Tensor& key_padding_mask) {
+  if constexpr (requires { inner.make_context_cache(context, key_padding_mask); }) {
+    return inner.make_context_cache(context, key_padding_mask);
+  } else {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, who, ": the wrapped module has no make_context_cache");
+  }
+}
+
 /// The same module in a holder that is called with inputs in braces.
 template <AttentionModule M>
 Holder<M> as_holder(const torch::nn::ModuleHolder<M>& module) {
@@ -78,6 +89,10 @@ struct WrapsOne {
   Cache new_cache(const char* who, int64_t batch, std::optional<int64_t> capacity,
                   const CacheOptions& how) const {
     return inner_cache(who, *attn, batch, capacity, how);
+  }
+  Cache new_context_cache(const char* who, const torch::Tensor& context,
+                          const torch::Tensor& key_padding_mask) const {
+    return inner_context_cache(who, *attn, context, key_padding_mask);
   }
   /// f(name, holder) for what is wrapped.
   template <class F>
@@ -126,6 +141,12 @@ struct WrapsTwo {
                        {inner_cache(who, *attn_a, batch, capacity, how),
                         inner_cache(who, *attn_b, batch, capacity, how)});
   }
+  Cache new_context_cache(const char* who, const torch::Tensor& context,
+                          const torch::Tensor& key_padding_mask) const {
+    return join_caches(who, identity_,
+                       {inner_context_cache(who, *attn_a, context, key_padding_mask),
+                        inner_context_cache(who, *attn_b, context, key_padding_mask)});
+  }
   /// The caches of the call's cache, null without one. Throws c10::ValueError as check_cache().
   JoinedCache* caches_of(const char* who, const AttentionInputs& inputs,
                          const torch::Tensor& x) const {
@@ -167,6 +188,11 @@ class Wrapper : public CallableModule<Derived>, public Held {
   Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                    const CacheOptions& how = {}) const override {
     return this->new_cache(Derived::kName, batch, capacity, how);
+  }
+  /// A context's keys and values, as the wrapped modules project them; see MakesCache.
+  Cache make_context_cache(const torch::Tensor& context,
+                           const torch::Tensor& key_padding_mask = {}) const override {
+    return this->new_context_cache(Derived::kName, context, key_padding_mask);
   }
 
  protected:
