@@ -83,9 +83,11 @@ void save_shards(const fs::path& folder, const Tensors& tensors) {
 attzoo::NameMap own_names() {
   attzoo::NameMap attention, model;
   attention
-      .split("qkv.weight", {{"w_q.weight", attzoo::names::part(0, 3)},
-                            {"w_k.weight", attzoo::names::part(1, 3)},
-                            {"w_v.weight", attzoo::names::part(2, 3)}})
+      .split("qkv.weight",
+             {{"w_q.weight", attzoo::names::part(0, 3)},
+              {"w_k.weight", attzoo::names::part(1, 3)},
+              {"w_v.weight", attzoo::names::part(2, 3)}},
+             attzoo::names::join_parts())
       .rename("out.weight", "w_o.weight")
       .ignore("rotary.*");
   model.rename("wte.weight", "embed.weight").add(attention, "h.{n}.mixer.", "layers.{n}.attn.");
@@ -119,6 +121,15 @@ int main(int argc, char** argv) {
   const bool same = torch::equal(block(x).output, model.layers[1](x).output);
   std::cout << "layer 1, loaded twice, gives the same: " << std::boolalpha << same << '\n';
 
+  // Saved, they are GPT-2's again.
+  const auto saved = fs::temp_directory_path() / "attzoo_gpt2.safetensors";
+  attzoo::save_state_dict(model, saved, attzoo::names::gpt2());
+  const auto again = attzoo::load_safetensors(saved).tensors;
+  fs::remove(saved);
+  const std::string name = "h.1.attn.c_attn.weight";
+  const auto given_weight = tensors.at((has_base ? "transformer." : "") + name);
+  if (!torch::equal(again.at("transformer." + name), given_weight.to(torch::kFloat32))) return 1;
+
   // What does not fit is one error that lists everything, and nothing is changed.
   auto wrong = attzoo::tensors_under(tensors, layer);
   wrong.erase("ln_2.bias");
@@ -136,6 +147,7 @@ int main(int argc, char** argv) {
       *attn, {{"qkv.weight", torch::randn({24, 8})}, {"out.weight", out}, {"rotary.freq", out}},
       own_names());
   if (!torch::equal(attn->w_o->weight, out)) return 1;
+  if (attzoo::state_dict(*attn, own_names()).count("qkv.weight") == 0) return 1;
 
   if (!given) fs::remove_all(folder);
   return same ? 0 : 1;

@@ -57,6 +57,25 @@ void expect_gradients(const torch::nn::Module& module, const Golden& golden, con
   }
 }
 
+/// What the module has under upstream names are the tensors that were loaded, and become the module
+/// again.
+void expect_way_back(const torch::nn::Module& module, const Tensors& upstream,
+                     const NameMap& names) {
+  const auto back = state_dict(module, names);
+  for (const auto& [name, t] : back) {
+    const auto given = upstream.find(name);
+    if (given == upstream.end()) continue;  // under another of its names
+    EXPECT_TRUE(torch::allclose(t, given->second, 1e-14, 1e-15)) << name;
+  }
+  Tensors zeros;
+  for (const auto& [name, t] : state_dict(module)) zeros[name] = torch::zeros_like(t);
+  Parameters again(zeros);
+  load_state_dict(again, back, names);
+  for (const auto& [name, t] : state_dict(module)) {
+    EXPECT_TRUE(torch::allclose(again[name], t, 1e-14, 1e-15)) << name;
+  }
+}
+
 TEST(NameMaps, TorchMultiheadAttention) {
   for (const auto* name : {"torch_multihead_attention__self_causal_bool_n17",
                            "torch_multihead_attention__float_mask3d_nobias"}) {
@@ -83,6 +102,7 @@ TEST(NameMaps, TorchMultiheadAttention) {
     expect_close(x.grad(), golden.at("grad.query"), "x");
     if (mask.requires_grad()) expect_close(mask.grad(), golden.at("grad.attn_mask"), "mask");
     expect_gradients(*attn, golden, names);
+    expect_way_back(*attn, golden.parameters(), names);
   }
 }
 
@@ -282,6 +302,7 @@ void check_llama_like(const std::string& name, const NameMap& names,
   (output * golden.at("cot.o")).sum().backward();
   expect_close(x.grad(), golden.at("grad.hidden_states"), "x");
   expect_gradients(module, golden, names, plus_one);
+  expect_way_back(module, golden.parameters(), names);
 }
 
 TEST(NameMaps, ModelsWithLlamasNames) {
@@ -354,6 +375,7 @@ void expect_names(const NameMap& names, const std::vector<std::pair<std::string,
   Parameters module(zeros);
   load_state_dict(module, upstream, names);
   for (const auto& [name, t] : want) EXPECT_TRUE(torch::equal(module[name], t)) << name;
+  expect_way_back(module, upstream, names);
 }
 
 using Names = std::vector<std::pair<std::string, std::string>>;
@@ -475,6 +497,71 @@ TEST(NameMaps, WholeModelOfGpt2AndPyTorchsEncoder) {
                 {"layers.1.norm1.weight", "layers.1.norm_attn.weight"},
                 {"layers.1.norm2.weight", "layers.1.norm_mlp.weight"},
                 {"norm.weight", "norm.weight"}});
+}
+
+// ---- and back
+// --------------------------------------------------------------------------------------------------
+
+/// The upstream names of a module that has ours.
+std::vector<std::string> upstream_names(const NameMap& names,
+                                        const std::vector<std::string>& ours) {
+  Tensors zeros;
+  for (const auto& name : ours) zeros[name] = torch::zeros({2, 2});
+  std::vector<std::string> all;
+  for (const auto& [name, t] : state_dict(Parameters(zeros), names)) all.push_back(name);
+  return all;
+}
+
+TEST(NameMaps, WritesTheNamesOfWholeModels) {
+  using Expected = std::vector<std::string>;
+  EXPECT_EQ(
+      upstream_names(names::llama(),
+                     {"embed.weight", "layers.0.attn.w_q.weight", "layers.11.mlp_gate.weight",
+                      "layers.11.norm_mlp.weight", "lm_head.weight", "norm.weight"}),
+      (Expected{"lm_head.weight", "model.embed_tokens.weight",
+                "model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.gate_proj.weight",
+                "model.layers.11.post_attention_layernorm.weight", "model.norm.weight"}));
+  EXPECT_EQ(upstream_names(names::bert(),
+                           {"embed.weight", "layers.0.attn.w_q.bias", "layers.0.attn.w_o.weight",
+                            "layers.0.norm_mlp.weight", "norm_embed.bias"}),
+            (Expected{"bert.embeddings.LayerNorm.bias", "bert.embeddings.word_embeddings.weight",
+                      "bert.encoder.layer.0.attention.output.dense.weight",
+                      "bert.encoder.layer.0.attention.self.query.bias",
+                      "bert.encoder.layer.0.output.LayerNorm.weight"}));
+  EXPECT_EQ(upstream_names(names::gpt2(), {"embed.weight", "layers.0.attn.w_q.weight",
+                                           "layers.0.attn.w_k.weight", "layers.0.attn.w_v.weight"}),
+            (Expected{"transformer.h.0.attn.c_attn.weight", "transformer.wte.weight"}));
+}
+
+TEST(NameMaps, LaysTensorsOutAsTheyWere) {
+  torch::manual_seed(0);
+  MultiHeadSelfAttention attn({.d_model = 6, .num_heads = 2, .bias = true});
+  const auto state = state_dict(*attn, names::gpt2());
+  const auto qkv = torch::cat({attn->w_q->weight, attn->w_k->weight, attn->w_v->weight});
+  EXPECT_TRUE(torch::equal(state.at("c_attn.weight"), qkv.t()));
+  EXPECT_TRUE(torch::equal(state.at("c_proj.weight"), attn->w_o->weight.t()));
+  EXPECT_TRUE(state.at("c_proj.weight").is_contiguous());
+  EXPECT_FALSE(state.at("c_attn.weight").requires_grad());
+
+  auto gemma = Parameters({{"norm_q.weight", torch::full({3}, 1.25).to(torch::kBFloat16)}});
+  const auto norms = state_dict(gemma, names::gemma2());
+  EXPECT_EQ(norms.at("q_norm.weight").scalar_type(), torch::kBFloat16);
+  EXPECT_TRUE(torch::equal(norms.at("q_norm.weight"), torch::full({3}, 0.25).to(torch::kBFloat16)));
+}
+
+TEST(NameMaps, WhatCannotGoBackIsAnError) {
+  MultiHeadSelfAttention attn({.d_model = 6, .num_heads = 2});
+  expect_error([&] { state_dict(*attn, NameMap().rename("q", "w_q.weight")); },
+               {"state_dict", "w_k.weight: has no upstream name", "w_o.weight", "w_v.weight"});
+  const auto twice = [](const torch::Tensor& t) { return t * 2; };
+  expect_error([&] { state_dict(*attn, NameMap().rename("*", "*", twice)); },
+               {"w_q.weight: the map knows no way back to w_q.weight"});
+  const auto collide = NameMap()
+                           .rename("q", "w_q.weight")
+                           .rename("q", "w_k.weight")
+                           .rename("v", "w_v.weight")
+                           .rename("o", "w_o.weight");
+  expect_error([&] { state_dict(*attn, collide); }, {"q is another tensor's name"});
 }
 
 }  // namespace

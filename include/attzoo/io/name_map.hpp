@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,6 +19,9 @@ namespace attzoo {
 /// is empty. It may give another floating dtype than it gets; the numbers are rounded once, into
 /// the module's. It throws c10::Error for a tensor that it cannot take.
 using TensorChange = std::function<torch::Tensor(const torch::Tensor&)>;
+
+/// The way back: an upstream tensor from those of ours that were made of it, in their order.
+using TensorJoin = std::function<torch::Tensor(const std::vector<torch::Tensor>&)>;
 
 /// One of our tensors, and how it is made.
 struct NameTarget {
@@ -31,6 +35,7 @@ struct NameRule {
   std::vector<NameTarget> to;  ///< empty: not needed here
   std::string tied_to = {};    ///< see NameMap::tie
   std::string refused = {};    ///< see NameMap::refuse
+  TensorJoin back = {};        ///< not needed for one tensor without change
 };
 
 /// Rules from upstream names to ours. In a pattern `{n}` stands for a number (of a layer), and `*`
@@ -48,13 +53,15 @@ struct NameRule {
 /// them. So one map can serve an attention module, a block and a model.
 class NameMap {
  public:
-  /// One tensor becomes one. The functions throw c10::ValueError for patterns that do not fit.
+  /// One tensor becomes one. `back` undoes the change, for who saves under upstream names. The
+  /// functions throw c10::ValueError for patterns that do not fit.
   ATTZOO_API NameMap& rename(const std::string& from, const std::string& to,
-                             TensorChange change = {});
+                             TensorChange change = {}, TensorChange back = {});
   /// The same for `from` + ".weight" and `from` + ".bias".
   ATTZOO_API NameMap& rename_layer(const std::string& from, const std::string& to);
   /// One tensor becomes several.
-  ATTZOO_API NameMap& split(const std::string& from, const std::vector<NameTarget>& to);
+  ATTZOO_API NameMap& split(const std::string& from, const std::vector<NameTarget>& to,
+                            TensorJoin back = {});
   /// The upstream model saves it and nothing needs it here.
   ATTZOO_API NameMap& ignore(const std::string& from);
   /// A weight that some models save although it is that of another layer: it becomes `to` if the
@@ -86,10 +93,16 @@ ATTZOO_API std::optional<std::vector<std::string>> match_name(const std::string&
 ATTZOO_API std::string fill_name(const std::string& pattern,
                                  const std::vector<std::string>& pieces);
 
+/// Our tensors under upstream names; `wrong` gets a line for each that has no way there.
+ATTZOO_API std::map<std::string, torch::Tensor> upstream_tensors(
+    const std::map<std::string, torch::Tensor>& own, const NameMap& names, std::string& wrong);
+
 }  // namespace core
 }  // namespace attzoo
 
 #ifdef ATTZOO_DEFINE_IO
+
+#include <attzoo/io/json.hpp>
 
 #include <c10/util/Exception.h>
 
@@ -152,6 +165,72 @@ ATTZOO_API std::string fill_name(const std::string& pattern,
   return name;
 }
 
+/// Our tensors under upstream names.
+class UpstreamNames {
+ public:
+  UpstreamNames(const std::map<std::string, torch::Tensor>& own, const NameMap& names)
+      : own_(own), names_(names) {}
+
+  /// All of them; `wrong` has a line for each that has no way there.
+  std::map<std::string, torch::Tensor> map(std::string& wrong) {
+    for (const auto& [name, tensor] : own_) {
+      if (const auto why = place(name); !why.empty()) wrong += "\n  " + name + ": " + why;
+    }
+    return std::move(upstream_);
+  }
+
+ private:
+  /// Makes the upstream tensor that `name` is a part of by the first rule that can; or why not.
+  std::string place(const std::string& name) {
+    std::string why = "has no upstream name";
+    for (const auto& rule : names_.rules()) {
+      for (const auto& target : rule.to) {
+        const auto pieces = match_name(target.name, name);
+        if (!pieces) continue;
+        std::vector<torch::Tensor> parts;
+        for (const auto& part : rule.to) {
+          const auto found = own_.find(fill_name(part.name, *pieces));
+          if (found != own_.end()) parts.push_back(found->second);
+        }
+        if (parts.size() < rule.to.size()) continue;  // another rule may need fewer
+        const auto from = fill_name(rule.from, *pieces);
+        const auto other = made_by_.find(from);
+        if (other != made_by_.end() && other->second == &rule) return {};  // of another part
+        if (other != made_by_.end()) {
+          why = printable(from) + " is another tensor's name";
+        } else if (!rule.back && (rule.to.size() > 1 || target.change)) {
+          why = "the map knows no way back to " + printable(from);
+        } else {
+          why = make(from, rule, parts);
+          if (why.empty()) return {};
+        }
+      }
+    }
+    return why;
+  }
+
+  std::string make(const std::string& from, const NameRule& rule,
+                   const std::vector<torch::Tensor>& parts) {
+    try {
+      upstream_[from] = rule.back ? rule.back(parts).contiguous() : parts[0];
+    } catch (const c10::Error& error) {
+      return printable(from) + ": " + error.what_without_backtrace();
+    }
+    made_by_[from] = &rule;
+    return {};
+  }
+
+  const std::map<std::string, torch::Tensor>& own_;
+  const NameMap& names_;
+  std::map<std::string, torch::Tensor> upstream_;
+  std::map<std::string, const NameRule*> made_by_;
+};
+
+ATTZOO_API std::map<std::string, torch::Tensor> upstream_tensors(
+    const std::map<std::string, torch::Tensor>& own, const NameMap& names, std::string& wrong) {
+  return UpstreamNames(own, names).map(wrong);
+}
+
 }  // namespace attzoo::core
 
 namespace attzoo {
@@ -173,17 +252,20 @@ ATTZOO_API NameMap& NameMap::add_rule(NameRule rule) {
 }
 
 ATTZOO_API NameMap& NameMap::rename(const std::string& from, const std::string& to,
-                                    TensorChange change) {
-  return split(from, {NameTarget{to, std::move(change)}});
+                                    TensorChange change, TensorChange back) {
+  TensorJoin join;
+  if (back) join = [back](const std::vector<torch::Tensor>& one) { return back(one[0]); };
+  return split(from, {NameTarget{to, std::move(change)}}, std::move(join));
 }
 
 ATTZOO_API NameMap& NameMap::rename_layer(const std::string& from, const std::string& to) {
   return rename(from + ".weight", to + ".weight").rename(from + ".bias", to + ".bias");
 }
 
-ATTZOO_API NameMap& NameMap::split(const std::string& from, const std::vector<NameTarget>& to) {
+ATTZOO_API NameMap& NameMap::split(const std::string& from, const std::vector<NameTarget>& to,
+                                   TensorJoin back) {
   TORCH_CHECK_VALUE(!to.empty(), "NameMap: ", from, " needs a target");
-  return add_rule({.from = from, .to = to});
+  return add_rule({.from = from, .to = to, .back = std::move(back)});
 }
 
 ATTZOO_API NameMap& NameMap::ignore(const std::string& from) {

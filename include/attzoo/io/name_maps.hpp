@@ -1,6 +1,7 @@
 #pragma once
 /// \file
-/// NameMaps of well-known models, to be given to load_state_dict. Each serves one attention module
+/// NameMaps of well-known models, to be given to load_state_dict and save_state_dict. Each serves
+/// one attention module
 /// (`q_proj.weight`), one block (`self_attn.q_proj.weight`), and a whole model
 /// (`model.layers.3.self_attn.q_proj.weight`, with and without the leading `model.`), whose modules
 /// have these names:
@@ -41,8 +42,12 @@ ATTZOO_API TensorChange transposed();
 ATTZOO_API TensorChange part(int64_t i, int64_t n);
 /// The i-th of n equal parts of the rows of each head, heads in order.
 ATTZOO_API TensorChange part_of_heads(int64_t num_heads, int64_t i, int64_t n);
+/// The way back of these: parts of the rows of each head, which become one tensor again.
+ATTZOO_API TensorJoin join_parts(int64_t num_heads = 1);
 /// 1 + w, in float64: what is given in bfloat16 is not rounded to it again.
 ATTZOO_API TensorChange plus_one();
+/// The way back, w - 1, in w's dtype.
+ATTZOO_API TensorChange minus_one();
 
 /// torch.nn.MultiheadAttention: in_proj_weight and in_proj_bias, packed or, with kdim and vdim,
 /// q_proj_weight, k_proj_weight and v_proj_weight; out_proj. `bias_k` and `bias_v` (add_bias_kv)
@@ -103,18 +108,20 @@ ATTZOO_API NameMap in_models(const NameMap& attention, const char* attn, const N
 /// The rules that all have which have Llama's names.
 struct LlamaNames {
   NameMap attention, block, model;
+  TensorChange norm, norm_back;
 
-  /// `norm`: what becomes of the weights of the norms.
-  explicit LlamaNames(const TensorChange& norm = {}) {
+  /// `norm`: what becomes of the weights of the norms, and the way back.
+  explicit LlamaNames(TensorChange change = {}, TensorChange undo = {})
+      : norm(std::move(change)), norm_back(std::move(undo)) {
     attention.rename_layer("k_proj", "w_k")
         .rename_layer("v_proj", "w_v")
         .rename_layer("o_proj", "w_o")
-        .rename("q_norm.weight", "norm_q.weight", norm)
-        .rename("k_norm.weight", "norm_k.weight", norm)
+        .rename("q_norm.weight", "norm_q.weight", norm, norm_back)
+        .rename("k_norm.weight", "norm_k.weight", norm, norm_back)
         .ignore("rotary_emb.inv_freq");
-    block.rename("input_layernorm.weight", "norm_attn.weight", norm);
+    block_norm("input_layernorm.weight", "norm_attn.weight");
     model.rename("embed_tokens.weight", "embed.weight")
-        .rename("norm.weight", "norm.weight", norm)
+        .rename("norm.weight", "norm.weight", norm, norm_back)
         .ignore("rotary_emb.inv_freq");
   }
 
@@ -123,10 +130,13 @@ struct LlamaNames {
     attention.rename_layer("q_proj", "w_q");
     return *this;
   }
-  /// One norm before each branch, of which the second has a misleading name.
-  LlamaNames& two_norms(const TensorChange& norm = {}) {
-    block.rename("post_attention_layernorm.weight", "norm_mlp.weight", norm);
+  LlamaNames& block_norm(const char* from, const char* to) {
+    block.rename(from, to, norm, norm_back);
     return *this;
+  }
+  /// One norm before each branch, of which the second has a misleading name.
+  LlamaNames& two_norms() {
+    return block_norm("post_attention_layernorm.weight", "norm_mlp.weight");
   }
   LlamaNames& gated_mlp() {
     block.rename_layer("mlp.gate_proj", "mlp_gate")
@@ -164,8 +174,25 @@ ATTZOO_API TensorChange part_of_heads(int64_t num_heads, int64_t i, int64_t n) {
   };
 }
 
+ATTZOO_API TensorJoin join_parts(int64_t num_heads) {
+  return [=](const std::vector<torch::Tensor>& parts) {
+    std::vector<torch::Tensor> by_head;
+    for (const auto& t : parts) {
+      TORCH_CHECK_VALUE(t.dim() > 0 && t.sizes() == parts[0].sizes() && t.size(0) % num_heads == 0,
+                        "expected parts of one size, rows of ", num_heads, " heads, got ",
+                        t.sizes(), " beside ", parts[0].sizes());
+      by_head.push_back(t.unflatten(0, {num_heads, t.size(0) / num_heads}));
+    }
+    return torch::stack(by_head, 1).flatten(0, 2);
+  };
+}
+
 ATTZOO_API TensorChange plus_one() {
   return [](const torch::Tensor& t) { return t.to(torch::kFloat64) + 1; };
+}
+
+ATTZOO_API TensorChange minus_one() {
+  return [](const torch::Tensor& t) { return (t.to(torch::kFloat64) - 1).to(t.scalar_type()); };
 }
 
 ATTZOO_API NameMap torch_multihead_attention() {
@@ -174,7 +201,8 @@ ATTZOO_API NameMap torch_multihead_attention() {
   for (const std::string what : {"weight", "bias"}) {
     attention.split(
         "in_proj_" + what,
-        {{"w_q." + what, part(0, 3)}, {"w_k." + what, part(1, 3)}, {"w_v." + what, part(2, 3)}});
+        {{"w_q." + what, part(0, 3)}, {"w_k." + what, part(1, 3)}, {"w_v." + what, part(2, 3)}},
+        join_parts());
   }
   attention.rename("q_proj_weight", "w_q.weight")
       .rename("k_proj_weight", "w_k.weight")
@@ -197,7 +225,7 @@ ATTZOO_API NameMap bert() {
   };
   NameMap projections, attention, block, model;
   projections.rename_layer("query", "w_q").rename_layer("key", "w_k").rename_layer("value", "w_v");
-  attention.add(projections).add(projections, "self.").rename_layer("output.dense", "w_o");
+  attention.add(projections, "self.").add(projections).rename_layer("output.dense", "w_o");
   rename_norm(block, "attention.output.LayerNorm", "norm_attn");
   block.rename_layer("intermediate.dense", "mlp_in").rename_layer("output.dense", "mlp_out");
   rename_norm(block, "output.LayerNorm", "norm_mlp");
@@ -217,15 +245,17 @@ ATTZOO_API NameMap gpt2() {
     return [i](const torch::Tensor& t) { return part(i, 3)(transposed()(t)); };
   };
   const auto rename_transposed = [](NameMap& map, const std::string& from, const std::string& to) {
-    map.rename(from + ".weight", to + ".weight", transposed());
+    map.rename(from + ".weight", to + ".weight", transposed(), transposed());
     map.rename(from + ".bias", to + ".bias");
   };
   NameMap attention, block, model;
   attention
       .split("c_attn.weight",
-             {{"w_q.weight", column(0)}, {"w_k.weight", column(1)}, {"w_v.weight", column(2)}})
+             {{"w_q.weight", column(0)}, {"w_k.weight", column(1)}, {"w_v.weight", column(2)}},
+             [](const auto& parts) { return transposed()(join_parts()(parts)); })
       .split("c_attn.bias",
-             {{"w_q.bias", part(0, 3)}, {"w_k.bias", part(1, 3)}, {"w_v.bias", part(2, 3)}});
+             {{"w_q.bias", part(0, 3)}, {"w_k.bias", part(1, 3)}, {"w_v.bias", part(2, 3)}},
+             join_parts());
   rename_transposed(attention, "c_proj", "w_o");
   attention.ignore("bias").ignore("masked_bias");
   block.rename_layer("ln_1", "norm_attn").rename_layer("ln_2", "norm_mlp");
@@ -249,23 +279,26 @@ ATTZOO_API NameMap qwen2() { return llama(); }
 ATTZOO_API NameMap qwen3() { return llama(); }
 
 ATTZOO_API NameMap qwen3_next(int64_t num_heads) {
-  core::LlamaNames names(plus_one());
-  names.two_norms(plus_one());
+  core::LlamaNames names(plus_one(), minus_one());
+  names.two_norms();
   for (const std::string what : {".weight", ".bias"}) {
-    names.attention.split("q_proj" + what, {{"w_q" + what, part_of_heads(num_heads, 0, 2)},
-                                            {"w_g" + what, part_of_heads(num_heads, 1, 2)}});
+    names.attention.split("q_proj" + what,
+                          {{"w_q" + what, part_of_heads(num_heads, 0, 2)},
+                           {"w_g" + what, part_of_heads(num_heads, 1, 2)}},
+                          join_parts(num_heads));
   }
   names.block.rename("linear_attn.*", "linear_attn.*").rename("mlp.*", "mlp.*");
   return names.finished().ignore("mtp.*");
 }
 
 ATTZOO_API NameMap gemma2() {
-  core::LlamaNames names(plus_one());
-  names.plain_queries().gated_mlp();
-  names.block.rename("post_attention_layernorm.weight", "norm_attn_out.weight", plus_one())
-      .rename("pre_feedforward_layernorm.weight", "norm_mlp.weight", plus_one())
-      .rename("post_feedforward_layernorm.weight", "norm_mlp_out.weight", plus_one());
-  return names.finished();
+  return core::LlamaNames(plus_one(), minus_one())
+      .plain_queries()
+      .gated_mlp()
+      .block_norm("post_attention_layernorm.weight", "norm_attn_out.weight")
+      .block_norm("pre_feedforward_layernorm.weight", "norm_mlp.weight")
+      .block_norm("post_feedforward_layernorm.weight", "norm_mlp_out.weight")
+      .finished();
 }
 
 ATTZOO_API NameMap gpt_oss(const std::string& moe_prefix) {

@@ -56,6 +56,18 @@ ATTZOO_API void load_state_dict(torch::nn::Module& module,
 ATTZOO_API void load_state_dict(torch::nn::Module& module, const std::filesystem::path& path,
                                 const NameMap& names, const LoadOptions& options = {});
 
+/// The parameters and buffers of a module under another library's names and laid out as it has
+/// them: what load_state_dict with this map takes back. Of several upstream names the first in the
+/// map counts, for whole models that with a leading `model.`. Throws one c10::ValueError that lists
+/// all tensors without an upstream name, and rules without a way back. Rearranged tensors are
+/// copies.
+ATTZOO_API std::map<std::string, torch::Tensor> state_dict(const torch::nn::Module& module,
+                                                           const NameMap& names);
+
+/// Saves them: `save_state_dict(*model, "model.safetensors", names::llama())`.
+ATTZOO_API void save_state_dict(const torch::nn::Module& module, const std::filesystem::path& path,
+                                const NameMap& names);
+
 /// The tensors whose names begin with `prefix`, named by the rest. Throws c10::ValueError if there
 /// is none.
 ATTZOO_API std::map<std::string, torch::Tensor> tensors_under(

@@ -287,6 +287,22 @@ ATTZOO_API void save_state_dict(const torch::nn::Module& module,
   save_safetensors(path, state_dict(module));
 }
 
+ATTZOO_API std::map<std::string, torch::Tensor> state_dict(const torch::nn::Module& module,
+                                                           const NameMap& names) {
+  const torch::NoGradGuard no_grad;
+  const auto own = state_dict(module);
+  std::string wrong;
+  const auto upstream = core::upstream_tensors(own, names, wrong);
+  TORCH_CHECK_VALUE(wrong.empty(), "state_dict: the map does not name all of the module ",
+                    module.name(), ":", wrong);
+  return upstream;
+}
+
+ATTZOO_API void save_state_dict(const torch::nn::Module& module, const std::filesystem::path& path,
+                                const NameMap& names) {
+  save_safetensors(path, state_dict(module, names));
+}
+
 ATTZOO_API void load_state_dict(torch::nn::Module& module,
                                 const std::map<std::string, torch::Tensor>& state) {
   const auto own = state_dict(module);
