@@ -81,26 +81,26 @@ struct Interval {
     return of_corners(a.low * b.low, a.low * b.high, a.high * b.low, a.high * b.high, both(a, b));
   }
   friend Interval operator/(const Interval& a, const Interval& b) {
-    const auto kind = both(a, b);
+    const auto of = both(a, b);
     if (b.low > 0) {
       const auto q =
           of_corners(a.low / b.low, a.low / b.high, a.high / b.low, a.high / b.high, false);
-      return kind.whole ? Interval(std::trunc(q.low), std::trunc(q.high), kind)
-                        : Interval(q.low, q.high, kind);
+      return of.whole ? Interval(std::trunc(q.low), std::trunc(q.high), of)
+                      : Interval(q.low, q.high, of);
     }
-    return kind.whole ? Interval(-a.magnitude(), a.magnitude(), kind) : any(kind);
+    return of.whole ? Interval(-a.magnitude(), a.magnitude(), of) : any(of);
   }
   friend Interval operator%(const Interval& a, const Interval& b) {
-    const auto kind = both(a, b);
-    if (!kind.whole) return any(kind);
+    const auto of = both(a, b);
+    if (!of.whole) return any(of);
     // All between two multiples of one divisor.
     if (a.low >= 0 && b.low > 0 && b.low == b.high &&
         std::floor(a.low / b.low) == std::floor(a.high / b.low)) {
-      return {std::fmod(a.low, b.low), std::fmod(a.high, b.low), kind};
+      return {std::fmod(a.low, b.low), std::fmod(a.high, b.low), of};
     }
     const bool never_zero = b.low > 0 || b.high < 0;
     const double most = never_zero ? std::min(a.magnitude(), b.magnitude() - 1) : a.magnitude();
-    return {a.low < 0 ? -most : 0, a.high > 0 ? most : 0, kind};
+    return {a.low < 0 ? -most : 0, a.high > 0 ? most : 0, of};
   }
   friend Interval operator&(const Interval& a, const Interval& b) {
     if (a.kind.truth && b.kind.truth) return a && b;
@@ -165,12 +165,12 @@ struct Interval {
     return min(max(x, from), to);
   }
   friend Interval where(const Interval& condition, const Interval& a, const Interval& b) {
-    auto kind = both(a, b);
-    kind.truth = a.kind.truth && b.kind.truth;
-    if (condition.always()) return {a.low, a.high, kind};
-    if (condition.never()) return {b.low, b.high, kind};
-    if (a.may_be_nan() || b.may_be_nan()) return any(kind);
-    return {std::min(a.low, b.low), std::max(a.high, b.high), kind};
+    auto of = both(a, b);
+    of.truth = a.kind.truth && b.kind.truth;
+    if (condition.always()) return {a.low, a.high, of};
+    if (condition.never()) return {b.low, b.high, of};
+    if (a.may_be_nan() || b.may_be_nan()) return any(of);
+    return {std::min(a.low, b.low), std::max(a.high, b.high), of};
   }
   friend Interval abs(const Interval& a) {
     if (a.may_be_nan()) return a;

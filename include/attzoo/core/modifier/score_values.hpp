@@ -155,7 +155,8 @@ namespace attzoo::core {
 
 ATTZOO_API torch::Tensor AlibiScore::evaluate(const torch::Tensor& s, const Grid& g) const {
   const TensorLane slope(slopes.to(s.scalar_type()).view({1, -1, 1, 1}));
-  const kernel::Alibi alibi{[&](const TensorLane&) { return slope; }};
+  const auto of_head = [&](const TensorLane&) { return slope; };
+  const kernel::Alibi<decltype(of_head)> alibi{of_head};
   return alibi(TensorLane(s), g.b, TensorLane(g.h), TensorLane(g.aligned_q()), TensorLane(g.kv)).t;
 }
 
