@@ -15,78 +15,50 @@ namespace {
 constexpr int64_t kWidth = 64, kHeads = 4, kLongest = 12;
 constexpr int64_t kBegin = 10, kEnd = 11, kPad = 12, kTokens = 13;  // behind the ten digits
 
-// [layer]
-/// A layer of the decoder: what was written so far, then what was read, then an MLP.
-struct DecoderLayer : torch::nn::Cloneable<DecoderLayer> {
-  DecoderLayer() { reset(); }
-  void reset() override {
-    norm = register_module("norm", RMSNorm(kWidth));
-    self = register_module(
-        "self", MultiHeadSelfAttention({.d_model = kWidth, .num_heads = kHeads, .causal = true}));
-    // A block is attention with a residual, and an MLP; this one attends to the context.
-    cross = register_module(
-        "cross", transformer_block(MultiHeadSelfAttention(kWidth, kHeads), {.mlp_hidden = 128}));
-  }
-  /// The keys and values of `memory` come as such, or as the block's cache of them.
-  torch::Tensor forward(const torch::Tensor& x, const AttentionInputs& memory,
-                        const Cache& past = {}) {
-    const auto y = x + self(norm(x), {.cache = past}).output;
-    return cross(y, memory).output;
-  }
-
-  RMSNorm norm{nullptr};
-  MultiHeadSelfAttention self{nullptr};
-  TransformerBlock<MultiHeadSelfAttentionImpl> cross{nullptr};
-};
-// [/layer]
-
 struct Reverser : torch::nn::Module {
+  // [model]
   Reverser() {
     register_module("embed", embed);
     register_module("places", places);
     for (int i = 0; i < 2; ++i) {
-      encoder->push_back(
-          transformer_block(MultiHeadSelfAttention(kWidth, kHeads), {.mlp_hidden = 128}));
-      decoder.push_back(std::make_shared<DecoderLayer>());
-      register_module("decoder" + std::to_string(i), decoder.back());
+      MultiHeadSelfAttention read(kWidth, kHeads), cross(kWidth, kHeads);
+      MultiHeadSelfAttention written({.d_model = kWidth, .num_heads = kHeads, .causal = true});
+      encoder->push_back(transformer_block(read, {.mlp_hidden = 128}));
+      decoder->push_back(decoder_block(written, cross, {.mlp_hidden = 128}));
     }
     register_module("encoder", encoder);
+    register_module("decoder", decoder);
     register_module("head", head);
   }
+  // [/model]
 
   /// Tokens [B, L], the first of which is the one at `place`.
   torch::Tensor embedded(const torch::Tensor& tokens, int64_t place = 0) {
     return embed(tokens) + places(torch::arange(place, place + tokens.size(1)));
   }
+  // [train]
+  /// What is read [B, S] -> the context [B, S, kWidth].
   torch::Tensor encode(const torch::Tensor& read) {
     return encoder(embedded(read), {.key_padding_mask = read != kPad}).output;
   }
-  // [train]
   /// What is read [B, S], and what was written so far [B, L] -> logits [B, L, kTokens].
   torch::Tensor forward(const torch::Tensor& read, const torch::Tensor& written) {
-    const auto memory = encode(read);
-    auto x = embedded(written);
-    for (auto& layer : decoder) {
-      x = layer->forward(x, {.key_padding_mask = read != kPad, .context = memory});
-    }
-    return head(x);
+    return head(
+        decoder(embedded(written), {.context = encode(read), .context_padding_mask = read != kPad})
+            .output);
   }
   // [/train]
   // [greedy]
   /// Writes the likeliest token, then the next one, `length` of them.
   torch::Tensor write(const torch::Tensor& read, int64_t length) {
-    const auto memory = encode(read);
-    std::vector<Cache> contexts, pasts;
-    for (auto& layer : decoder) {
-      contexts.push_back(layer->cross->make_context_cache(memory, read != kPad));  // once
-      pasts.push_back(layer->self->make_cache(read.size(0), length));
-    }
     auto written = torch::full({read.size(0), 1}, kBegin);
+    // The first call gives the context, whose keys and values the cache keeps.
+    AttentionInputs call{.cache = decoder->make_cache(read.size(0), length)};
+    call.context = encode(read);
+    call.context_padding_mask = read != kPad;
     for (int64_t place = 0; place < length; ++place) {
-      auto x = embedded(written.slice(1, place), place);
-      for (size_t i = 0; i < decoder.size(); ++i) {
-        x = decoder[i]->forward(x, {.cache = contexts[i]}, pasts[i]);
-      }
+      const auto x = decoder(embedded(written.slice(1, place), place), call).output;
+      call = {.cache = call.cache};
       written = torch::cat({written, head(x).argmax(-1)}, 1);
     }
     return written;
@@ -94,8 +66,7 @@ struct Reverser : torch::nn::Module {
   // [/greedy]
 
   torch::nn::Embedding embed{kTokens, kWidth}, places{kLongest + 2, kWidth};
-  Stack encoder;
-  std::vector<std::shared_ptr<DecoderLayer>> decoder;
+  Stack encoder, decoder;
   torch::nn::Linear head{kWidth, kTokens};
 };
 

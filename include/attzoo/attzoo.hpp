@@ -30,6 +30,7 @@
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/any_attention.hpp>
+#include <attzoo/module/decoder_block.hpp>
 #include <attzoo/module/output_of.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/stack.hpp>

@@ -55,6 +55,7 @@ class BlockParts {
  public:
   Norm norm_attn = nullptr;      ///< before the attention; with kPost behind the first sum
   Norm norm_attn_out = nullptr;  ///< kSandwich only: behind the attention
+  Norm norm_cross = nullptr;     ///< DecoderBlock only: of the cross attention, as norm_attn
   Norm norm_mlp = nullptr;  ///< before the MLP; with kPost behind the second sum; not kParallel
   torch::nn::Linear mlp_in{nullptr};    ///< [mlp_hidden, d_model]
   torch::nn::Linear mlp_gate{nullptr};  ///< [mlp_hidden, d_model]; mlp_gated only
@@ -67,14 +68,23 @@ class BlockParts {
   /// The same for those that each call reads.
   ATTZOO_API static void check_options(const char* name, const TransformerBlockOptions& o);
 
-  /// Makes norms and layers, and registers them with `module`, `attn` among them.
+  /// Makes norms and layers, and registers them with `module`, `attn` and `cross`, if there is one,
+  /// among them.
   ATTZOO_API void register_parts(torch::nn::Module& module,
                                  const std::shared_ptr<torch::nn::Module>& attn, int64_t d_model,
-                                 const TransformerBlockOptions& o);
+                                 const TransformerBlockOptions& o,
+                                 const std::shared_ptr<torch::nn::Module>& cross = nullptr);
 
   /// What the attention reads: x, or its norm.
   ATTZOO_API torch::Tensor before_attention(const torch::Tensor& x,
                                             const TransformerBlockOptions& o);
+  /// What a branch reads under kPre or kPost: x, or its norm.
+  ATTZOO_API torch::Tensor before_branch(Norm& norm, const torch::Tensor& x,
+                                         const TransformerBlockOptions& o);
+  /// x and what the branch gave, under kPre or kPost.
+  ATTZOO_API torch::Tensor after_branch(Norm& norm, const torch::Tensor& x,
+                                        const torch::Tensor& given,
+                                        const TransformerBlockOptions& o, bool training);
   /// The block's output from x, what the attention read and what it gave.
   ATTZOO_API torch::Tensor after_attention(const torch::Tensor& x, const torch::Tensor& read,
                                            const torch::Tensor& given,
@@ -83,7 +93,6 @@ class BlockParts {
   /// Prints ", name=value" for each option.
   ATTZOO_API static void print(std::ostream& stream, const TransformerBlockOptions& o);
 
- private:
   ATTZOO_API torch::Tensor mlp(const torch::Tensor& x, const TransformerBlockOptions& o);
 };
 
@@ -172,7 +181,8 @@ ATTZOO_API void BlockParts::check_options(const char* name, const TransformerBlo
 
 ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
                                            const std::shared_ptr<torch::nn::Module>& attn,
-                                           int64_t d_model, const TransformerBlockOptions& o) {
+                                           int64_t d_model, const TransformerBlockOptions& o,
+                                           const std::shared_ptr<torch::nn::Module>& cross) {
   const auto norm = [&](const char* name) {
     Norm made(o.norm, d_model, o.norm_eps);
     module.register_module(name, made.ptr());
@@ -186,6 +196,10 @@ ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
   norm_attn = norm("norm_attn");
   module.register_module("attn", attn);
   if (sandwich) norm_attn_out = norm("norm_attn_out");
+  if (cross) {
+    norm_cross = norm("norm_cross");
+    module.register_module("cross", cross);
+  }
   if (o.norm_placement != NormPlacement::kParallel) norm_mlp = norm("norm_mlp");
   mlp_in = layer("mlp_in", d_model, *o.mlp_hidden);
   if (o.mlp_gated) mlp_gate = layer("mlp_gate", d_model, *o.mlp_hidden);
@@ -211,9 +225,21 @@ ATTZOO_API torch::Tensor BlockParts::mlp(const torch::Tensor& x, const Transform
   return linear(o.mlp_gated ? activated * h[1] : activated, mlp_out);
 }
 
+ATTZOO_API torch::Tensor BlockParts::before_branch(Norm& norm, const torch::Tensor& x,
+                                                   const TransformerBlockOptions& o) {
+  return o.norm_placement == NormPlacement::kPost ? x : norm(x);
+}
+
+ATTZOO_API torch::Tensor BlockParts::after_branch(Norm& norm, const torch::Tensor& x,
+                                                  const torch::Tensor& given,
+                                                  const TransformerBlockOptions& o, bool training) {
+  const auto sum = plus(x, training ? at::dropout(given, o.dropout, training) : given);
+  return o.norm_placement == NormPlacement::kPost ? norm(sum) : sum;
+}
+
 ATTZOO_API torch::Tensor BlockParts::before_attention(const torch::Tensor& x,
                                                       const TransformerBlockOptions& o) {
-  return o.norm_placement == NormPlacement::kPost ? x : norm_attn(x);
+  return before_branch(norm_attn, x, o);
 }
 
 ATTZOO_API torch::Tensor BlockParts::after_attention(const torch::Tensor& x,
@@ -225,10 +251,6 @@ ATTZOO_API torch::Tensor BlockParts::after_attention(const torch::Tensor& x,
     return training ? at::dropout(t, o.dropout, training) : t;
   };
   switch (o.norm_placement) {
-    case NormPlacement::kPost: {
-      const auto h = norm_attn(plus(x, drop(given)));
-      return norm_mlp(plus(h, drop(mlp(h, o))));
-    }
     case NormPlacement::kParallel:
       return plus(plus(x, drop(given)), drop(mlp(read, o)));
     case NormPlacement::kSandwich: {
@@ -236,8 +258,8 @@ ATTZOO_API torch::Tensor BlockParts::after_attention(const torch::Tensor& x,
       return plus(h, drop(norm_mlp_out(mlp(norm_mlp(h), o))));
     }
     default: {
-      const auto h = plus(x, drop(given));
-      return plus(h, drop(mlp(norm_mlp(h), o)));
+      const auto h = after_branch(norm_attn, x, given, o, training);
+      return after_branch(norm_mlp, h, mlp(before_branch(norm_mlp, h, o), o), o, training);
     }
   }
 }

@@ -351,6 +351,7 @@ ATTZOO_API void JoinedCache::truncate(int64_t n) {
   for (auto& part : parts) {
     if (part.state().grows()) part.truncate(n);
   }
+  if (n == 0) std::erase_if(parts, [](const Cache& part) { return !part.state().grows(); });
 }
 
 ATTZOO_API void JoinedCache::reorder(const torch::Tensor& order) {

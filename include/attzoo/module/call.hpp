@@ -116,6 +116,9 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
   TORCH_CHECK_VALUE(!inputs.cache.defined() || !context.defined(), callee.name,
                     ": a cache has no meaning with a context");
   if (inputs.cache.defined()) check_cached_call(callee, weight, x, inputs, mode);
+  TORCH_CHECK_VALUE(!inputs.context_padding_mask.defined(), callee.name,
+                    ": context_padding_mask is for modules that attend to x, too, as DecoderBlock; "
+                    "here a context's real tokens are its key_padding_mask");
   if (inputs.global_attention.defined()) check_global(callee, x, inputs);
   if (context.defined()) {
     check_tokens(context, callee.name, "context", callee.input_dim, weight);

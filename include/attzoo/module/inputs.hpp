@@ -41,6 +41,9 @@ struct AttentionInputs {
   /// the same. A context's positions start at 0. Not with documents or a cache, which count
   /// themselves.
   torch::Tensor positions = {};
+  /// DecoderBlock only, which attends to x and to a context: bool [B, S], the context's real
+  /// tokens. Elsewhere `key_padding_mask` says it.
+  torch::Tensor context_padding_mask = {};
 };
 
 /// Which of the inputs that have no meaning for every mechanism a module takes. The others it

@@ -27,6 +27,7 @@ struct MisspeltInputs {
   Anything documents, document, document_ids, offsets, cu_seqlens, seqlens, lengths, segment_ids;
   Anything cache, caches, kv_cache, past_key_values, past_key_value, use_cache;
   Anything positions, position, position_ids, pos;
+  Anything context_padding_mask, memory_key_padding_mask, encoder_attention_mask;
 };
 
 /// The options of a mechanism with other names and types.
