@@ -37,7 +37,8 @@ struct CacheOptions {
 /// auto y = attn(prompt, {.cache = cache}).output;
 /// while (more) y = attn(next, {.cache = cache}).output;  // one token or several
 /// ```
-/// Positions are counted by the cache: position_offset and context have no meaning beside it.
+/// Positions are counted by the cache: position_offset has no meaning beside it, and a context only
+/// in the first call of a DecoderBlock, whose cache keeps what it needs of that.
 /// key_padding_mask [batch, L] is that of the new tokens and is remembered; padding stands before
 /// the first real token of a sequence, and positions count real tokens. `mask` has the columns of
 /// all tokens, [.., L, length + L]. `documents` are taken while the cache is empty; it continues
