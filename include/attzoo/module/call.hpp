@@ -41,6 +41,7 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
 
 #ifdef ATTZOO_DEFINE_MODULE
 
+#include <attzoo/functional/rope.hpp>
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/token_cache.hpp>
 
