@@ -79,7 +79,7 @@ class BlockSelfAttentionImpl
     } else if (past && past->padding.defined()) {
       pattern = core::blocks_of_places(past->places(), {}, options.block_size);
     }
-    heads.packing = {};  // the pattern knows the documents
+    heads.packing.run = torch::Tensor();  // the pattern keeps documents apart
     return finish(attend(heads, inputs, pattern));
   }
 
@@ -100,13 +100,14 @@ class BlockSelfAttentionImpl
     TORCH_CHECK_VALUE(L == S || heads.past, kName, ": overlap needs a context as long as x, got ",
                       S, " and ", L);
     const auto& [packing, past] = std::tie(heads.packing, heads.past);
+    const core::Packing apart{.position = packing.position};  // so does every family
     const auto blocks = past && !packing.defined()
                             ? core::OverlappingBlocks(*past, L, block_size())
                             : core::OverlappingBlocks(L, block_size(), packing, past.has_value());
     std::vector<AttentionResult> parts;
     for (int64_t f = 0; f < blocks.families(); ++f) {
       parts.push_back(
-          attend({heads.q, heads.k, heads.v, {}, heads.past}, inputs, blocks.family(f)));
+          attend({heads.q, heads.k, heads.v, apart, heads.past}, inputs, blocks.family(f)));
     }
     const auto shares = options.python_blend ? blocks.python_shares() : blocks.shares();
     auto result =

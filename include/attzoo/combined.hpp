@@ -65,7 +65,8 @@ class CombinedAttentionImpl
     TORCH_CHECK_VALUE(takes().positions || inputs.position_offset == 0, kName,
                       ": position_offset has no meaning without rope, in attn_a or attn_b, got ",
                       inputs.position_offset);
-    TORCH_CHECK_VALUE(takes().mask || !inputs.mask.defined(), kName, ": mask has no meaning in ",
+    TORCH_CHECK_VALUE(takes().mask || !inputs.says_pairs(), kName,
+                      ": mask, pattern and score have no meaning in ",
                       attn_a->takes().mask ? "attn_b" : "attn_a",
                       ", through which tokens would attend to what it hides; pass "
                       "key_padding_mask, causal or documents, which hold in both");

@@ -84,9 +84,10 @@ class LinearSelfAttentionImpl
   /// [B, H, L, S], no lse; S is L, or the context's length. Throws what project() does; and
   /// c10::ValueError for a mask of pairs, and where the feature map changes shape or dtype.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    TORCH_CHECK_VALUE(!inputs.mask.defined(), kName,
-                      ": a mask of pairs has no meaning in linear attention; pass tokens to leave "
-                      "out as key_padding_mask [B, S], or causal, or documents");
+    TORCH_CHECK_VALUE(!inputs.says_pairs(), kName,
+                      ": mask, pattern and score are about pairs, which linear attention does not "
+                      "have; pass tokens to leave out as key_padding_mask [B, S], or causal, or "
+                      "documents");
     const auto heads = this->project(x, inputs);
     const auto dtype = heads.q.scalar_type();
     auto result = core::attend_by_sums(heads, inputs, FeatureMap(),

@@ -68,6 +68,9 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
     TORCH_CHECK_VALUE(
         !inputs.cache.defined() || !is_training() || !projections_.empty(), kName,
         ": while training, each call draws projections of its own; with a cache, call eval()");
+    TORCH_CHECK_VALUE(!inputs.score.sink().defined(), kName,
+                      ": a sink would count in each round, whose results are blended by their lse; "
+                      "score must bring none");
     const auto heads = project(x, inputs);
     if (heads.past) return finish(attend_cached(heads, inputs));
     if (heads.q.numel() == 0 || heads.k.numel() == 0) return finish(attend(heads, inputs));
@@ -133,7 +136,7 @@ class LSHSelfAttentionImpl : public SelfAttention<LSHSelfAttentionImpl, LSHSelfA
   /// The same for the next tokens of a cache.
   AttentionResult attend_cached(const Heads& heads, const AttentionInputs& inputs) const;
   /// One round for the queries of `heads`, which attend to `tokens` int64 [B, H, L, M]; -1: none.
-  AttentionResult attend_tokens(const Heads& heads, const torch::Tensor& mask,
+  AttentionResult attend_tokens(const Heads& heads, const core::MaskAndBias& asked,
                                 const torch::Tensor& tokens) const;
   /// The mean of the rounds: by the softmax of their lse, with exact_buckets a plain one.
   AttentionResult join_rounds(const std::vector<AttentionResult>& rounds) const;

@@ -91,20 +91,21 @@ ATTZOO_API torch::Tensor LSHSelfAttentionImpl::hash_documents(const torch::Tenso
 
 namespace core {
 
-/// A mask of all pairs, [B, H, L, S], in the order of the sorted queries and keys; it is as large
-/// as all pairs anyway.
-inline torch::Tensor sort_pairs(const torch::Tensor& mask, const Shape& n, const Buckets& buckets) {
-  const auto rows = buckets.order_q.unsqueeze(-1).expand({-1, -1, -1, n.S});
-  const auto columns = buckets.order_k.unsqueeze(2).expand({-1, -1, n.L, -1});
-  return mask_rank4(mask).expand({n.B, n.H, n.L, n.S}).gather(2, rows).gather(3, columns);
+/// Sizes of all pairs of a call; with a cache, of all its tokens.
+inline Shape pairs_of(const Heads& heads) {
+  const auto &q = heads.q, &k = heads.k;
+  return {q.size(0), q.size(1), q.size(2), k.size(2)};
 }
 
 /// The weights of one round in the tokens' own order, O(rows * S).
-inline LazyWeights bucket_weights(const torch::Tensor& q, const torch::Tensor& k,
-                                  const torch::Tensor& mask, const Buckets& buckets,
-                                  const AttentionOptions& how) {
-  const Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
-  return {{n.B, n.H, n.L, n.S}, [=, unchanged = Unchanged({mask})](int64_t begin, int64_t end) {
+inline LazyWeights bucket_weights(const Heads& heads, const MaskAndBias& asked,
+                                  const Buckets& buckets, const AttentionOptions& how) {
+  const auto n = pairs_of(heads);
+  Captured read;
+  asked.mask.tensors(read);
+  asked.bias.tensors(read);
+  return {{n.B, n.H, n.L, n.S},
+          [=, q = heads.q, k = heads.k, unchanged = Unchanged(read)](int64_t begin, int64_t end) {
             unchanged.check("LazyWeights");
             const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
             Grid grid(n, begin, end, q.device());
@@ -118,11 +119,10 @@ inline LazyWeights bucket_weights(const torch::Tensor& q, const torch::Tensor& k
             auto allowed = torch::logical_and(keys >= of_query(buckets.band.begin),
                                               keys < of_query(buckets.band.end));
             const auto dtype = compute_dtype(q);
-            const auto said = mask.defined() ? mask_and_bias(mask_rank4(mask)) : MaskAndBias{};
-            allowed = torch::logical_and(allowed, said.mask.evaluate(grid));
+            allowed = torch::logical_and(allowed, asked.mask.evaluate(grid));
             auto scores =
                 *how.scale * pair_products(q.slice(2, begin, end).to(dtype), k.to(dtype), allowed);
-            scores = said.bias.evaluate(scores, grid);
+            scores = asked.bias.evaluate(scores, grid);
             auto weights = masked_softmax(scores, allowed).weights;
             if (how.dropout > 0) {  // entries are numbered by their ranks
               grid.q = rows(buckets.rank_q);
@@ -145,20 +145,18 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads
   }
   const int64_t reach = options.exact_buckets ? k.size(2) : options.bucket_size;
   const core::Buckets buckets(id_q, id_k, is_causal(inputs), reach);
-  core::MaskAndBias said;
-  if (inputs.mask.defined()) {
-    const core::Shape n{q.size(0), q.size(1), q.size(2), k.size(2)};
-    said = core::mask_and_bias(core::sort_pairs(inputs.mask, n, buckets));
-  }
+  const auto n = core::pairs_of(heads);
+  const auto asked = core::asked_pairs(inputs, heads, n);
+  const core::PairNumbers numbers{n, buckets.order_q + (n.S - n.L), buckets.order_k};
   auto how = attention_options();
   if (how.dropout > 0) how.seed = core::random_seed();
   const auto sorted = core::attention(
       core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
-      core::permute_rows(v, buckets.order_k), buckets.band && said.mask, said.bias, how,
+      core::permute_rows(v, buckets.order_k), buckets.band && asked.mask.at(numbers),
+      asked.bias.at(numbers), how,
       /*private_qk=*/true);
   return {core::permute_rows(sorted.output, buckets.rank_q),
-          core::bucket_weights(q, k, inputs.mask, buckets, how),
-          sorted.lse.gather(2, buckets.rank_q)};
+          core::bucket_weights(heads, asked, buckets, how), sorted.lse.gather(2, buckets.rank_q)};
 }
 
 ATTZOO_API AttentionResult
@@ -185,25 +183,23 @@ ATTZOO_API Cache LSHSelfAttentionImpl::make_cache(int64_t batch, std::optional<i
 }
 
 ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_tokens(const Heads& heads,
-                                                               const torch::Tensor& mask,
+                                                               const core::MaskAndBias& asked,
                                                                const torch::Tensor& tokens) const {
   const auto& q = heads.q;
-  const int64_t B = q.size(0), H = q.size(1), L = q.size(2), M = tokens.size(3);
-  const int64_t S = heads.k.size(2);
+  const auto n = core::pairs_of(heads);
+  const int64_t B = n.B, H = n.H, L = n.L, S = n.S, M = tokens.size(3);
   // Every query is a head of its own, with keys of its own.
   const auto index = tokens.clamp_min(0);
   const auto rows = [&](const torch::Tensor& t) {
     return core::permute_rows(t, index.view({B, H, L * M})).view({B, H * L, M, t.size(3)});
   };
-  core::MaskAndBias said;
-  if (mask.defined()) {
-    const auto all = core::mask_rank4(mask).expand({B, H, L, S});
-    said = core::mask_and_bias(all.gather(3, index).view({B, H * L, 1, M}));
-  }
+  const auto place = torch::arange(S - L, S, index.options()).repeat({H});
+  const core::PairNumbers numbers{n, place.view({1, H * L, 1}), index.view({B, H * L, M}), L};
   const core::TensorMask found{(tokens >= 0).view({B, H * L, 1, M})};
   const auto each =
       core::attention(q.reshape({B, H * L, 1, q.size(3)}), rows(heads.k), rows(heads.v),
-                      found && said.mask, said.bias, attention_options(), /*private_qk=*/true);
+                      found && asked.mask.at(numbers), asked.bias.at(numbers), attention_options(),
+                      /*private_qk=*/true);
   LazyWeights weights({B, H, L, S}, [=](int64_t begin, int64_t end) {
     const auto of_tokens = each.weights.tensor().view({B, H, L, M}).slice(2, begin, end);
     return torch::zeros({B, H, end - begin, S}, of_tokens.options())
@@ -233,9 +229,10 @@ LSHSelfAttentionImpl::attend_cached(const Heads& heads, const AttentionInputs& i
     result = attend_rounds({heads.q, heads.k, heads.v, heads.packing, past}, inputs);
   } else {
     const auto tokens = cache.enter(past.offset, bucket, reach);
+    const auto asked = core::asked_pairs(inputs, heads, core::pairs_of(heads));
     std::vector<AttentionResult> rounds;
     for (int64_t r = 0; r < options.num_hashes; ++r) {
-      rounds.push_back(attend_tokens(heads, inputs.mask, tokens[r]));
+      rounds.push_back(attend_tokens(heads, asked, tokens[r]));
     }
     result = join_rounds(rounds);
   }

@@ -39,11 +39,12 @@ ATTZOO_API torch::Tensor document_ids(const Documents& d);
 
 /// What a module knows of a packed batch: every document as a run of tokens. Undefined without one.
 struct Packing {
-  torch::Tensor run;             ///< int64 [R, S], R = 1 or B: numbered from 0 within each row
-  torch::Tensor position;        ///< int64 [R, S]: the place of a token within its document
-  std::vector<int64_t> lengths;  ///< of all runs, row after row
+  /// int64 [R, S], R = 1 or B: numbered from 0 within each row; undefined for who keeps them apart.
+  torch::Tensor run = {};
+  torch::Tensor position = {};        ///< int64 [R, S]: the place of a token within its document
+  std::vector<int64_t> lengths = {};  ///< of all runs, row after row
 
-  bool defined() const { return run.defined(); }
+  bool defined() const { return position.defined(); }
 
   /// One value for every document as one for every token: [R, S].
   ATTZOO_API torch::Tensor spread(const std::vector<int64_t>& values) const;

@@ -109,6 +109,18 @@ inline void check_cached_call(const Callee& callee, const torch::Tensor& weight,
                     inputs.position_offset);
 }
 
+/// Before the cache takes the tokens; attention() checks them, too.
+inline void check_modifiers(const Callee& callee, const AttentionInputs& inputs, const Shape& n,
+                            const torch::Device& device) {
+  TORCH_CHECK_VALUE(
+      n.L == n.S || context_cache(inputs) || (!inputs.pattern.is_raw() && !inputs.score.is_raw()),
+      callee.name,
+      ": with a cache, pattern and score count queries among the keys, mask_mod(f, aligned), or in "
+      "their documents, mask_mod(f, in_document); score_mod likewise");
+  inputs.pattern.check(n, device);
+  inputs.score.check(n, device);
+}
+
 ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weight,
                                  const torch::Tensor& x, const AttentionInputs& inputs,
                                  const CallMode& mode) {
@@ -131,11 +143,10 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
                 context.defined() ? context.size(1)
                 : kept            ? kept->length()
                                   : x.size(1)};
-  if (inputs.mask.defined()) {
-    auto all = n;
-    if (inputs.cache.defined() && !kept) all.S += inputs.cache.length();
-    check_mask(inputs.mask, all, x.device(), callee.name);
-  }
+  auto all = n;  // keys
+  if (inputs.cache.defined() && !kept) all.S += inputs.cache.length();
+  if (inputs.mask.defined()) check_mask(inputs.mask, all, x.device(), callee.name);
+  if (inputs.cache.defined()) check_modifiers(callee, inputs, all, x.device());
   if (inputs.key_padding_mask.defined()) {
     check_key_padding(inputs.key_padding_mask, n, x.device(), callee.name);
   }

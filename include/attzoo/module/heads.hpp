@@ -36,12 +36,6 @@ struct Past {
     const auto token = keys.tensor().unsqueeze(0);
     return padding.defined() ? token - padding.unsqueeze(1) : token;
   }
-  /// The columns of the keys, of a mask [.., 1] or over all tokens.
-  torch::Tensor columns(const torch::Tensor& mask) const {
-    return mask.size(-1) == keys.count() || mask.size(-1) == 1
-               ? mask
-               : mask.index_select(-1, keys.tensor());
-  }
   /// Weights that are read before the cache changes: its keys do not stay.
   LazyWeights guard(LazyWeights weights) const {
     auto sizes = weights.sizes().vec();

@@ -3,6 +3,7 @@
 /// What a caller may hand to any mechanism beside x.
 
 #include <attzoo/core/documents.hpp>
+#include <attzoo/core/modifier/any_score.hpp>
 #include <attzoo/module/cache.hpp>
 
 #include <optional>
@@ -44,12 +45,24 @@ struct AttentionInputs {
   /// DecoderBlock only, which attends to x and to a context: bool [B, S], the context's real
   /// tokens. Elsewhere `key_padding_mask` says it.
   torch::Tensor context_padding_mask = {};
+  /// Pairs that may attend, of those that the mechanism lets: `{.pattern = causal() && window(63,
+  /// 0)}`, `{.pattern = mask_mod(f)}`. The same as its tensor in `mask`: with a cache, keys count
+  /// from the cache's first token on, and a callable must say how it counts queries,
+  /// mask_mod(f, aligned) or mask_mod(f, in_document), whose places are those in each of the
+  /// documents. It costs what attention(q, k, v, pattern && the mechanism's own) does.
+  core::AnyMask pattern = {};
+  /// Changes scores after the mechanism's own modifier: `{.score = score_mod(f)}`; counts as
+  /// pattern does. A floating `mask` comes behind it.
+  core::AnyScore score = {};
+
+  /// Whether pairs are forbidden or their scores changed, by mask, pattern or score.
+  bool says_pairs() const { return mask.defined() || !pattern.is_full() || !score.is_identity(); }
 };
 
 /// Which of the inputs that have no meaning for every mechanism a module takes. The others it
 /// refuses with c10::ValueError.
 struct TakenInputs {
-  bool mask = true;               ///< a mask of pairs
+  bool mask = true;               ///< mask, pattern and score, which are about pairs
   bool global_attention = false;  ///< tokens that see and are seen by all
   bool positions = false;         ///< positions of the tokens; whoever has RoPE
 };

@@ -28,6 +28,7 @@ struct MisspeltInputs {
   Anything cache, caches, kv_cache, past_key_values, past_key_value, use_cache;
   Anything positions, position, position_ids, pos;
   Anything context_padding_mask, memory_key_padding_mask, encoder_attention_mask;
+  Anything pattern, patterns, block_mask, score, scores;
 };
 
 /// The options of a mechanism with other names and types.

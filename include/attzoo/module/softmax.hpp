@@ -9,6 +9,11 @@
 
 namespace attzoo::core {
 
+/// What the caller asks of pairs, by pattern, score and mask, for n.S keys: all tokens of a cache,
+/// also those that it has forgotten. Callables that count in documents have been told their places.
+ATTZOO_API MaskAndBias asked_pairs(const AttentionInputs& inputs, const Heads& heads,
+                                   const Shape& n);
+
 /// The base of SelfAttention that is the same for all mechanisms; it is compiled once.
 class SoftmaxAttention : public Projections {
  public:
@@ -49,6 +54,7 @@ class SoftmaxAttention : public Projections {
 
 #ifdef ATTZOO_DEFINE_MODULE
 
+#include <attzoo/core/checks.hpp>
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/module/token_cache.hpp>
@@ -91,6 +97,8 @@ ATTZOO_API Heads SoftmaxAttention::project(const torch::Tensor& x, const Attenti
   const auto places = check_call(callee(), w_q->weight, x, inputs, mode);
   TORCH_CHECK_VALUE(!settings().sliding_window || mode.causal, name,
                     ": a sliding_window is for causal attention; set causal");
+  TORCH_CHECK_VALUE(!sinks.defined() || !inputs.score.sink().defined(), name,
+                    ": the module has sinks of its own; score must bring no other");
   if (!places.past) return project_with(w_q, w_k, w_v, x, inputs, places);
   auto& cache = static_cast<KvCache&>(inputs.cache.state());
   const auto& kept = cache.keeps();
@@ -102,6 +110,29 @@ ATTZOO_API Heads SoftmaxAttention::project(const torch::Tensor& x, const Attenti
   auto heads = project_with(w_q, w_k, w_v, x, inputs, places);
   cache.append(heads);
   return heads;
+}
+
+ATTZOO_API MaskAndBias asked_pairs(const AttentionInputs& inputs, const Heads& heads,
+                                   const Shape& n) {
+  const auto& [packing, past] = std::tie(heads.packing, heads.past);
+  auto pattern = inputs.pattern;
+  auto score = inputs.score;
+  if (pattern.asks_places() || score.asks_places()) {
+    const auto device = heads.q.device();
+    auto places = packing.position;
+    if (past && past->padding.defined() && !packing.defined()) {
+      const auto token = torch::arange(n.S, past->padding.options());
+      places = (token - past->padding.unsqueeze(1)).clamp_min(0);
+    }
+    if (!places.defined()) places = asked_places(pattern, score.asks_places(), n, device);
+    if (places.defined()) {
+      pattern = pattern.placed(places);
+      score = score.placed(places);
+    }
+  }
+  if (!inputs.mask.defined()) return {pattern, score};
+  const auto said = mask_and_bias(mask_rank4(inputs.mask));
+  return {pattern && said.mask, score + said.bias};
 }
 
 /// The mask and the score of a mechanism with all that a call asks for, at the places of its
@@ -124,11 +155,19 @@ inline void add_inputs(AnyMask& pattern, AnyScore& score, const Heads& heads,
     }
   }
   if (is_causal) pattern = pattern && CausalMask();
-  if (packing.defined()) pattern = pattern && DocumentsMask{{.ids = packing.run}};
-  if (inputs.mask.defined()) {
-    const auto said = mask_and_bias(mask_rank4(past ? past->columns(inputs.mask) : inputs.mask));
-    pattern = pattern && said.mask;
-    score = score + said.bias;
+  if (packing.run.defined()) pattern = pattern && DocumentsMask{{.ids = packing.run}};
+  if (inputs.says_pairs()) {
+    Shape n{heads.q.size(0), heads.q.size(1), heads.q.size(2), heads.k.size(2)};
+    if (past) n.S = past->offset + n.L;
+    auto asked = asked_pairs(inputs, heads, n);
+    if (n.S != heads.k.size(2)) {  // the cache has forgotten some
+      const auto keys = past->keys.tensor().view({1, 1, -1});
+      const PairNumbers numbers{
+          n, torch::arange(past->offset, n.S, keys.options()).view({1, 1, -1}), keys};
+      asked = {asked.mask.at(numbers), asked.bias.at(numbers)};
+    }
+    pattern = pattern && asked.mask;
+    score = score + asked.bias;
   }
   const auto& real = past ? past->real : key_padding_of(inputs);
   if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};

@@ -247,9 +247,10 @@ ATTZOO_API void StackImpl::check_not_empty() const {
 }
 
 ATTZOO_API void StackImpl::check_mask(const AttentionInputs& inputs) const {
-  if (!inputs.mask.defined()) return;
+  if (!inputs.says_pairs()) return;
   for (size_t i = 0; i < size(); ++i) {
-    TORCH_CHECK_VALUE(blocks_[i].takes().mask, kName, ": mask has no meaning in block ", i, ", ",
+    TORCH_CHECK_VALUE(blocks_[i].takes().mask, kName,
+                      ": mask, pattern and score have no meaning in block ", i, ", ",
                       blocks_[i]->name(),
                       ", through which tokens would attend to what it hides; pass "
                       "key_padding_mask, causal or documents, which hold in all");

@@ -22,6 +22,7 @@ class MaskPart : public AnyPart {
   virtual kernel::Mask reach(const Shape& n) const = 0;
   virtual const DocumentsMask* documents() const = 0;
   virtual AnyMask placed(const torch::Tensor& places) const = 0;
+  virtual AnyMask at(const PairNumbers& numbers) const = 0;
 };
 template <class M>
 class MaskOf;
@@ -49,6 +50,8 @@ class AnyMask {
   bool asks_places() const;
   /// The same with the places of all keys, int64 [1 or B, S].
   AnyMask placed(const torch::Tensor& places) const;
+  /// The same pairs in a problem whose queries and keys have other numbers.
+  AnyMask at(const PairNumbers& numbers) const;
   /// The documents that it keeps apart; null without any.
   const DocumentsMask* documents() const;
 
@@ -106,6 +109,16 @@ R AnyMask::fold(const F& of) const {
   }
 }
 
+/// A mask whose pairs have other numbers here. No backend has a form of it.
+struct MaskAt {
+  static constexpr bool is_mask = true;
+  AnyMask mask;
+  PairNumbers numbers;
+  void check(const Shape&, const torch::Device& device) const { mask.check(numbers.of, device); }
+  void tensors(Captured& out) const { mask.tensors(out); }
+  torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g.at(numbers)); }
+};
+
 template <class M>
 class MaskOf final : public Part<M, MaskPart, kernel::Mask> {
  public:
@@ -128,6 +141,10 @@ class MaskOf final : public Part<M, MaskPart, kernel::Mask> {
       if (m.asks_places()) return m.placed(places);
     }
     return m;
+  }
+  AnyMask at(const PairNumbers& numbers) const override {
+    if constexpr (requires { m.at(numbers); }) return m.at(numbers);
+    return MaskAt{m, numbers};
   }
 };
 
@@ -177,6 +194,8 @@ struct BlockMask {
   bool asks_places() const { return mask.asks_places(); }
   /// Throws c10::ValueError: the tiles were made of other places.
   AnyMask placed(const torch::Tensor& places) const;
+  /// That of the mask alone.
+  AnyMask at(const PairNumbers& numbers) const { return mask.at(numbers); }
   const DocumentsMask* kept_apart() const { return mask.documents(); }
   torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g); }
   kernel::Mask reach(const Shape& n) const { return tiled(mask.reach(n), tiles); }
@@ -264,6 +283,9 @@ ATTZOO_API torch::Tensor AnyMask::evaluate(const Grid& g) const {
 }
 ATTZOO_API AnyMask AnyMask::placed(const torch::Tensor& places) const {
   return fold<AnyMask>([&](const MaskPart& part) { return part.placed(places); });
+}
+ATTZOO_API AnyMask AnyMask::at(const PairNumbers& numbers) const {
+  return fold<AnyMask>([&](const MaskPart& part) { return part.at(numbers); });
 }
 ATTZOO_API kernel::Mask AnyMask::reach(const Shape& n) const {
   return fold<kernel::Mask>([&](const MaskPart& part) { return part.reach(n); });

@@ -21,6 +21,7 @@ class ScorePart : public AnyPart {
   virtual AnyScore resolve(const Shape& n) const = 0;
   virtual torch::Tensor sink() const = 0;
   virtual AnyScore placed(const torch::Tensor& places) const = 0;
+  virtual AnyScore at(const PairNumbers& numbers) const = 0;
 };
 template <class M>
 class ScoreOf;
@@ -88,6 +89,10 @@ class AnyScore {
   AnyScore placed(const torch::Tensor& places) const {
     return each([&](const ScorePart& part) { return part.placed(places); });
   }
+  /// The same in a problem whose queries and keys have other numbers.
+  AnyScore at(const PairNumbers& numbers) const {
+    return each([&](const ScorePart& part) { return part.at(numbers); });
+  }
   /// Whether a backend's form knows all its parts, and that form.
   bool has_form(const std::type_info& type) const {
     return std::all_of(parts_.begin(), parts_.end(),
@@ -121,6 +126,20 @@ class AnyScore {
   std::vector<std::shared_ptr<const ScorePart>> parts_;  // one after the other
 };
 
+/// A score modifier whose pairs have other numbers here. No backend has a form of it.
+struct ScoreAt {
+  static constexpr bool is_score = true;
+  AnyScore score;
+  PairNumbers numbers;
+  void check(const Shape&, const torch::Device& device) const { score.check(numbers.of, device); }
+  void tensors(Captured& out) const { score.tensors(out); }
+  void learnable(std::vector<Learnable>& out) const { score.learnable(out); }
+  ScoreAt resolve(const Shape&) const { return {score.resolve(numbers.of), numbers}; }
+  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
+    return score.evaluate(s, g.at(numbers));
+  }
+};
+
 template <class M>
 class ScoreOf final : public Part<M, ScorePart, kernel::Score<float>, kernel::Score<double>> {
   using Base = Part<M, ScorePart, kernel::Score<float>, kernel::Score<double>>;
@@ -146,6 +165,10 @@ class ScoreOf final : public Part<M, ScorePart, kernel::Score<float>, kernel::Sc
       if (m.asks_places()) return m.placed(places);
     }
     return m;
+  }
+  AnyScore at(const PairNumbers& numbers) const override {
+    if constexpr (requires { m.at(numbers); }) return m.at(numbers);
+    return ScoreAt{AnyScore(m), numbers};
   }
 };
 

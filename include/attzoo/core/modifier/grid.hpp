@@ -17,11 +17,14 @@ using Captured = std::vector<torch::Tensor>;
 /// Some places of one axis, in order: begin, begin + step, ... or a list of them.
 class Places {
  public:
+  /// None that is known.
+  Places() = default;
   /// The places begin, begin + step, ... before `end`.
   Places(int64_t begin, int64_t end, const torch::Device& device, int64_t step = 1);
   /// int64 [count].
   explicit Places(torch::Tensor list) : index_(std::move(list)) {}
 
+  bool known() const { return index_.defined(); }
   const torch::Tensor& index() const { return index_; }
   int64_t count() const { return index_.size(0); }
   /// The same places counted from `by` earlier.
@@ -41,26 +44,43 @@ class Places {
   int64_t begin_ = 0, end_ = 0, step_ = 0;  // 0: a list
 };
 
+/// Where the queries and keys of a problem stand in another one, whose indices modifiers count: as
+/// tokens that were sorted, or those that a cache still has.
+struct PairNumbers {
+  Shape of;            ///< the other problem
+  torch::Tensor q, k;  ///< int64 [1 or B, 1 or H, L], places among its keys, and [.., S], its keys
+  int64_t heads = 1;   ///< of this problem for each one of the other
+};
+
+/// The entries of t at these indices, which broadcast; a dimension of size 1 does, too.
+ATTZOO_API torch::Tensor scattered(const torch::Tensor& t, const std::vector<torch::Tensor>& index);
+
 /// Queries and keys of the grid: the index of every entry, as tensors that broadcast against each
 /// other, and the lengths of the whole.
 struct Grid {
   Shape shape;
-  Places rows, columns;
-  torch::Tensor b, h, q, kv;          // [B,1,1,1] [1,H,1,1] [1,1,rows,1] [1,1,1,columns], int64
+  Places rows, columns;               // none where indices are scattered
+  torch::Tensor b, h, q, kv;          // [B,1,1,1] [1,H,1,1] [1,1,rows,1] [1,1,1,columns], int64;
+                                      // scattered: any that broadcast
   torch::Tensor without_weight = {};  // bool [B, H, rows, columns]; undefined: nobody asks
 
   Grid(const Shape& n, Places rows, Places columns);
   /// The queries [begin, end) and all keys.
   Grid(const Shape& n, int64_t begin, int64_t end, const torch::Device& device)
       : Grid(n, Places(begin, end, device), Places(0, n.S, device)) {}
+  /// The same pairs with the indices that they have in another problem, which are scattered there.
+  Grid at(const PairNumbers& numbers) const;
 
   /// The queries as places among the keys: the last query meets the last key.
-  Places aligned_rows() const { return rows.shifted(shape.S - shape.L); }
   torch::Tensor aligned_q() const { return q + (shape.S - shape.L); }
-  /// This part of a tensor [.., L or 1, S or 1].
-  torch::Tensor of(const torch::Tensor& t) const {
-    return columns.broadcast(rows.broadcast(t, 2), 3);
-  }
+  /// This part of a tensor [1 or B, 1 or H, 1 or L, 1 or S].
+  torch::Tensor of(const torch::Tensor& t) const;
+  /// What a tensor [1 or B, S] says of the queries, as places among the keys, and of the keys: both
+  /// broadcast to this part.
+  torch::Tensor of_queries(const torch::Tensor& t) const;
+  torch::Tensor of_keys(const torch::Tensor& t) const;
+  /// What a tensor [1 or H] says of the heads.
+  torch::Tensor of_heads(const torch::Tensor& t) const;
   /// x, and no gradient of it where a pair has weight 0: its score is -inf or far below others, and
   /// its derivative may be infinite or NaN.
   torch::Tensor counted(const torch::Tensor& x) const {
@@ -68,6 +88,9 @@ struct Grid {
     return torch::where(without_weight, x.detach(), x);
   }
 };
+
+/// The entries of a tensor [1 or B, 1 or H, 1 or L, 1 or S] of the other problem for all pairs.
+ATTZOO_API torch::Tensor entries_at(const torch::Tensor& t, const PairNumbers& numbers);
 
 /// Runs f on the whole grid, some rows at a time.
 ATTZOO_API void for_each_grid(const Shape& n, const torch::Device& device,
@@ -94,7 +117,11 @@ ATTZOO_API void check_captured(const torch::Tensor& t, const std::vector<int64_t
 
 #ifdef ATTZOO_DEFINE_CORE
 
+#include <ATen/core/List.h>
+#include <ATen/ops/index.h>
+
 #include <algorithm>
+#include <optional>
 
 namespace attzoo::core {
 
@@ -140,6 +167,48 @@ ATTZOO_API Grid::Grid(const Shape& n, Places rows_of_it, Places columns_of_it)
   h = torch::arange(n.H, options).view({1, n.H, 1, 1});
   q = rows.index().view({1, 1, -1, 1});
   kv = columns.index().view({1, 1, 1, -1});
+}
+
+ATTZOO_API Grid Grid::at(const PairNumbers& numbers) const {
+  Grid there = *this;
+  there.shape = numbers.of;
+  there.rows = there.columns = Places();
+  if (numbers.heads > 1) there.h = torch::div(h, numbers.heads, "floor");
+  there.q = rows.of(numbers.q, 2).unsqueeze(3) - (numbers.of.S - numbers.of.L);
+  there.kv = columns.of(numbers.k, 2).unsqueeze(2);
+  return there;
+}
+
+ATTZOO_API torch::Tensor scattered(const torch::Tensor& t,
+                                   const std::vector<torch::Tensor>& index) {
+  torch::List<std::optional<torch::Tensor>> all;
+  for (size_t d = 0; d < index.size(); ++d) {
+    const bool one = t.size(static_cast<int64_t>(d)) == 1;
+    all.push_back(one ? index[d].new_zeros({1, 1, 1, 1}) : index[d]);
+  }
+  return at::index(t, all);
+}
+
+ATTZOO_API torch::Tensor entries_at(const torch::Tensor& t, const PairNumbers& numbers) {
+  const auto &of = numbers.of,
+             n = Shape{of.B, of.H * numbers.heads, numbers.q.size(2), numbers.k.size(2)};
+  return Grid(n, 0, n.L, t.device()).at(numbers).of(t);
+}
+
+ATTZOO_API torch::Tensor Grid::of(const torch::Tensor& t) const {
+  if (!rows.known()) return scattered(t, {b, h, q, kv});
+  return columns.broadcast(rows.broadcast(t, 2), 3);
+}
+ATTZOO_API torch::Tensor Grid::of_queries(const torch::Tensor& t) const {
+  if (!rows.known()) return scattered(t, {b, aligned_q()});
+  return rows.shifted(shape.S - shape.L).of(t, 1).unsqueeze(1).unsqueeze(3);
+}
+ATTZOO_API torch::Tensor Grid::of_keys(const torch::Tensor& t) const {
+  if (!columns.known()) return scattered(t, {b, kv});
+  return columns.of(t, 1).unsqueeze(1).unsqueeze(1);
+}
+ATTZOO_API torch::Tensor Grid::of_heads(const torch::Tensor& t) const {
+  return rows.known() ? t.view({1, -1, 1, 1}) : scattered(t, {h});
 }
 
 ATTZOO_API void for_each_grid(const Shape& n, const torch::Device& device,

@@ -90,6 +90,7 @@ struct TensorMask {
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const { out.push_back(mask); }
   kernel::DenseMask bind(const Shape& n) const;
+  TensorMask at(const PairNumbers& numbers) const { return {entries_at(mask, numbers)}; }
   torch::Tensor evaluate(const Grid& g) const { return g.of(mask); }
 };
 
@@ -131,8 +132,7 @@ ATTZOO_API void DocumentsMask::check(const Shape& n, const torch::Device& device
 
 ATTZOO_API torch::Tensor DocumentsMask::evaluate(const Grid& g) const {
   const auto ids = document_ids(documents);  // [1 or B, S]
-  return g.aligned_rows().of(ids, 1).unsqueeze(1).unsqueeze(3) ==
-         g.columns.of(ids, 1).unsqueeze(1).unsqueeze(1);
+  return g.of_queries(ids) == g.of_keys(ids);
 }
 
 ATTZOO_API void GlobalTokensMask::check(const Shape& n, const torch::Device& device) const {
@@ -145,8 +145,7 @@ ATTZOO_API void GlobalTokensMask::check(const Shape& n, const torch::Device& dev
 }
 
 ATTZOO_API torch::Tensor GlobalTokensMask::evaluate(const Grid& g) const {
-  const auto q = g.aligned_rows().of(is_global, 1).unsqueeze(1).unsqueeze(3);
-  const auto kv = g.columns.of(is_global, 1).unsqueeze(1).unsqueeze(1);
+  const auto q = g.of_queries(is_global), kv = g.of_keys(is_global);
   if (!keys) return q;
   return queries ? torch::logical_or(q, kv) : kv;
 }

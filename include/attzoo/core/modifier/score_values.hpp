@@ -63,6 +63,7 @@ struct AlibiScore {
 struct SoftcapScore {
   static constexpr bool is_score = true;
   double cap;
+  SoftcapScore at(const PairNumbers&) const { return *this; }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
   template <class T>
   kernel::Softcap bind(const Shape&) const {
@@ -79,6 +80,7 @@ struct TensorBias {
   }
   void tensors(Captured& out) const { out.push_back(bias); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({bias, {0, 1, 2, 3}}); }
+  TensorBias at(const PairNumbers& numbers) const { return {entries_at(bias, numbers)}; }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
   template <class T>
   kernel::Bias<T> bind(const Shape&) const {
@@ -136,6 +138,7 @@ struct SinkScore {
     check_captured(logits, {n.H}, device, "sink", "[H]", n);
   }
   torch::Tensor sink() const { return logits; }
+  SinkScore at(const PairNumbers&) const { return *this; }
   IdentityScore resolve(const Shape&) const { return {}; }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid&) const { return s; }
 };
@@ -154,7 +157,7 @@ struct SinkScore {
 namespace attzoo::core {
 
 ATTZOO_API torch::Tensor AlibiScore::evaluate(const torch::Tensor& s, const Grid& g) const {
-  const TensorLane slope(slopes.to(s.scalar_type()).view({1, -1, 1, 1}));
+  const TensorLane slope(g.of_heads(slopes.to(s.scalar_type())));
   const auto of_head = [&](const TensorLane&) { return slope; };
   const kernel::Alibi<decltype(of_head)> alibi{of_head};
   return alibi(TensorLane(s), g.b, TensorLane(g.h), TensorLane(g.aligned_q()), TensorLane(g.kv)).t;
@@ -170,8 +173,11 @@ ATTZOO_API torch::Tensor TensorBias::evaluate(const torch::Tensor& s, const Grid
 }
 
 ATTZOO_API torch::Tensor DistanceScore::evaluate(const torch::Tensor& s, const Grid& g) const {
-  const auto place = (g.kv - g.q + (g.shape.L - 1)).flatten();  // [rows * columns]
-  const auto bias = values.index_select(1, place).view({1, -1, g.q.numel(), g.kv.numel()});
+  const auto place = g.kv - g.q + (g.shape.L - 1);
+  const auto bias =
+      g.rows.known()
+          ? values.index_select(1, place.flatten()).view({1, -1, g.q.numel(), g.kv.numel()})
+          : scattered(values, {g.h, place});
   return s + bias.to(s.scalar_type());
 }
 
