@@ -32,7 +32,7 @@ def options(name, page):
             continue
         kind, member, value, text = re.fullmatch(
             r"\s*(\S+) (\w+) = (.*?);\s*(?:///< (.*))?", line).groups()
-        kind = re.sub("std::optional<(.*)>", r"\1", kind).removeprefix("torch::")
+        kind = re.sub("std::optional<(.*)>", r"\1", kind).removeprefix("torch::").removeprefix("core::")
         value = {"std::nullopt": "", "{}": ""}.get(value, f"`{value}`")
         required = is_options and kind == "int64_t" and value == "`0`"
         rows.append(f"| `{member}` | {kind.removesuffix('_t')} | {'required' if required else value} "

@@ -60,6 +60,14 @@ int main() {
   auto padded = attn(x, {.mask = allowed, .key_padding_mask = real, .causal = true});
   // [/module]
 
+  // [pattern]
+  auto nearby = attn(x, {.pattern = recent}).output;  // O(n w), as attention(q, k, v, recent)
+  auto tilted =
+      score_mod([](auto s, auto, auto, auto q, auto kv) { return s - 0.1 * abs(q - kv); });
+  auto soft = attn(x, {.causal = true, .score = tilted}).output;
+  // [/pattern]
+  const auto as_tensor = attn(x, {.mask = seen}).output;
+
   // [packed]
   auto packed = torch::cat({x[0], x[1].slice(0, 0, 100)}).unsqueeze(0);  // both, without padding
   auto ends = torch::tensor({0, 256, 356});
@@ -69,6 +77,8 @@ int main() {
                      torch::allclose(z, same, 1e-4, 1e-5) && p.isfinite().all().item<bool>() &&
                      torch::allclose(y, theirs, 1e-4, 1e-5) &&
                      padded.output.isfinite().all().item<bool>() && together.size(1) == 356 &&
+                     torch::allclose(nearby, as_tensor, 1e-4, 1e-5) &&
+                     soft.isfinite().all().item<bool>() &&
                      attention(q, k, v, mask).output.isfinite().all().item<bool>();
   return right ? 0 : 1;
 }

@@ -65,7 +65,7 @@ class CombinedAttentionImpl
     TORCH_CHECK_VALUE(takes().positions || inputs.position_offset == 0, kName,
                       ": position_offset has no meaning without rope, in attn_a or attn_b, got ",
                       inputs.position_offset);
-    TORCH_CHECK_VALUE(takes().mask || !inputs.says_pairs(), kName,
+    TORCH_CHECK_VALUE(takes().mask || !core::says_pairs(inputs), kName,
                       ": mask, pattern and score have no meaning in ",
                       attn_a->takes().mask ? "attn_b" : "attn_a",
                       ", through which tokens would attend to what it hides; pass "

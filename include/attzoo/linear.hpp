@@ -84,7 +84,7 @@ class LinearSelfAttentionImpl
   /// [B, H, L, S], no lse; S is L, or the context's length. Throws what project() does; and
   /// c10::ValueError for a mask of pairs, and where the feature map changes shape or dtype.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    TORCH_CHECK_VALUE(!inputs.says_pairs(), kName,
+    TORCH_CHECK_VALUE(!core::says_pairs(inputs), kName,
                       ": mask, pattern and score are about pairs, which linear attention does not "
                       "have; pass tokens to leave out as key_padding_mask [B, S], or causal, or "
                       "documents");

@@ -132,7 +132,7 @@ torch::Tensor run(const torch::Tensor& q, const torch::Tensor& t, const std::vec
 #elif CASE == 36  // CASE 36: for causal\(\) write .causal = true
   MultiHeadSelfAttention attn(64, 8);
   return attn(q, {.mask = causal()}).output;
-#elif CASE == 37  // CASE 37: .mask = create_mask\(mask_mod\(f\)
+#elif CASE == 37  // CASE 37: .pattern = mask_mod\(f\)
   MultiHeadSelfAttention attn(64, 8);
   return attn(q, {.mask = [](auto, auto, auto q, auto kv) { return q >= kv; }}).output;
 #elif CASE == 38  // CASE 38: Inputs are .mask, .key_padding_mask

@@ -50,9 +50,9 @@ class Holder : public torch::nn::ModuleHolder<Impl> {
         !sizeof(Inputs),
         "attzoo: an input has a name or a type that no module knows. Inputs are .mask, "
         ".key_padding_mask, .causal, .context, .position_offset, .global_attention, .documents, "
-        ".cache, .positions, .context_padding_mask, .pattern, .score, in this order; .mask is a "
-        "tensor: for causal() write .causal = true, for another mask or a lambda .pattern = "
-        "mask_mod(f), and .score = score_mod(f) for what changes scores");
+        ".cache, .positions, .context_padding_mask, .pattern, .score, in this order; .mask is "
+        "a tensor: for causal() write .causal = true, for another mask or a lambda .pattern = "
+        "mask_mod(f), for a change of the scores .score = score_mod(f)");
     return {};
   }
 

@@ -54,9 +54,6 @@ struct AttentionInputs {
   /// Changes scores after the mechanism's own modifier: `{.score = score_mod(f)}`; counts as
   /// pattern does. A floating `mask` comes behind it.
   core::AnyScore score = {};
-
-  /// Whether pairs are forbidden or their scores changed, by mask, pattern or score.
-  bool says_pairs() const { return mask.defined() || !pattern.is_full() || !score.is_identity(); }
 };
 
 /// Which of the inputs that have no meaning for every mechanism a module takes. The others it
@@ -67,4 +64,12 @@ struct TakenInputs {
   bool positions = false;         ///< positions of the tokens; whoever has RoPE
 };
 
+namespace core {
+
+/// Whether pairs are forbidden or their scores changed, by mask, pattern or score.
+inline bool says_pairs(const AttentionInputs& in) {
+  return in.mask.defined() || !in.pattern.is_full() || !in.score.is_identity();
+}
+
+}  // namespace core
 }  // namespace attzoo

@@ -156,7 +156,7 @@ inline void add_inputs(AnyMask& pattern, AnyScore& score, const Heads& heads,
   }
   if (is_causal) pattern = pattern && CausalMask();
   if (packing.run.defined()) pattern = pattern && DocumentsMask{{.ids = packing.run}};
-  if (inputs.says_pairs()) {
+  if (says_pairs(inputs)) {
     Shape n{heads.q.size(0), heads.q.size(1), heads.q.size(2), heads.k.size(2)};
     if (past) n.S = past->offset + n.L;
     auto asked = asked_pairs(inputs, heads, n);

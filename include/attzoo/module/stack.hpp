@@ -247,7 +247,7 @@ ATTZOO_API void StackImpl::check_not_empty() const {
 }
 
 ATTZOO_API void StackImpl::check_mask(const AttentionInputs& inputs) const {
-  if (!inputs.says_pairs()) return;
+  if (!core::says_pairs(inputs)) return;
   for (size_t i = 0; i < size(); ++i) {
     TORCH_CHECK_VALUE(blocks_[i].takes().mask, kName,
                       ": mask, pattern and score have no meaning in block ", i, ", ",
