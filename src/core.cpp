@@ -22,6 +22,7 @@
 #include <attzoo/core/modifier/table.hpp>
 #include <attzoo/core/modifier/token_places.hpp>
 #include <attzoo/core/pair_products.hpp>
+#include <attzoo/core/recurrence/gated.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/recurrence/plain.hpp>
 #include <attzoo/core/unchanged.hpp>

@@ -8,6 +8,7 @@
 #include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/recurrence.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/functional/sdpa.hpp>

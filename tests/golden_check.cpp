@@ -15,6 +15,7 @@
 #include "golden_decode.hpp"
 #include "golden_modern.hpp"
 #include "golden_modules.hpp"
+#include "golden_recurrence.hpp"
 #include "golden_report.hpp"
 
 namespace attzoo::testing {
@@ -332,7 +333,11 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
       return {file.metadata.at("op"), file.metadata.at("dtype")};
     }
     const auto c = modern_case(std::move(file));
-    check_modern(c, report);
+    if (recurrent_ops().count(c.op)) {
+      check_recurrence(c, report);
+    } else {
+      check_modern(c, report);
+    }
     return {c.op, c.dtype};
   }
   const auto c = load_case(path);

@@ -22,6 +22,7 @@
 #include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/modifiers.hpp>
+#include <attzoo/functional/recurrence.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>
 #include <attzoo/io/checkpoint.hpp>
