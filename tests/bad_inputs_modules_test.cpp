@@ -358,6 +358,7 @@ TEST(BadModuleInputs, Options) {
   const std::vector<double> not_a_cap{0, -1, 1e-31, 1e31}, negative{-1, -1e-300};
   using MultiHead = MultiHeadSelfAttentionOptions;
   OptionCases<MultiHeadSelfAttention>(all)
+      .bad(&MultiHead::context_dim, "context_dim", kNotPositive, kTooLarge)
       .bad(&MultiHead::head_dim, "head_dim", kNotPositive, kTooLarge)
       .bad(&MultiHead::qk_norm_eps, "qk_norm_eps", negative, kNotFinite)
       .bad(&MultiHead::softcap, "softcap", not_a_cap, kNotFinite)
@@ -366,6 +367,7 @@ TEST(BadModuleInputs, Options) {
   OptionCases<GroupedSelfAttention>(all)
       .bad(&Grouped::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
       .bad(&Grouped::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Grouped::context_dim, "context_dim", kNotPositive, kTooLarge)
       .bad(&Grouped::head_dim, "head_dim", kNotPositive, kTooLarge)
       .bad(&Grouped::qk_norm_eps, "qk_norm_eps", negative, kNotFinite)
       .bad(&Grouped::softcap, "softcap", not_a_cap, kNotFinite)

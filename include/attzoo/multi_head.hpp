@@ -21,13 +21,17 @@ struct MultiHeadSelfAttentionOptions {
   int64_t d_model = 0;                              ///< features of the output; > 0
   int64_t num_heads = 0;                            ///< divides d_model unless there is a head_dim
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
-  double dropout = 0.0;                             ///< of the weights, while training
-  bool bias = false;                                ///< of the four projections
-  double temperature = 1.0;                         ///< divides the scores; > 0
-  Rope rope = false;                                ///< rotary positions; d_head must be even
-  bool causal = false;                              ///< nobody attends to later tokens
-  std::optional<int64_t> head_dim = std::nullopt;   ///< features of a head; default d_model / heads
-  std::optional<bool> out_bias = std::nullopt;      ///< of w_o; default bias
+  /// Features of a context, which every call gives where they are others than x's; default
+  /// input_dim.
+  std::optional<int64_t> context_dim = std::nullopt;
+  double dropout = 0.0;                            ///< of the weights, while training
+  bool bias = false;                               ///< of the four projections
+  double temperature = 1.0;                        ///< divides the scores; > 0
+  Rope rope = false;                               ///< rotary positions; d_head must be even
+  bool causal = false;                             ///< nobody attends to later tokens
+  std::optional<int64_t> head_dim = std::nullopt;  ///< features of a head; default d_model / heads
+  std::optional<bool> out_bias = std::nullopt;     ///< of w_o; default bias
+  bool key_bias = true;       ///< of w_k, where there is a bias; false in Whisper
   bool qk_norm = false;       ///< an RMSNorm over each head of q and of k, before RoPE
   double qk_norm_eps = 1e-6;  ///< of these norms; >= 0
   /// Bounds the scaled scores before masks: softcap * tanh(s / softcap), as Gemma 2. > 0.

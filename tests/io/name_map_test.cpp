@@ -43,6 +43,26 @@ TEST(NameMap, WildcardsCarryNumbersAndRests) {
   }
 }
 
+TEST(NameMap, ZerosAreIgnoredAndNothingElse) {
+  Parameters module({{"w", torch::zeros({2})}});
+  NameMap map;
+  map.rename("weight", "w").rename("bias", "b").ignore_zeros("bias");
+  const auto load = [&](const torch::Tensor& bias) {
+    load_state_dict(module, {{"weight", torch::ones({2})}, {"bias", bias}}, map);
+  };
+  for (const auto dtype : {torch::kFloat64, torch::kBFloat16, torch::kInt64}) {
+    load(torch::zeros({1, 3}).to(dtype));
+  }
+  EXPECT_TRUE(torch::equal(module["w"], torch::ones({2})));
+  for (const auto& bias :
+       {torch::tensor({0.0, 0.0, 1e-30}), torch::full({1}, NAN), torch::zeros({2}).to_sparse()}) {
+    expect_error([&] { load(bias); }, {"bias: ", "not all zeros"});
+  }
+  module.add("b", torch::zeros({3}));
+  load(torch::arange(3).to(torch::kFloat32));
+  EXPECT_TRUE(torch::equal(module["b"], torch::arange(3).to(torch::kFloat32)));
+}
+
 TEST(NameMap, PatternsThatDoNotFitAreErrors) {
   NameMap map;
   expect_error([&] { map.rename("a.{n}.w", "b.w"); }, {"b.w", "a.{n}.w", "wildcards"});
@@ -289,6 +309,11 @@ TEST(NameMap, WhereNoNameFitsTheErrorNamesTheMap) {
         },
         {"no name fits: did you mean ", map});
   }
+  Parameters decoder({{"decoder.layers.0.cross.w_q.weight", t.clone()}});
+  Tensors reads{{"model.decoder.layers.0.encoder_attn.q_proj.weight", t}};
+  expect_error([&] { load_state_dict(decoder, reads); }, {"did you mean names::bart()?"});
+  reads["model.encoder.conv1.weight"] = t;
+  expect_error([&] { load_state_dict(decoder, reads); }, {"did you mean names::whisper()?"});
   const Tensors llama{{"model.layers.0.self_attn.q_proj.weight", t},
                       {"model.layers.0.self_attn.sinks", t},
                       {"model.layers.0.pre_feedforward_layernorm.weight", t}};

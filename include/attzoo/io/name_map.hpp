@@ -35,6 +35,7 @@ struct NameRule {
   std::vector<NameTarget> to;  ///< empty: not needed here
   std::string tied_to = {};    ///< see NameMap::tie
   std::string refused = {};    ///< see NameMap::refuse
+  bool zeros = false;          ///< see NameMap::ignore_zeros
   TensorJoin back = {};        ///< not needed for one tensor without change
 };
 
@@ -64,6 +65,8 @@ class NameMap {
                             TensorJoin back = {});
   /// The upstream model saves it and nothing needs it here.
   ATTZOO_API NameMap& ignore(const std::string& from);
+  /// The same while it is all zeros, and so adds nothing; other numbers are an error.
+  ATTZOO_API NameMap& ignore_zeros(const std::string& from);
   /// A weight that some models save although it is that of another layer: it becomes `to` if the
   /// module has that. Or else it becomes `tied_to`, if nothing else does; if something does, it
   /// must hold the same numbers, as the module's dtype has them, and is not needed.
@@ -270,6 +273,10 @@ ATTZOO_API NameMap& NameMap::split(const std::string& from, const std::vector<Na
 
 ATTZOO_API NameMap& NameMap::ignore(const std::string& from) {
   return add_rule({.from = from, .to = {}});
+}
+
+ATTZOO_API NameMap& NameMap::ignore_zeros(const std::string& from) {
+  return add_rule({.from = from, .to = {}, .zeros = true});
 }
 
 ATTZOO_API NameMap& NameMap::tie(const std::string& from, const std::string& to,

@@ -12,15 +12,17 @@
 /// | norm_q, norm_k                          | norms of queries and keys (.weight)              |
 /// | w_g                                     | output gate                                      |
 /// | sinks                                   | a logit for each head, [H]                       |
-/// | attn                                    | a block's attention                              |
-/// | norm_attn, norm_mlp                     | norms of its branches                            |
+/// | attn, cross                             | a block's attention, and that to a context       |
+/// | norm_attn, norm_cross, norm_mlp         | norms of its branches                            |
 /// | norm_attn_out, norm_mlp_out             | and behind them, where there are four (Gemma 2)  |
 /// | mlp_in, mlp_out                         | first and last layer of the MLP                  |
 /// | mlp_gate                                | the gate of a gated one (SwiGLU, GeGLU)          |
 /// | embed, positions, token_types           | embeddings (.weight)                             |
-/// | norm_embed                              | BERT's norm of their sum                         |
+/// | norm_embed                              | BERT's and BART's norm of their sum              |
 /// | layers.0, layers.1, ...                 | blocks                                           |
 /// | norm, lm_head                           | the last norm and the output layer               |
+/// | encoder, decoder                        | the halves of BART and Whisper, each with its own |
+/// |                                         | positions, norm_embed, layers, norm              |
 ///
 /// Biases map wherever a model may have them. An output layer that is tied to the embedding is
 /// wanted if the module has an `lm_head`; else it must hold the embedding's numbers, or is the
@@ -81,6 +83,18 @@ ATTZOO_API NameMap qwen3_next(int64_t num_heads);
 /// Gemma 2: four norms in a block, all of them 1 + w.
 ATTZOO_API NameMap gemma2();
 
+/// BART: `embed` (its `shared.weight`), and in both `encoder` and `decoder` `positions`,
+/// `norm_embed` and `layers`, those of the decoder DecoderBlocks. The positions begin without the
+/// two rows that upstream leaves unused, so that token 0 has row 0; saved, these are zeros. The
+/// output layer is the embedding, or `lm_head` if the module has one. `final_logits_bias` [1,
+/// vocab] becomes the module's if it has one; else it must be zeros, which add nothing.
+ATTZOO_API NameMap bart();
+
+/// Whisper: as BART, without norm_embed, with a last `norm` in either half, `encoder.conv1` and
+/// `encoder.conv2` before its layers, and `embed`, the decoder's embedding. Keys have no bias: the
+/// attention modules need `.bias = true, .key_bias = false`.
+ATTZOO_API NameMap whisper();
+
 /// GPT-OSS: sinks, biases. The router and the experts keep their names within the block, `mlp.*`,
 /// behind `moe_prefix` in the place of `mlp.`.
 ATTZOO_API NameMap gpt_oss(const std::string& moe_prefix = "mlp.");
@@ -104,6 +118,35 @@ ATTZOO_API NameMap in_models(const NameMap& attention, const char* attn, const N
   NameMap all = attention;
   return all.add(whole_block).add(whole_model, base).add(whole_model);
 }
+
+/// The rules that BART and Whisper share.
+struct EncoderDecoderNames {
+  NameMap half, model;
+
+  NameMap finished(const char* output) const {
+    NameMap attention, block, whole_half = half, whole = model;
+    attention.rename_layer("q_proj", "w_q")
+        .rename_layer("k_proj", "w_k")
+        .rename_layer("v_proj", "w_v")
+        .rename_layer("out_proj", "w_o");
+    block.add(attention, "self_attn.", "attn.")
+        .add(attention, "encoder_attn.", "cross.")
+        .rename_layer("self_attn_layer_norm", "norm_attn")
+        .rename_layer("encoder_attn_layer_norm", "norm_cross")
+        .rename_layer("final_layer_norm", "norm_mlp")
+        .rename_layer("fc1", "mlp_in")
+        .rename_layer("fc2", "mlp_out");
+    whole_half.add(block, "layers.{n}.", "layers.{n}.");
+    for (const std::string name : {"encoder.", "decoder."}) {
+      whole.add(whole_half, name, name)
+          .tie(name + "embed_tokens.weight", name + "embed.weight", "embed.weight");
+    }
+    return attention.add(block)
+        .add(whole, "model.")
+        .add(whole)
+        .tie(output, "lm_head.weight", "embed.weight");
+  }
+};
 
 /// The rules that all have which have Llama's names.
 struct LlamaNames {
@@ -299,6 +342,35 @@ ATTZOO_API NameMap gemma2() {
       .block_norm("pre_feedforward_layernorm.weight", "norm_mlp.weight")
       .block_norm("post_feedforward_layernorm.weight", "norm_mlp_out.weight")
       .finished();
+}
+
+ATTZOO_API NameMap bart() {
+  core::EncoderDecoderNames names;
+  names.half.rename_layer("layernorm_embedding", "norm_embed")
+      .rename(
+          "embed_positions.weight", "positions.weight",
+          [](const torch::Tensor& t) {
+            TORCH_CHECK_VALUE(t.dim() == 2 && t.size(0) > 2,
+                              "expected positions behind two rows, got ", t.sizes());
+            return t.slice(0, 2);
+          },
+          [](const torch::Tensor& t) {
+            return torch::constant_pad_nd(t, {0, 0, 2, 0});
+          });
+  names.model.rename("shared.weight", "embed.weight");
+  return names.finished("lm_head.weight")
+      .rename("final_logits_bias", "final_logits_bias")
+      .ignore_zeros("final_logits_bias");
+}
+
+ATTZOO_API NameMap whisper() {
+  core::EncoderDecoderNames names;
+  names.half.rename("embed_positions.weight", "positions.weight")
+      .rename_layer("layer_norm", "norm");
+  names.model.rename_layer("encoder.conv1", "encoder.conv1")
+      .rename_layer("encoder.conv2", "encoder.conv2")
+      .rename("decoder.embed_tokens.weight", "embed.weight");
+  return names.finished("proj_out.weight");
 }
 
 ATTZOO_API NameMap gpt_oss(const std::string& moe_prefix) {

@@ -94,6 +94,8 @@ ATTZOO_API std::string no_name_fits(const std::map<std::string, torch::Tensor>& 
   static constexpr Sign kSigns[] = {
       {"sinks", "sinks", "gpt_oss()"},
       {"pre_feedforward_layernorm", "norm_attn_out", "gemma2()"},
+      {"encoder.conv1.weight", "w_q.weight", "whisper()"},
+      {"encoder_attn.q_proj.weight", "cross.w_q.weight", "bart()"},
       {"q_proj.weight", "w_g.weight", "qwen3_next(num_heads)"},
       {"q_proj.weight", "w_q.weight", "llama()"},
       {"c_attn.weight", "w_q.weight", "gpt2()"},
@@ -157,6 +159,10 @@ class NameMapping {
     return ours == upstream ? ours : ours + " (from " + printable(upstream) + ")";
   }
 
+  static bool is_zero(const torch::Tensor& t) {
+    return storage_problem(t).empty() && !t.count_nonzero().is_nonzero();
+  }
+
   void place(const std::string& name, const torch::Tensor& tensor) {
     std::string first;  // the names that the module lacks
     for (const auto& rule : names_.rules()) {
@@ -164,6 +170,9 @@ class NameMapping {
       if (!pieces) continue;
       matched_ = matched_ || rule.from != "*";  // which any name is
       if (!rule.refused.empty()) return complain(printable(name) + ": " + rule.refused);
+      if (rule.zeros && !is_zero(tensor)) {
+        return complain(printable(name) + ": is not all zeros, and the module has no counterpart");
+      }
       std::vector<NameTarget> targets = rule.to;
       std::string lacks;
       for (auto& target : targets) {

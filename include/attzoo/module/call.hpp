@@ -16,9 +16,10 @@ namespace attzoo::core {
 
 /// What a mechanism is to its callers, whatever it computes.
 struct Callee {
-  const char* name;   // in errors
-  int64_t input_dim;  // features of x and of a context
-  int64_t heads;      // of a mask
+  const char* name;                    // in errors
+  int64_t input_dim;                   // features of x
+  std::optional<int64_t> context_dim;  // of a context, where they may be others
+  int64_t heads;                       // of a mask
   TakenInputs takes;
   Identity identity = {};  // of which caches are
 };
@@ -29,6 +30,13 @@ struct CallMode {
   double dropout;                   // 0 unless it is training
   const torch::nn::Module& module;  // itself
 };
+
+/// Throws unless a context fits, as check_tokens().
+ATTZOO_API void check_context(const Callee& callee, const torch::Tensor& context,
+                              const torch::Tensor& weight);
+/// Throws c10::ValueError where keys and values cannot be made of x, which has other features than
+/// a context.
+ATTZOO_API void check_reads_x(const Callee& callee);
 
 /// Checks all inputs of a call, and says where its tokens stand. x and a context must fit a layer
 /// with this weight. Throws c10::ValueError for a wrong shape, size or device and for inputs that
@@ -48,6 +56,21 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
 #include <string>
 
 namespace attzoo::core {
+
+ATTZOO_API void check_context(const Callee& callee, const torch::Tensor& context,
+                              const torch::Tensor& weight) {
+  const auto& own = callee.context_dim;
+  check_tokens(context, callee.name, "context", own.value_or(callee.input_dim), weight,
+               own ? "context_dim" : "input_dim");
+}
+
+ATTZOO_API void check_reads_x(const Callee& callee) {
+  const int64_t own = callee.context_dim.value_or(callee.input_dim);
+  TORCH_CHECK_VALUE(own == callee.input_dim, callee.name,
+                    ": keys and values are those of a context, of context_dim=", own,
+                    ", not of x, of input_dim=", callee.input_dim,
+                    "; give each call a context, or the cache of make_context_cache");
+}
 
 inline void check_positions(const Callee& callee, const torch::Tensor& x,
                             const AttentionInputs& inputs) {
@@ -128,13 +151,14 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
   check_tokens(x, callee.name, "x", callee.input_dim, weight);
   TORCH_CHECK_VALUE(!inputs.cache.defined() || !context.defined(), callee.name,
                     ": a cache has no meaning with a context");
+  if (!crosses(inputs)) check_reads_x(callee);
   if (inputs.cache.defined()) check_cached_call(callee, weight, x, inputs, mode);
   TORCH_CHECK_VALUE(!inputs.context_padding_mask.defined(), callee.name,
                     ": context_padding_mask is for modules that attend to x, too, as DecoderBlock; "
                     "here a context's real tokens are its key_padding_mask");
   if (inputs.global_attention.defined()) check_global(callee, x, inputs);
   if (context.defined()) {
-    check_tokens(context, callee.name, "context", callee.input_dim, weight);
+    check_context(callee, context, weight);
     TORCH_CHECK_VALUE(context.size(0) == x.size(0), callee.name,
                       ": context must have x's batch size ", x.size(0), ", got ", context.sizes());
   }

@@ -23,10 +23,11 @@ ATTZOO_API bool dtypes_fit(const torch::Tensor& t, const torch::Tensor& weight);
 
 /// Throws unless a layer with this weight can read the tokens: c10::ValueError unless they are a
 /// dense tensor [batch, seq, input_dim] on the weight's device, c10::TypeError unless they have its
-/// dtype. Under autocast any two of the dtypes that it casts go together.
+/// dtype. Under autocast any two of the dtypes that it casts go together. `option` is the last
+/// size's name in errors.
 ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
                              std::string_view argument, int64_t input_dim,
-                             const torch::Tensor& weight);
+                             const torch::Tensor& weight, std::string_view option = "input_dim");
 
 /// Throws c10::ValueError where a call with a cache would need gradients, which do not flow through
 /// it: grad mode is on, and x or a parameter of the module asks for one.
@@ -64,10 +65,10 @@ ATTZOO_API bool dtypes_fit(const torch::Tensor& t, const torch::Tensor& weight) 
 
 ATTZOO_API void check_tokens(const torch::Tensor& tokens, std::string_view who,
                              std::string_view argument, int64_t input_dim,
-                             const torch::Tensor& weight) {
+                             const torch::Tensor& weight, std::string_view option) {
   check_floating(tokens, who, argument);
   TORCH_CHECK_VALUE(tokens.dim() == 3 && tokens.size(2) == input_dim, who, ": ", argument,
-                    " must have shape [batch, seq, input_dim=", input_dim, "], got ",
+                    " must have shape [batch, seq, ", option, "=", input_dim, "], got ",
                     tokens.sizes());
   TORCH_CHECK_VALUE(tokens.device() == weight.device(), who, ": ", argument,
                     " must be on the module's device ", weight.device(), ", got ", tokens.device());

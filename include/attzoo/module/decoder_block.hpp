@@ -9,7 +9,8 @@
 /// ```
 /// and with kPost, as in the paper and in BART, each norm behind its sum.
 ///
-/// Shapes: x [B, L, d_model], context [B, S, d_model] -> output [B, L, d_model].
+/// Shapes: x [B, L, d_model], context [B, S, d_model], or what the cross attention has as its
+/// context_dim -> output [B, L, d_model].
 
 #include <attzoo/module/transformer.hpp>
 
@@ -28,7 +29,7 @@ struct WrapsDecoder {
 
   /// Features of the output.
   int64_t d_model() const { return attn->d_model(); }
-  /// Features of x and of the context.
+  /// Features of x; those of the context are the cross attention's.
   int64_t input_dim() const { return attn->input_dim(); }
   /// What the attention to x takes.
   TakenInputs takes() const { return attn->takes(); }
@@ -101,10 +102,10 @@ class DecoderBlockImpl
                          config.options) {}
 
   /// x [B, L, d_model] -> output [B, L, d_model], with the weights and lse of the attention to x,
-  /// which all inputs are for but `context` [B, S, d_model] and `context_padding_mask` [B, S]. With
-  /// a cache the first call gives these, and the cache keeps the context's keys and values until
-  /// reset(). Throws what the modules do; c10::ValueError where there is no context, or a second
-  /// one, and for documents. Where it throws, the cache is as it was.
+  /// which all inputs are for but `context` [B, S, context_dim] and `context_padding_mask` [B, S].
+  /// With a cache the first call gives these, and the cache keeps the context's keys and values
+  /// until reset(). Throws what the modules do; c10::ValueError where there is no context, or a
+  /// second one, and for documents. Where it throws, the cache is as it was.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     this->check_call(x, inputs);
     this->check_options(kName, options);

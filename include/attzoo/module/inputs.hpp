@@ -21,7 +21,8 @@ struct AttentionInputs {
   /// Overrides the module's own `causal` option. With S != L the last query is aligned with the
   /// last key: query i sees the keys j <= i + S - L.
   std::optional<bool> causal = std::nullopt;
-  /// Keys and values are computed from this [B, S, input_dim] instead of from x (cross attention).
+  /// Keys and values are computed from this [B, S, context_dim] instead of from x (cross
+  /// attention); context_dim is input_dim, unless the module has an option of this name.
   torch::Tensor context = {};
   /// Position of x's first token for RoPE, within +-2^52; 0 without. A context's positions always
   /// start at 0.

@@ -44,6 +44,7 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(mlp_gated, true);
   ATTZOO_OPTION(mlp_bias, true);
   ATTZOO_OPTION(input_dim, true);
+  ATTZOO_OPTION(context_dim, true);
   ATTZOO_OPTION(
       dropout, requires { a.gate_hidden; });  // of a gate it is a layer
   ATTZOO_OPTION(bias, true);
@@ -52,6 +53,7 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(causal, false);
   ATTZOO_OPTION(head_dim, true);
   ATTZOO_OPTION(out_bias, true);
+  ATTZOO_OPTION(key_bias, true);
   ATTZOO_OPTION(qk_norm, true);
   ATTZOO_OPTION(qk_norm_eps, true);
   ATTZOO_OPTION(softcap, true);

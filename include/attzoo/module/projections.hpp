@@ -30,7 +30,9 @@ struct SelfAttentionSettings {
   std::optional<Rope> rope = std::nullopt;            ///< rotary positions; default off
   std::optional<int64_t> feature_dim = std::nullopt;  ///< width of q and k; default d_model
   std::optional<int64_t> head_dim = std::nullopt;     ///< of a head; default d_model / heads
+  std::optional<int64_t> context_dim = std::nullopt;  ///< features of a context; default input_dim
   std::optional<bool> out_bias = std::nullopt;        ///< of w_o; default as the others
+  bool key_bias = true;                               ///< of w_k, where the others have one
   std::optional<double> qk_norm_eps =
       std::nullopt;                              ///< norms of q and k with this eps; default none
   std::optional<double> softcap = std::nullopt;  ///< bound of the scores; default none
@@ -52,7 +54,9 @@ SelfAttentionSettings settings_of(const Options& o) {
   if constexpr (requires { o.temperature; }) s.temperature = o.temperature;
   if constexpr (requires { o.rope; }) s.rope = o.rope;
   if constexpr (requires { o.head_dim; }) s.head_dim = o.head_dim;
+  if constexpr (requires { o.context_dim; }) s.context_dim = o.context_dim;
   if constexpr (requires { o.out_bias; }) s.out_bias = o.out_bias;
+  if constexpr (requires { o.key_bias; }) s.key_bias = o.key_bias;
   if constexpr (requires { o.qk_norm; }) {
     if (o.qk_norm) s.qk_norm_eps = o.qk_norm_eps;
   }
@@ -69,8 +73,10 @@ class Projections {
  public:
   /// Features of the output.
   int64_t d_model() const { return d_model_; }
-  /// Features of x and of a context.
+  /// Features of x.
   int64_t input_dim() const { return callee_.input_dim; }
+  /// Features of a context: input_dim, unless there is an option of this name.
+  int64_t context_dim() const { return settings_.context_dim.value_or(input_dim()); }
   /// Features of a value in one head: head_dim, or d_model / query heads.
   int64_t d_head() const { return settings_.head_dim.value_or(d_model_ / settings_.heads.count); }
   /// Features of a query and a key in one head: d_head, but for mechanisms with a feature_dim.
@@ -80,7 +86,8 @@ class Projections {
   /// Which inputs have a meaning here.
   TakenInputs takes() const { return callee_.takes; }
 
-  /// The projections, [heads * features, input_dim] and w_o [d_model, heads * d_head].
+  /// The projections, [heads * features, input_dim], w_k and w_v [.., context_dim], and w_o
+  /// [d_model, heads * d_head].
   torch::nn::Linear w_q{nullptr}, w_k{nullptr}, w_v{nullptr}, w_o{nullptr};
   /// Of each head's queries and keys, before RoPE; empty without qk_norm.
   RMSNorm norm_q{nullptr}, norm_k{nullptr};
@@ -166,14 +173,14 @@ ATTZOO_API Projections::Projections(const char* name, int64_t d_model,
                                     std::optional<int64_t> input_dim,
                                     const SelfAttentionSettings& settings, TakenInputs takes)
     : settings_(settings),
-      callee_{name, input_dim.value_or(d_model), settings.heads.count, takes},
+      callee_{name, input_dim.value_or(d_model), settings.context_dim, settings.heads.count, takes},
       d_model_(d_model) {
   check_settings();
   rope_ = plan_rope(settings_.rope.value_or(Rope()), d_qk(), name);
   callee_.takes.positions = rope_.has_value();
   check_layer("w_q", callee_.input_dim, settings_.heads.count * d_qk());
   check_layer("w_o", settings_.heads.count * d_head(), d_model_);
-  check_layer("w_v", callee_.input_dim, settings_.heads.count * d_head());
+  check_layer("w_v", context_dim(), settings_.heads.count * d_head());
 }
 
 ATTZOO_API void Projections::check_settings() const {
@@ -182,6 +189,7 @@ ATTZOO_API void Projections::check_settings() const {
       std::tie(settings_.heads, settings_.head_dim, settings_.qk_norm_eps);
   check_positive("d_model", d_model_);
   check_positive("input_dim", input_dim());
+  check_positive("context_dim", context_dim());
   check_positive(heads.name, heads.count);
   if (!head_dim) check_divides(heads.name, heads.count, "d_model", d_model_);
   TORCH_CHECK_VALUE(!head_dim || (*head_dim > 0 && *head_dim <= kMost / heads.count), callee_.name,
@@ -208,6 +216,7 @@ ATTZOO_API void Projections::check_divides(const char* divisor_name, int64_t div
 
 ATTZOO_API void Projections::check_layer(const char* layer, int64_t from, int64_t to) const {
   std::string sizes = c10::str(" d_model=", d_model_, " input_dim=", input_dim());
+  if (settings_.context_dim) sizes += c10::str(" context_dim=", *settings_.context_dim);
   if (settings_.feature_dim) sizes += c10::str(" feature_dim=", *settings_.feature_dim);
   if (settings_.head_dim) sizes += c10::str(" head_dim=", *settings_.head_dim);
   core::check_layer(callee_.name, layer, from, to, sizes);
@@ -226,8 +235,9 @@ ATTZOO_API torch::nn::Linear Projections::new_projection(torch::nn::Module& modu
 ATTZOO_API void Projections::make_parameters(torch::nn::Module& module, bool bias) {
   const int64_t heads = settings_.heads.count;
   w_q = new_projection(module, "w_q", input_dim(), heads * d_qk(), bias);
-  w_k = new_projection(module, "w_k", input_dim(), kv_heads() * d_qk(), bias);
-  w_v = new_projection(module, "w_v", input_dim(), kv_heads() * d_head(), bias);
+  w_k =
+      new_projection(module, "w_k", context_dim(), kv_heads() * d_qk(), bias && settings_.key_bias);
+  w_v = new_projection(module, "w_v", context_dim(), kv_heads() * d_head(), bias);
   w_o =
       new_projection(module, "w_o", heads * d_head(), d_model_, settings_.out_bias.value_or(bias));
   if (settings_.qk_norm_eps) {
@@ -309,6 +319,7 @@ ATTZOO_API void Projections::rotate_context(torch::Tensor& k) const {
 
 ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<int64_t> capacity,
                                                  const CacheOptions& options, bool unending) const {
+  check_reads_x(callee_);
   return cache_head(callee_.name, callee_.identity, w_q->weight, batch, capacity, options,
                     unending);
 }
@@ -316,7 +327,7 @@ ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<in
 ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
                                                 const torch::Tensor& context,
                                                 const torch::Tensor& key_padding_mask) const {
-  check_tokens(context, callee_.name, "context", callee_.input_dim, w_k->weight);
+  check_context(callee_, context, w_k->weight);
   const auto& real = key_padding_mask;
   const Shape n{context.size(0), callee_.heads, 1, context.size(1)};
   if (real.defined()) check_key_padding(real, n, context.device(), callee_.name);
