@@ -40,9 +40,11 @@ struct MisspeltOptions {
   Anything dilation_rate, dilation, rate, window_size, window, global_projections;
   Anything block_size, block, overlap, feature_dim, features, eps, max_seq_len, max_len;
   Anything bucket_size, buckets, num_hashes, hashes, num_buckets, exact_buckets, seed;
-  Anything input_dim, in_dim, in_features, d_input, dropout, dropout_p, attn_dropout, drop;
+  Anything input_dim, in_dim, in_features, d_input, context_dim, kdim, vdim, dropout, dropout_p,
+      attn_dropout, drop;
   Anything bias, use_bias, qkv_bias, temperature, scale, rope, rotary, use_rope;
-  Anything causal, is_causal, casual, head_dim, d_head, out_bias, qk_norm, qk_norm_eps, softcap;
+  Anything causal, is_causal, casual, head_dim, d_head, out_bias, key_bias, qk_norm, qk_norm_eps,
+      softcap;
   Anything logit_softcap, sinks, sink, output_gate, sliding_window;
   Anything python_slopes, python_blend, python_weights;
 };
