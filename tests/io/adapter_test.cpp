@@ -321,8 +321,8 @@ TEST(LoadLora, IsStrictAndChangesNothing) {
   edit(folder.path, "\"use_rslora\": false", "\"use_rslora\": true");
   with({{first + "B.weight", good.at(first + "B.weight").to(torch::kFloat64)}});
   load_lora(fresh, folder.path, names::llama(), {.convert_dtype = true});
-  const auto* w_q = fresh.layers[0]->as<TransformerBlockImpl<GroupedSelfAttentionImpl>>();
-  EXPECT_DOUBLE_EQ(core::adaptable(*w_q->attn->w_q)->lora_scale(), 8 / std::sqrt(2.0));
+  const auto* block = fresh.layers[0]->as<TransformerBlockImpl<GroupedSelfAttentionImpl>>();
+  EXPECT_DOUBLE_EQ(core::adaptable(*block->attn->w_q)->lora().scale(2), 8 / std::sqrt(2.0));
   EXPECT_EQ(state_dict(fresh).at("layers.0.attn.w_q.lora_B").scalar_type(), torch::kFloat32);
 }
 

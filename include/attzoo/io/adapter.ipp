@@ -279,14 +279,15 @@ class LoraMapping {
       return why.empty();
     };
     const auto &w = own.weight, &A = lora.A;
-    const bool fits =
-        check("A", A, own.has_lora() ? own.lora_A() : torch::empty({rank_, w.size(1)}, like)) &
-        check("B", B, own.has_lora() ? own.lora_B() : torch::empty({w.size(0), rank_}, like));
+    const auto expected_A = own.has_lora() ? own.lora_A() : torch::empty({rank_, w.size(1)}, like),
+               expected_B = own.has_lora() ? own.lora_B() : torch::empty({w.size(0), rank_}, like);
+    const bool A_fits = check("A", A, expected_A), B_fits = check("B", B, expected_B);
     const auto [place, fresh] = places_.emplace(&own, given_.size());
     if (fresh) {
       given_.push_back({layer->second, A.to(like).clone(), B.to(like)});
-    } else if (fits && !(torch::equal(given_[place->second].A, A.to(like)) &&
-                         torch::equal(given_[place->second].B, B.to(like)))) {
+    } else if (A_fits && B_fits &&
+               !(torch::equal(given_[place->second].A, A.to(like)) &&
+                 torch::equal(given_[place->second].B, B.to(like)))) {
       complain(from + "is the module's " + given_[place->second].named.name +
                ", but other numbers are given");
     }

@@ -19,7 +19,7 @@ namespace attzoo {
 ATTZOO_API std::vector<std::string> freeze(ModuleRef module,
                                            const std::vector<std::string>& patterns = {"*"});
 
-/// They learn again.
+/// They learn again, those of floating dtypes.
 ATTZOO_API std::vector<std::string> unfreeze(ModuleRef module,
                                              const std::vector<std::string>& patterns = {"*"});
 
@@ -92,7 +92,7 @@ ATTZOO_API std::vector<std::string> unfreeze(ModuleRef module,
                                              const std::vector<std::string>& patterns) {
   std::vector<std::string> names;
   for (auto& [name, parameter] : core::matching_parameters("unfreeze", *module, patterns)) {
-    parameter.set_requires_grad(true);
+    if (torch::isFloatingType(parameter.scalar_type())) parameter.set_requires_grad(true);
     names.push_back(name);
   }
   return names;

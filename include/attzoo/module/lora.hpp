@@ -35,23 +35,22 @@ struct LoraOptions {
 /// both have the weight's dtype and device. Every other parameter of `module` stops learning, as by
 /// freeze(), but for LoRA that was there before. Gives the names of the layers.
 ///
-/// The layers are those of attzoo's mechanisms, blocks and wrappers, and what a mechanism of your
-/// own gets from make_projection(); their forward(), which is LibTorch's, knows no LoRA:
-/// `apply_linear(x, attn->w_q)` does. A layer that is shared is adapted once. Parameters are
-/// registered with the layer (`attn.w_q.lora_A`), so state dicts, to() and torch::save() have them,
-/// and clone() keeps them.
+/// The layers are those of attzoo's mechanisms, blocks and wrappers (not of their gates), and what
+/// a mechanism of your own gets from make_projection(); their forward(), which is LibTorch's, knows
+/// no LoRA: `apply_linear(x, attn->w_q)` does. A layer that is shared is adapted once. Parameters
+/// are registered with the layer (`attn.w_q.lora_A`), so state dicts, to() and torch::save() have
+/// them, and clone() keeps them.
 ///
 /// Throws c10::ValueError, before anything is changed, for options out of range, for a target that
-/// is no name of a layer (with a list of those there are) or names a torch::nn::Linear of another
-/// origin, and for a layer that has LoRA. Example:
+/// is no name of a layer (with a list of those there are) or names another torch::nn::Linear, and
+/// for a layer that has LoRA. Example:
 /// `add_lora(model, {.rank = 8, .targets = {"w_q", "w_v"}});`
 ATTZOO_API std::vector<std::string> add_lora(ModuleRef module, const LoraOptions& options = {});
 
 /// Adds all LoRA to the weights it stands beside, W + alpha / rank * B A, rounded once, and removes
 /// it: the module computes the same but for rounding, at the cost of one without. What was frozen
 /// stays so; unfreeze(module) ends that. Gives the names of the layers. Throws c10::ValueError,
-/// before anything is changed, if there is no LoRA, and for a weight that another
-/// module has, too.
+/// before anything is changed, if there is no LoRA, and for a weight that another module has, too.
 ATTZOO_API std::vector<std::string> merge_lora(ModuleRef module);
 
 /// Removes all LoRA: the module computes what it did before add_lora(), but for rounding: frozen
@@ -100,7 +99,7 @@ ATTZOO_API std::vector<NamedLayer> lora_targets(const torch::nn::Module& module,
     }
     if (!is_meant) continue;
     if (!is_ours) {
-      wrong += "\n  " + name + ": is a torch::nn::Linear that attzoo did not make";
+      wrong += "\n  " + name + ": is a torch::nn::Linear whose forward() knows no LoRA";
       continue;
     }
     auto layer = std::static_pointer_cast<AdaptableLinearImpl>(item.value());
@@ -181,7 +180,7 @@ ATTZOO_API std::vector<std::string> merge_lora(ModuleRef module) {
   for (const auto& [name, layer] : layers) {
     const auto wide = [](const torch::Tensor& t) { return t.to(torch::kCPU, torch::kFloat64); };
     const auto product = torch::matmul(wide(layer->lora_B()), wide(layer->lora_A()));
-    layer->weight.copy_(wide(layer->weight).add(product, layer->lora_scale()));
+    layer->weight.copy_(wide(layer->weight).add(product, layer->lora().scale(layer->rank())));
     layer->remove_lora();
   }
   return names;

@@ -31,7 +31,9 @@ class LoraImpl final : public torch::nn::Cloneable<LoraImpl> {
   void reset() override {}
   ATTZOO_API void pretty_print(std::ostream& stream) const override;
 
-  double alpha;    ///< of the factor alpha / rank
+  double scale(int64_t rank) const { return alpha / static_cast<double>(rank); }
+
+  double alpha;    ///< of the scale
   double dropout;  ///< of the LoRA's input, while training
 };
 
@@ -47,14 +49,13 @@ class AdaptableLinearImpl final : public torch::nn::LinearImpl {
   ATTZOO_API std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
-  /// Whether there are more parameters than LinearImpl's weight and bias, which it always has.
-  bool has_lora() const { return parameters_.size() > 2; }
+  /// LinearImpl always has two parameters, weight and bias, so that most are told by a count.
+  bool has_lora() const { return parameters_.size() > 2 && parameters_.contains("lora_A"); }
   // All below: only where there is LoRA.
   const torch::Tensor& lora_A() const { return parameters_["lora_A"]; }  ///< [rank, from]
   const torch::Tensor& lora_B() const { return parameters_["lora_B"]; }  ///< [to, rank]
   int64_t rank() const { return lora_A().size(0); }
   ATTZOO_API LoraImpl& lora() const;
-  double lora_scale() const { return lora().alpha / static_cast<double>(rank()); }
 
   /// Registers the matrices, which learn. Only where there is no LoRA.
   ATTZOO_API void add_lora(const torch::Tensor& A, const torch::Tensor& B, double alpha,
@@ -128,7 +129,14 @@ ATTZOO_API std::shared_ptr<torch::nn::Module> AdaptableLinearImpl::clone(
   return copy;
 }
 
-ATTZOO_API LoraImpl& AdaptableLinearImpl::lora() const { return *children().at(0)->as<LoraImpl>(); }
+ATTZOO_API LoraImpl& AdaptableLinearImpl::lora() const {
+  LoraImpl* found = nullptr;
+  for (const auto& child : children()) {
+    if (auto* lora = child->as<LoraImpl>()) found = lora;
+  }
+  TORCH_INTERNAL_ASSERT(found);
+  return *found;
+}
 
 ATTZOO_API void AdaptableLinearImpl::add_lora(const torch::Tensor& A, const torch::Tensor& B,
                                               double alpha, double dropout) {

@@ -145,9 +145,10 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& wei
 inline torch::Tensor add_lora(const torch::Tensor& y, const torch::Tensor& x,
                               const AdaptableLinearImpl& layer) {
   const auto &A = layer.lora_A(), &B = layer.lora_B();
-  const double scale = layer.lora_scale(), dropout = layer.lora().dropout;
-  const bool drops = layer.is_training() && dropout > 0;
-  const auto h = core::linear(drops ? at::dropout(x, dropout, true) : x, A);  // [..., rank]
+  const auto& lora = layer.lora();
+  const double scale = lora.scale(layer.rank());
+  const bool drops = layer.is_training() && lora.dropout > 0;
+  const auto h = core::linear(drops ? at::dropout(x, lora.dropout, true) : x, A);  // [..., rank]
   if (takes_few(h, {B, {}})) return at::add(y, core::linear(h, B), scale);
   const int64_t tokens = h.numel() / A.size(0);
   return at::addmm(y.reshape({tokens, B.size(0)}), h.reshape({tokens, A.size(0)}), B.t(), 1, scale)
