@@ -13,6 +13,7 @@
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/isa.hpp>
+#include <attzoo/core/layers/adaptable_linear.hpp>
 #include <attzoo/core/layers/layers.hpp>
 #include <attzoo/core/layers/rotate.hpp>
 #include <attzoo/core/modifier/any_mask.hpp>

@@ -1,8 +1,9 @@
-// attzoo::compiled: safetensors files, checkpoints of several, their JSON and config.json, and
-// weights by name.
+// attzoo::compiled: safetensors files, checkpoints of several, their JSON and config.json, weights
+// by name, and adapters.
 
 #define ATTZOO_DEFINE_IO
 
+#include <attzoo/io/adapter.hpp>
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/file.hpp>
 #include <attzoo/io/json.hpp>

@@ -13,7 +13,9 @@
 #include <attzoo/module/cache.hpp>
 #include <attzoo/module/call.hpp>
 #include <attzoo/module/checks.hpp>
+#include <attzoo/module/freeze.hpp>
 #include <attzoo/module/gate.hpp>
+#include <attzoo/module/lora.hpp>
 #include <attzoo/module/projections.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/row_buffer.hpp>

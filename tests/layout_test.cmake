@@ -31,11 +31,12 @@ set(kernel/modifier_includes kernel kernel/isa kernel/modifier)
 set(kernel/isa_includes kernel kernel/isa)
 set(kernel_includes kernel)
 # Files that know more than their layer: who chooses a backend, modifiers of any type, which carry a
-# form for the CPU, what makes modules of a checkpoint's config.json, and the list of all that is
-# compiled for each instruction set.
+# form for the CPU, what makes modules of a checkpoint's config.json, what gives them adapters, and
+# the list of all that is compiled for each instruction set.
 set(core/attention/dispatch_knows core/cpu)
 set(core/recurrence/linear_attention_knows core/cpu)
 set(io/model_config_knows mechanism module functional)
+set(io/adapter_knows module core/layers)
 set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)
 set(kernel/bodies.inc_knows ${kernel/bodies_knows})
 
@@ -190,6 +191,8 @@ expect_none(functional/x.hpp "<attzoo/core/attention/dispatch.hpp>")
 expect_none(functional/x.hpp "<attzoo/config.hpp>")
 expect_none(local.hpp "<attzoo/module/self_attention.hpp>")
 expect_none(io/model_config.hpp "<attzoo/grouped.hpp>")
+expect_none(io/adapter.hpp "<attzoo/module/lora.hpp>")
+expect_complaint(io/adapter.hpp "<attzoo/grouped.hpp>")
 expect_none(local.hpp "<attzoo/local.ipp>")
 expect_none(local.hpp "<attzoo/local/x.hpp>")
 expect_none(local/x.ipp "<attzoo/local/y.hpp>")
@@ -314,6 +317,7 @@ set(tested_elsewhere
   module/holder=module/own_mechanism
   module/inputs=bad_inputs_modules
   module/misspelt=module/own_mechanism
+  module/module_ref=module/lora
   module/projections=module/own_mechanism
   module/row_buffer=module/cache
   module/self_attention=module/own_mechanism

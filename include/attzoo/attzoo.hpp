@@ -25,6 +25,7 @@
 #include <attzoo/functional/recurrence.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>
+#include <attzoo/io/adapter.hpp>
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_maps.hpp>
@@ -32,6 +33,8 @@
 #include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/any_attention.hpp>
 #include <attzoo/module/decoder_block.hpp>
+#include <attzoo/module/freeze.hpp>
+#include <attzoo/module/lora.hpp>
 #include <attzoo/module/output_of.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/stack.hpp>

@@ -12,6 +12,7 @@
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model]; weights and lse are the inner module's.
 /// Cost: that of the inner module, and O(L) more.
 
+#include <attzoo/core/layers/layers.hpp>
 #include <attzoo/module/gate.hpp>
 
 #include <torch/nn/modules/linear.h>
@@ -49,7 +50,8 @@ class GatedSelfAttentionImpl
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     this->check_call(x, inputs);
     auto result = attn->forward(x, inputs);
-    result.output = core::mix(gate, x, result.output, x_proj.is_empty() ? x : x_proj(x));
+    result.output =
+        core::mix(gate, x, result.output, x_proj.is_empty() ? x : core::linear(x, x_proj));
     return result;
   }
 
@@ -66,7 +68,7 @@ class GatedSelfAttentionImpl
     this->register_module("attn", attn);
     gate = this->register_module("gate", core::make_gate(input_dim(), options));
     if (input_dim() != d_model()) {
-      x_proj = this->register_module("x_proj", torch::nn::Linear(input_dim(), d_model()));
+      x_proj = this->register_module("x_proj", core::make_linear(input_dim(), d_model()));
     }
   }
 };

@@ -189,8 +189,7 @@ ATTZOO_API void BlockParts::register_parts(torch::nn::Module& module,
     return made;
   };
   const auto layer = [&](const char* name, int64_t from, int64_t to) {
-    return module.register_module(
-        name, torch::nn::Linear(torch::nn::LinearOptions(from, to).bias(o.mlp_bias)));
+    return module.register_module(name, make_linear(from, to, o.mlp_bias));
   };
   const bool sandwich = o.norm_placement == NormPlacement::kSandwich;
   norm_attn = norm("norm_attn");

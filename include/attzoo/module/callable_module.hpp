@@ -7,6 +7,7 @@
 #include <torch/nn/cloneable.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -36,11 +37,27 @@ inline void take_values(const char* who, const torch::nn::Module& fresh,
   });
 }
 
+/// What learns in `from` learns in its copy, and no more: LibTorch's clone() makes all learn.
+inline void copy_learning(const torch::nn::Module& from, const torch::nn::Module& copy) {
+  auto copied = copy.named_parameters();
+  for (const auto& item : from.named_parameters()) {
+    copied[item.key()].set_requires_grad(item.value().requires_grad());
+  }
+}
+
 /// A module whose forward(x, inputs) is called with x alone as well: what LibTorch's macro
 /// FORWARD_HAS_DEFAULT_ARGS says, but compiled once.
 template <class Derived>
 class CallableModule : public torch::nn::Cloneable<Derived>, public MakesCache {
  public:
+  /// A copy that shares nothing with the module, and learns where it does.
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override {
+    auto copy = torch::nn::Cloneable<Derived>::clone(device);
+    copy_learning(*this, *copy);
+    return copy;
+  }
+
   /// Initialises all parameters and buffers anew, in place, those of wrapped modules too: they get
   /// the values that a new module with these options has, and stay the same tensors, of the same
   /// dtype and on the same device, so that an optimizer keeps them. Throws c10::ValueError where

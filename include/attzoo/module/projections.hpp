@@ -226,7 +226,7 @@ ATTZOO_API torch::nn::Linear Projections::new_projection(torch::nn::Module& modu
                                                          const char* name, int64_t from, int64_t to,
                                                          bool bias) const {
   check_layer(name, from, to);
-  torch::nn::Linear layer(torch::nn::LinearOptions(from, to).bias(bias));
+  auto layer = make_linear(from, to, bias);
   torch::nn::init::xavier_uniform_(layer->weight);
   if (bias) torch::nn::init::zeros_(layer->bias);
   return module.register_module(name, layer);

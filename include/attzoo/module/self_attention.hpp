@@ -77,7 +77,8 @@ class Mechanism : public CallableModule<Derived>, public Parts {
   Options options;
 
  protected:
-  /// A projection [to, from] of the mechanism's own, registered under `name`.
+  /// A projection [to, from] of the mechanism's own, registered under `name`. `apply_linear(x,
+  /// layer)` calls it with its LoRA (module/lora.hpp), which its own forward() does not know.
   torch::nn::Linear make_projection(const char* name, int64_t from, int64_t to) {
     return this->new_projection(*this, name, from, to, options.bias);
   }

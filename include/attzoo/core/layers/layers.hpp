@@ -3,6 +3,7 @@
 /// What stands around attention, for a few tokens, as in decoding: layers without a gradient.
 
 #include <attzoo/config.hpp>
+#include <attzoo/core/layers/adaptable_linear.hpp>
 
 #include <torch/nn/modules/linear.h>
 
@@ -19,7 +20,7 @@ ATTZOO_API bool plain_numbers(const torch::Tensor& x, const torch::Tensor& weigh
 /// threads read. Results do not depend on how many there are. Otherwise it is at::linear.
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& weight,
                                 const torch::Tensor& bias = {});
-/// The same for a layer.
+/// The same for a layer, with its LoRA if it has one.
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer);
 /// The same for several layers of one x: the threads meet once and not for each.
 ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
@@ -54,6 +55,8 @@ ATTZOO_API torch::Tensor swiglu(const torch::Tensor& gate, const torch::Tensor& 
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/dropout.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
@@ -138,8 +141,30 @@ ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::Tensor& wei
   return linear_each(x, {Affine{weight, bias}})[0];
 }
 
+/// What the layer gave for x, and its LoRA's part: y + scale (dropout(x) A^T) B^T.
+inline torch::Tensor add_lora(const torch::Tensor& y, const torch::Tensor& x,
+                              const AdaptableLinearImpl& layer) {
+  const auto &A = layer.lora_A(), &B = layer.lora_B();
+  const auto& lora = layer.lora();
+  const double scale = lora.scale(layer.rank());
+  const bool drops = layer.is_training() && lora.dropout > 0;
+  const auto h = core::linear(drops ? at::dropout(x, lora.dropout, true) : x, A);  // [..., rank]
+  if (takes_few(h, {B, {}})) return at::add(y, core::linear(h, B), scale);
+  const int64_t tokens = h.numel() / A.size(0);
+  return at::addmm(y.reshape({tokens, B.size(0)}), h.reshape({tokens, A.size(0)}), B.t(), 1, scale)
+      .view(y.sizes());
+}
+
+/// The LoRA of a layer, which most have not.
+inline const AdaptableLinearImpl* lora_of(const torch::nn::LinearImpl& layer) {
+  const auto* own = adaptable(layer);
+  return own && own->has_lora() ? own : nullptr;
+}
+
 ATTZOO_API torch::Tensor linear(const torch::Tensor& x, const torch::nn::Linear& layer) {
-  return linear(x, layer->weight, layer->bias);
+  auto y = linear(x, layer->weight, layer->bias);
+  if (const auto* lora = lora_of(*layer)) y = add_lora(y, x, *lora);
+  return y;
 }
 
 ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
@@ -147,7 +172,11 @@ ATTZOO_API std::vector<torch::Tensor> linear_each(const torch::Tensor& x,
   std::vector<Affine> all;
   all.reserve(layers.size());
   for (const auto& layer : layers) all.push_back({layer->weight, layer->bias});
-  return linear_each(x, std::move(all));
+  auto result = linear_each(x, std::move(all));
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (const auto* lora = lora_of(*layers[i])) result[i] = add_lora(result[i], x, *lora);
+  }
+  return result;
 }
 
 ATTZOO_API torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
