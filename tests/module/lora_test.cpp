@@ -398,6 +398,14 @@ TEST(Lora, SaysWhatIsWrongAndChangesNothing) {
   add_lora(attn);
   expect_error([&] { merge_lora(attn); }, {"merge_lora", "w_q.weight", "another"});
   EXPECT_EQ(remove_lora(attn), (Names{"w_q", "w_v"}));
+
+  // A parameter of somebody's own is no LoRA.
+  const auto x = torch::randn({1, 3, kWidth});
+  const auto want = attn(x).output;
+  attn->w_o->register_parameter("scale", torch::ones(1));
+  EXPECT_TRUE(torch::equal(attn(x).output, want));
+  EXPECT_EQ(add_lora(attn, {.targets = {"w_o"}}), Names{"w_o"});
+  EXPECT_EQ(merge_lora(attn), Names{"w_o"});
 }
 
 }  // namespace
