@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy
 import torch
 
 torch.float32 = torch.float = torch.float64  # before the source reads them
@@ -17,13 +18,12 @@ torch.set_default_dtype(torch.float64)
 import transformers  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
-FLOAT32 = torch.zeros(1).numpy().astype("float32").dtype
 folder = Path(__file__).parent
 
 
 def single(t):
     """The same numbers as a float32 tensor."""
-    return torch.from_numpy(t.detach().numpy().astype(FLOAT32)) if t.is_floating_point() else t
+    return torch.from_numpy(t.detach().numpy().astype(numpy.float32)) if t.is_floating_point() else t
 
 
 def randomise(model, seed):
@@ -111,9 +111,9 @@ layers = {  # name: model class, config, the layers' place, the attention's in a
               "self_attention"),
     "bert": (t.BertModel, t.BertConfig(**common, intermediate_size=24), "encoder.layer",
              "attention.self"),
-    "longformer": (t.LongformerModel, t.LongformerConfig(**common, intermediate_size=24,
-                                                         attention_window=[4], layer_norm_eps=1e-5), "encoder.layer",
-                   "attention.self"),
+    "longformer": (t.LongformerModel, t.LongformerConfig(
+        **common, intermediate_size=24, attention_window=[4], layer_norm_eps=1e-5), "encoder.layer",
+        "attention.self"),
     "vit": (t.ViTModel, t.ViTConfig(**{k: v for k, v in common.items() if k != "vocab_size"},
                                     intermediate_size=24, image_size=6, patch_size=2), None, None),
     "clip_image": (t.CLIPVisionModel, t.CLIPVisionConfig(

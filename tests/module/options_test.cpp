@@ -94,8 +94,10 @@ class Changes {
 
   /// Those of today's models.
   const Changes& around() const {
+    is_settled(&Options::context_dim, 8, "context_dim", "none", "8");
     is_settled(&Options::head_dim, 2, "head_dim", "none", "2");
     is_settled(&Options::out_bias, true, "out_bias", "none", "true");
+    is_settled(&Options::key_bias, false, "key_bias", "true", "false");
     is_settled(&Options::qk_norm, true, "qk_norm", "false", "true");
     is_settled(&Options::qk_norm_eps, 0.5, "qk_norm_eps", "1e-06", "0.5");
     is_settled(&Options::softcap, 3.0, "softcap", "none", "3");

@@ -21,8 +21,8 @@
 /// | norm_embed                              | BERT's and BART's norm of their sum              |
 /// | layers.0, layers.1, ...                 | blocks                                           |
 /// | norm, lm_head                           | the last norm and the output layer               |
-/// | encoder, decoder                        | the halves of BART and Whisper, each with its own |
-/// |                                         | positions, norm_embed, layers, norm              |
+/// | encoder, decoder                        | halves of BART and Whisper: each has positions,  |
+/// |                                         | norm_embed or norm, and layers of its own        |
 ///
 /// Biases map wherever a model may have them. An output layer that is tied to the embedding is
 /// wanted if the module has an `lm_head`; else it must hold the embedding's numbers, or is the
