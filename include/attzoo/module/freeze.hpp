@@ -61,6 +61,7 @@ ATTZOO_API std::vector<std::pair<std::string, torch::Tensor>> matching_parameter
     if (!any) wrong += (wrong.empty() ? "\"" : ", \"") + pattern + "\"";
   }
   if (!wrong.empty()) {
+    wrong += all.is_empty() ? "; it has none" : "; it has";
     for (const auto& name : all.keys()) wrong += "\n  " + name;
   }
   TORCH_CHECK_VALUE(wrong.empty(), who, ": no parameter of ", module.name(), " matches ", wrong);
