@@ -318,6 +318,69 @@ TEST(Pattern, GoesOnWithACache) {
   }
 }
 
+TEST(Pattern, HoldsForGlobalTokensThatACacheKeeps) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(9);
+  const int64_t n = 110;
+  const auto x = tokens(n);
+  auto global = torch::zeros({n}, torch::kBool);
+  global.slice(0, 2, 4).fill_(true);
+  const auto pattern = mask_mod(
+      [](auto, auto, auto q, auto kv) { return (q * 2 + kv) % 3 != 1 || q == kv; }, aligned);
+  const auto score = score_mod(
+      [](auto s, auto, auto, auto q, auto kv) { return s + 0.3 * ((q + kv) % 4); }, aligned);
+  const auto tensor =
+      added_by(score, n).masked_fill(create_mask(pattern, 1, 1, n, n).logical_not(), -kInfinity);
+  for (const bool own_projections : {false, true}) {
+    LongformerSelfAttention attn({.d_model = kWidth,
+                                  .num_heads = kHeads,
+                                  .window_size = 6,
+                                  .global_projections = own_projections,
+                                  .rope = true,
+                                  .causal = true});
+    attn->eval();
+    attn->to(torch::kFloat64);
+    const auto gold = attn(x, {.mask = tensor, .global_attention = global});
+    expect_equal(attn(x, {.global_attention = global, .pattern = pattern, .score = score}), gold,
+                 "whole");
+    const auto cache = attn->make_cache(kBatch, n);
+    for (int64_t begin = 0; begin < n; begin += 11) {
+      AttentionInputs call{.cache = cache, .pattern = pattern, .score = score};
+      if (begin == 0) call.global_attention = global.slice(0, 0, 11);
+      const auto rows = gold.output.slice(1, begin, begin + 11);
+      expect_within_rule(attn(x.slice(1, begin, begin + 11), call).output, rows, rows, 2, 128,
+                         c10::str("tokens from ", begin));
+    }
+  }
+}
+
+TEST(Pattern, GoesOnBehindAPackedPrompt) {
+  const torch::NoGradGuard no_grad;
+  torch::manual_seed(10);
+  const int64_t n = 90, first = 8, prompt = 20;  // the last document goes on
+  const auto f = [](auto, auto, auto q, auto kv) { return q / 3 == kv / 3 || kv == 0; };
+  const auto g = [](auto s, auto, auto, auto q, auto kv) { return s + 0.3 * ((q + kv) % 4); };
+  for (const auto& [name, attn] : subjects()) {
+    if (name == "overlapping blocks") continue;  // the last blocks differ
+    const auto x = tokens(n);
+    const auto gold =
+        attn(x.slice(1, first), {.causal = true, .pattern = mask_mod(f), .score = score_mod(g)})
+            .output;
+    AttentionInputs call{.causal = true,
+                         .documents = {.offsets = torch::tensor({int64_t{0}, first, prompt})},
+                         .cache = attn.make_cache(kBatch, n),
+                         .pattern = mask_mod(f, in_document),
+                         .score = score_mod(g, in_document)};
+    attn(x.slice(1, 0, prompt), call);
+    call.documents = {};
+    for (int64_t begin = prompt; begin < n; begin += 10) {
+      const auto rows = gold.slice(1, begin - first, begin - first + 10);
+      expect_within_rule(attn(x.slice(1, begin, begin + 10), call).output, rows, rows, 2, 128,
+                         c10::str(name, ", tokens from ", begin));
+    }
+  }
+}
+
 TEST(Pattern, HoldsForAContextAndItsCache) {
   const torch::NoGradGuard no_grad;
   torch::manual_seed(7);
@@ -344,7 +407,9 @@ TEST(Pattern, LearnsAsItsTensor) {
   torch::manual_seed(8);
   const int64_t n = 19;
   const auto pattern = mask_mod([](auto, auto, auto q, auto kv) { return (q * kv) % 5 < 3; });
-  for (const auto& [name, attn] : subjects()) {
+  for (const auto& subject : subjects()) {
+    const auto& name = subject.name;
+    const auto& attn = subject.attn;
     const auto x = tokens(n).requires_grad_();
     auto learned = torch::randn({2 * n}, torch::kFloat64).requires_grad_();
     const auto bias = table(learned);
