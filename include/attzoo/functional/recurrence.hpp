@@ -17,8 +17,8 @@ struct RecurrenceOptions {
   /// head [HV], for each token [B, HV, n], or for each channel of the keys [B, HV, n, F]. Default:
   /// everything.
   torch::Tensor decay = {};
-  /// Delta rule: v becomes beta (v - S'^T k), what the state does not yet say of k. [B, HV, n],
-  /// usually in 0 ... 1 or 0 ... 2.
+  /// Delta rule: v becomes beta (v - R^T k), R the state that remains: what it does not yet say of
+  /// k. [B, HV, n], usually in 0 ... 1 or 0 ... 2.
   torch::Tensor beta = {};
   /// Delta rule that asks the state of another vector than k, [B, H or HV, n, F]: Comba's p, or
   /// b * k of Gated DeltaNet 2. Default: k. Without beta that is 1.
@@ -40,11 +40,11 @@ struct RecurrenceResult {
   torch::Tensor state;   ///< behind the last token, [B, HV, F, E]; float32 or float64
 };
 
-/// A linear recurrence in every head, over a state S [F, E]:
+/// A linear recurrence in every head, over a state S [F, E]; R is what remains of it:
 /// ```
-/// S' = exp(decay_t) S_{t-1}        per channel of the keys: diag(exp(decay_t)) S_{t-1}
-/// u  = v_t                         delta rule: beta_t (v_t - S'^T erase_t)
-/// S_t = S' + k_t u^T [+ b_t (a_t^T S_{t-1})]
+/// R   = exp(decay_t) S_{t-1}      decays of channels: diag(exp(decay_t)) S_{t-1}
+/// u   = v_t                       delta rule: beta_t (v_t - R^T erase_t)
+/// S_t = R + k_t u^T               with a and b: + b_t (a_t^T S_{t-1})
 /// output_t = scale S_t^T q_t
 /// ```
 /// With a decay of each head it is RetNet's retention (Sun et al., 2023, arXiv:2307.08621) and
@@ -170,7 +170,7 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
     x.a = of_values(o.a);
     x.b = of_values(o.b);
   } else if (o.beta.defined() || o.erase.defined()) {
-    // k (beta (v - S'^T p))^T = k (beta v)^T - beta k (p^T exp(decay) S).
+    // k (beta (v - R^T p))^T = k (beta v)^T - beta k (p^T exp(decay) S).
     const auto p = o.erase.defined() ? of_values(o.erase) : x.k;
     x.a = x.decay.defined() ? p * x.decay.exp() : p;
     x.b = -x.k;
