@@ -11,6 +11,7 @@
 #include "support/error_rule.hpp"
 #include "support/every_mechanism.hpp"
 #include "support/expect_error.hpp"
+#include "support/same_result.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -62,15 +63,6 @@ torch::Tensor real_tokens(int64_t S) {
   return real;
 }
 
-void expect_equal(const AttentionResult& got, const AttentionResult& gold,
-                  const std::string& what) {
-  expect_within_rule(got.output, gold.output, gold.output, 2, 64, what);
-  if (gold.lse.defined()) expect_within_rule(got.lse, gold.lse, gold.lse, 2, 64, what + ": lse");
-  if (!gold.weights.defined()) return;
-  const torch::Tensor weights = gold.weights;
-  expect_within_rule(got.weights, weights, weights, 2, 64, what + ": weights");
-}
-
 TEST(ContextCache, IsTheContext) {
   const torch::NoGradGuard no_grad;
   torch::manual_seed(1);
@@ -87,9 +79,9 @@ TEST(ContextCache, IsTheContext) {
           const auto cache = attn.make_context_cache(context, real);
           EXPECT_EQ(cache.length(), S) << what;
           const auto gold = attn(x, {.key_padding_mask = real, .context = context});
-          expect_equal(attn(x, {.cache = cache}), gold, what);
+          expect_same(attn(x, {.cache = cache}), gold, what);
           // Another call finds the same.
-          expect_equal(attn(x, {.cache = cache}), gold, what + ", again");
+          expect_same(attn(x, {.cache = cache}), gold, what + ", again");
         }
       }
     }
@@ -111,7 +103,7 @@ TEST(ContextCache, TakesMasksPositionsAndCausality) {
       const auto gold = attn(x, inputs);
       inputs.context = torch::Tensor();
       inputs.cache = cache;
-      expect_equal(attn(x, inputs), gold, name + ", " + what);
+      expect_same(attn(x, inputs), gold, name + ", " + what);
     };
     compare({.causal = true}, "causal");
     if (attn.takes().mask) {
@@ -136,8 +128,8 @@ TEST(ContextCache, OfOverlappingBlocksIsAsLongAsX) {
   const auto x = torch::randn({kBatch, 10, kWidth}), context = torch::randn({kBatch, 10, kWidth});
   const auto real = real_tokens(10);
   const auto cache = cross->make_context_cache(context, real);
-  expect_equal(cross(x, {.cache = cache}), cross(x, {.key_padding_mask = real, .context = context}),
-               "overlapping");
+  expect_same(cross(x, {.cache = cache}), cross(x, {.key_padding_mask = real, .context = context}),
+              "overlapping");
   expect_error([&] { cross(x.slice(1, 0, 3), {.cache = cache}); }, {"as long as x"});
 }
 
@@ -172,11 +164,11 @@ TEST(ContextCache, ReordersAndClones) {
     const auto order = torch::tensor({2, 0, 0});
     cache.reorder(order);
     const auto taken = [&](const torch::Tensor& t) { return t.index_select(0, order); };
-    expect_equal(attn(x, {.cache = cache}),
-                 attn(x, {.key_padding_mask = taken(real), .context = taken(context)}),
-                 name + ", reordered");
-    expect_equal(attn(x, {.cache = copy}), attn(x, {.key_padding_mask = real, .context = context}),
-                 name + ", its clone");
+    expect_same(attn(x, {.cache = cache}),
+                attn(x, {.key_padding_mask = taken(real), .context = taken(context)}),
+                name + ", reordered");
+    expect_same(attn(x, {.cache = copy}), attn(x, {.key_padding_mask = real, .context = context}),
+                name + ", its clone");
   }
 }
 

@@ -13,6 +13,7 @@
 #include "support/error_rule.hpp"
 #include "support/every_mechanism.hpp"
 #include "support/expect_error.hpp"
+#include "support/same_result.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -115,15 +116,6 @@ torch::Tensor added_by(const AnyScore& score, int64_t n) {
   return score.evaluate(torch::zeros({kBatch, 1, n, n}, torch::kFloat64), all);
 }
 
-void expect_equal(const AttentionResult& got, const AttentionResult& gold,
-                  const std::string& what) {
-  expect_within_rule(got.output, gold.output, gold.output, 2, 64, what);
-  if (gold.lse.defined()) expect_within_rule(got.lse, gold.lse, gold.lse, 2, 64, what + ": lse");
-  if (!gold.weights.defined()) return;
-  const torch::Tensor weights = gold.weights;
-  expect_within_rule(got.weights, weights, weights, 2, 64, what + ": weights");
-}
-
 TEST(Pattern, IsItsTensor) {
   const torch::NoGradGuard no_grad;
   torch::manual_seed(1);
@@ -134,14 +126,14 @@ TEST(Pattern, IsItsTensor) {
       if (!is_causal && name == "grouped, all options") continue;  // it has a sliding window
       for (const auto& [of, pattern] : patterns(n)) {
         const auto t = create_mask(pattern, kBatch, 1, n, n);
-        expect_equal(attn(x, {.causal = is_causal, .pattern = pattern}),
-                     attn(x, {.mask = t, .causal = is_causal}),
-                     c10::str(name, ", ", of, is_causal ? ", causal" : ""));
+        expect_same(attn(x, {.causal = is_causal, .pattern = pattern}),
+                    attn(x, {.mask = t, .causal = is_causal}),
+                    c10::str(name, ", ", of, is_causal ? ", causal" : ""));
       }
       for (const auto& [of, score] : scores(n)) {
-        expect_equal(attn(x, {.causal = is_causal, .score = score}),
-                     attn(x, {.mask = added_by(score, n), .causal = is_causal}),
-                     c10::str(name, ", ", of, is_causal ? ", causal" : ""));
+        expect_same(attn(x, {.causal = is_causal, .score = score}),
+                    attn(x, {.mask = added_by(score, n), .causal = is_causal}),
+                    c10::str(name, ", ", of, is_causal ? ", causal" : ""));
       }
     }
   }
@@ -163,12 +155,12 @@ TEST(Pattern, StandsBesideMaskAndPadding) {
     auto first = both;  // the bias as a modifier behind the score
     first.mask = torch::Tensor();
     first.score = score + bias_tensor(bias);
-    expect_equal(attn(x, first), attn(x, both), name);
+    expect_same(attn(x, first), attn(x, both), name);
     auto second = both;  // the pattern as a part of the mask
     second.pattern = {};
     second.mask =
         bias.masked_fill(create_mask(pattern, 1, 1, n, n)[0][0].logical_not(), -kInfinity);
-    expect_equal(attn(x, second), attn(x, both), name);
+    expect_same(attn(x, second), attn(x, both), name);
   }
 }
 
@@ -179,14 +171,14 @@ TEST(Pattern, ChangesScoresAsTheModulesOwnOptionsDo) {
   MultiHeadSelfAttention capped({.d_model = kWidth, .num_heads = kHeads, .softcap = 0.5});
   load_state_dict(*capped, state_dict(*plain));
   const auto x = torch::randn({kBatch, 9, kWidth});
-  expect_equal(plain(x, {.score = softcap(0.5)}), capped(x), "softcap");
+  expect_same(plain(x, {.score = softcap(0.5)}), capped(x), "softcap");
   GroupedSelfAttention sinks(
       {.d_model = kWidth, .num_query_heads = kHeads, .num_kv_heads = kHeads, .sinks = true});
   const auto logits = torch::randn({kHeads});
   auto with = state_dict(*plain);
   with["sinks"] = logits;
   load_state_dict(*sinks, with);
-  expect_equal(plain(x, {.score = sink(logits)}), sinks(x), "sink");
+  expect_same(plain(x, {.score = sink(logits)}), sinks(x), "sink");
 }
 
 TEST(Pattern, IsItsTensorInPackedBatches) {
@@ -197,16 +189,16 @@ TEST(Pattern, IsItsTensorInPackedBatches) {
   const Documents packed{.offsets = torch::tensor({0, 8, 9, 22, 29})};
   for (const auto& [name, attn] : subjects()) {
     for (const auto& [of, pattern] : patterns(n)) {
-      expect_equal(attn(x, {.causal = true, .documents = packed, .pattern = pattern}),
-                   attn(x, {.mask = create_mask(pattern, kBatch, 1, n, n),
-                            .causal = true,
-                            .documents = packed}),
-                   name + ", " + of);
+      expect_same(attn(x, {.causal = true, .documents = packed, .pattern = pattern}),
+                  attn(x, {.mask = create_mask(pattern, kBatch, 1, n, n),
+                           .causal = true,
+                           .documents = packed}),
+                  name + ", " + of);
     }
     for (const auto& [of, score] : scores(n)) {
-      expect_equal(attn(x, {.causal = true, .documents = packed, .score = score}),
-                   attn(x, {.mask = added_by(score, n), .causal = true, .documents = packed}),
-                   name + ", " + of);
+      expect_same(attn(x, {.causal = true, .documents = packed, .score = score}),
+                  attn(x, {.mask = added_by(score, n), .causal = true, .documents = packed}),
+                  name + ", " + of);
     }
   }
 }
@@ -341,8 +333,8 @@ TEST(Pattern, HoldsForGlobalTokensThatACacheKeeps) {
     attn->eval();
     attn->to(torch::kFloat64);
     const auto gold = attn(x, {.mask = tensor, .global_attention = global});
-    expect_equal(attn(x, {.global_attention = global, .pattern = pattern, .score = score}), gold,
-                 "whole");
+    expect_same(attn(x, {.global_attention = global, .pattern = pattern, .score = score}), gold,
+                "whole");
     const auto cache = attn->make_cache(kBatch, n);
     for (int64_t begin = 0; begin < n; begin += 11) {
       AttentionInputs call{.cache = cache, .pattern = pattern, .score = score};
@@ -396,10 +388,10 @@ TEST(Pattern, HoldsForAContextAndItsCache) {
   for (const auto& [name, attn] : subjects()) {
     if (name == "overlapping blocks" || name == "grouped, all options") continue;  // L == S, causal
     const auto gold = attn(x, {.mask = both, .context = context});
-    expect_equal(attn(x, {.context = context, .pattern = pattern, .score = score}), gold, name);
+    expect_same(attn(x, {.context = context, .pattern = pattern, .score = score}), gold, name);
     const auto cache = attn.make_context_cache(context);
-    expect_equal(attn(x, {.cache = cache, .pattern = pattern, .score = score}), gold,
-                 name + ", cached");
+    expect_same(attn(x, {.cache = cache, .pattern = pattern, .score = score}), gold,
+                name + ", cached");
   }
 }
 

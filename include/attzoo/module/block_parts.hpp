@@ -93,6 +93,7 @@ class BlockParts {
   /// Prints ", name=value" for each option.
   ATTZOO_API static void print(std::ostream& stream, const TransformerBlockOptions& o);
 
+  /// The MLP's output, before it is added.
   ATTZOO_API torch::Tensor mlp(const torch::Tensor& x, const TransformerBlockOptions& o);
 };
 

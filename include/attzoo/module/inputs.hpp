@@ -50,7 +50,8 @@ struct AttentionInputs {
   /// 0)}`, `{.pattern = mask_mod(f)}`. The same as its tensor in `mask`: with a cache, keys count
   /// from the cache's first token on, and a callable must say how it counts queries,
   /// mask_mod(f, aligned) or mask_mod(f, in_document), whose places are those in each of the
-  /// documents. It costs what attention(q, k, v, pattern && the mechanism's own) does.
+  /// documents. It costs what attention(q, k, v, pattern && the mechanism's own) does; where tokens
+  /// are sorted (LSH), or a cache has forgotten some, callables run on tensors.
   core::AnyMask pattern = {};
   /// Changes scores after the mechanism's own modifier: `{.score = score_mod(f)}`; counts as
   /// pattern does. A floating `mask` comes behind it.
