@@ -16,11 +16,15 @@
 #include <attzoo/module/freeze.hpp>
 #include <attzoo/module/gate.hpp>
 #include <attzoo/module/lora.hpp>
+#include <attzoo/module/parts.hpp>
 #include <attzoo/module/projections.hpp>
+#include <attzoo/module/recurrent.hpp>
+#include <attzoo/module/recurrent_call.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/row_buffer.hpp>
 #include <attzoo/module/short_convolution.hpp>
 #include <attzoo/module/softmax.hpp>
 #include <attzoo/module/stack.hpp>
+#include <attzoo/module/state_cache.hpp>
 #include <attzoo/module/token_cache.hpp>
 #include <attzoo/module/torch_masks.hpp>

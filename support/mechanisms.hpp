@@ -56,6 +56,9 @@ void for_each_mechanism(Visit&& visit) {
   });
   visit("combined", Cost::kQuadratic,
         [](const Size& s) { return combined(make_local(s), make_multi_head(s)); });
+  visit("delta_net", Cost::kLess, [](const Size& s) {
+    return DeltaNet({.d_model = s.width, .num_heads = s.heads});
+  });
   visit("dilated", Cost::kQuadratic, [](const Size& s) {
     return DilatedSelfAttention({.d_model = s.width,
                                  .num_heads = s.heads,
@@ -64,12 +67,24 @@ void for_each_mechanism(Visit&& visit) {
                                  .causal = s.causal});
   });
   visit("gated", Cost::kQuadratic, [](const Size& s) { return gated(make_multi_head(s)); });
+  visit("gated_delta_net", Cost::kLess, [](const Size& s) {
+    return GatedDeltaNet({.d_model = s.width, .num_heads = s.heads});
+  });
+  visit("gated_linear", Cost::kLess, [](const Size& s) {
+    return GatedLinearAttention({.d_model = s.width, .num_heads = s.heads});
+  });
   visit("grouped", Cost::kQuadratic, [](const Size& s) {
     return GroupedSelfAttention({.d_model = s.width,
                                  .num_query_heads = s.heads,
                                  .num_kv_heads = s.heads % 2 == 0 ? s.heads / 2 : 1,
                                  .dropout = 0,
                                  .causal = s.causal});
+  });
+  visit("kimi_delta", Cost::kLess, [](const Size& s) {
+    return KimiDeltaAttention({.d_model = s.width, .num_heads = s.heads});
+  });
+  visit("lightning", Cost::kLess, [](const Size& s) {
+    return LightningAttention({.d_model = s.width, .num_heads = s.heads});
   });
   visit("linear", Cost::kLess, [](const Size& s) {
     return LinearSelfAttention(
@@ -92,7 +107,16 @@ void for_each_mechanism(Visit&& visit) {
                              .dropout = 0,
                              .causal = s.causal});
   });
+  visit("mamba2", Cost::kLess, [](const Size& s) {
+    return Mamba2({.d_model = s.width, .num_heads = s.heads, .state_size = s.width / s.heads});
+  });
   visit("multi_head", Cost::kQuadratic, make_multi_head);
+  visit("retention", Cost::kLess, [](const Size& s) {
+    return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});
+  });
+  visit("rwkv7", Cost::kLess, [](const Size& s) {
+    return RWKV7({.d_model = s.width, .num_heads = s.heads});
+  });
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {
     return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});
   });

@@ -5,14 +5,22 @@
 #include <attzoo/alibi.hpp>
 #include <attzoo/block.hpp>
 #include <attzoo/combined.hpp>
+#include <attzoo/delta_net.hpp>
 #include <attzoo/dilated.hpp>
 #include <attzoo/gated.hpp>
+#include <attzoo/gated_delta_net.hpp>
+#include <attzoo/gated_linear.hpp>
 #include <attzoo/grouped.hpp>
+#include <attzoo/kimi_delta.hpp>
+#include <attzoo/lightning.hpp>
 #include <attzoo/linear.hpp>
 #include <attzoo/local.hpp>
 #include <attzoo/longformer.hpp>
 #include <attzoo/lsh.hpp>
+#include <attzoo/mamba2.hpp>
 #include <attzoo/multi_head.hpp>
+#include <attzoo/retention.hpp>
+#include <attzoo/rwkv7.hpp>
 #include <attzoo/vanilla.hpp>
 #include <attzoo/version.hpp>
 

@@ -64,6 +64,8 @@ struct TakenInputs {
   bool mask = true;               ///< mask, pattern and score, which are about pairs
   bool global_attention = false;  ///< tokens that see and are seen by all
   bool positions = false;         ///< positions of the tokens; whoever has RoPE
+  bool context = true;            ///< a context: cross attention
+  bool later = true;              ///< causal = false: tokens that see later ones
 };
 
 namespace core {

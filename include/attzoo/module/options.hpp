@@ -23,6 +23,20 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(num_heads, true);
   ATTZOO_OPTION(num_query_heads, true);
   ATTZOO_OPTION(num_kv_heads, true);
+  ATTZOO_OPTION(num_value_heads, true);  // recurrences
+  ATTZOO_OPTION(value_head_dim, true);
+  ATTZOO_OPTION(state_size, true);
+  ATTZOO_OPTION(num_groups, true);
+  ATTZOO_OPTION(conv_size, true);
+  ATTZOO_OPTION(conv_bias, true);
+  ATTZOO_OPTION(layer, false);
+  ATTZOO_OPTION(num_layers, false);
+  ATTZOO_OPTION(decay_rank, true);
+  ATTZOO_OPTION(rate_rank, true);
+  ATTZOO_OPTION(gate_rank, true);
+  ATTZOO_OPTION(gate_normalizer, false);
+  ATTZOO_OPTION(dt_min, false);
+  ATTZOO_OPTION(dt_max, false);
   ATTZOO_OPTION(dilation_rate, false);
   ATTZOO_OPTION(window_size, false);
   ATTZOO_OPTION(global_projections, true);

@@ -6,10 +6,8 @@
 #include <attzoo/config.hpp>
 #include <attzoo/functional/result.hpp>
 #include <attzoo/functional/rope.hpp>
-#include <attzoo/module/call.hpp>
+#include <attzoo/module/parts.hpp>
 #include <attzoo/module/rms_norm.hpp>
-
-#include <torch/nn/modules/linear.h>
 
 #include <optional>
 
@@ -69,22 +67,16 @@ SelfAttentionSettings settings_of(const Options& o) {
 
 /// The part of every mechanism's base that comes before and after what it computes; it is compiled
 /// once.
-class Projections {
+class Projections : public MechanismParts {
  public:
-  /// Features of the output.
-  int64_t d_model() const { return d_model_; }
-  /// Features of x.
-  int64_t input_dim() const { return callee_.input_dim; }
   /// Features of a context: input_dim, unless there is an option of this name.
   int64_t context_dim() const { return settings_.context_dim.value_or(input_dim()); }
   /// Features of a value in one head: head_dim, or d_model / query heads.
-  int64_t d_head() const { return settings_.head_dim.value_or(d_model_ / settings_.heads.count); }
+  int64_t d_head() const { return settings_.head_dim.value_or(d_model() / settings_.heads.count); }
   /// Features of a query and a key in one head: d_head, but for mechanisms with a feature_dim.
   int64_t d_qk() const {
     return settings_.feature_dim ? *settings_.feature_dim / settings_.heads.count : d_head();
   }
-  /// Which inputs have a meaning here.
-  TakenInputs takes() const { return callee_.takes; }
 
   /// The projections, [heads * features, input_dim], w_k and w_v [.., context_dim], and w_o
   /// [d_model, heads * d_head].
@@ -99,16 +91,6 @@ class Projections {
   Projections(const char* name, int64_t d_model, std::optional<int64_t> input_dim,
               const SelfAttentionSettings& settings, TakenInputs takes);
 
-  /// Throws c10::ValueError unless value > 0.
-  void check_positive(const char* name, int64_t value) const;
-  /// Throws c10::ValueError unless divisor > 0 divides value.
-  void check_divides(const char* divisor_name, int64_t divisor, const char* name,
-                     int64_t value) const;
-
-  /// Registers a new layer with `module`: Xavier uniform weights [to, from], biases of 0. Throws
-  /// c10::ValueError for more than 2^36 weights.
-  torch::nn::Linear new_projection(torch::nn::Module& module, const char* name, int64_t from,
-                                   int64_t to, bool bias) const;
   /// Makes w_q, w_k, w_v and w_o, and what the settings ask for besides: norm_q, norm_k, w_g.
   void make_parameters(torch::nn::Module& module, bool bias);
 
@@ -132,8 +114,6 @@ class Projections {
   Cache new_context_cache(const torch::nn::Module& module, const torch::Tensor& context,
                           const torch::Tensor& key_padding_mask) const;
 
-  /// What the checks of a call know.
-  const Callee& callee() const { return callee_; }
   const SelfAttentionSettings& settings() const { return settings_; }
   int64_t kv_heads() const { return settings_.kv_heads.value_or(settings_.heads.count); }
 
@@ -141,11 +121,8 @@ class Projections {
   void rotate_heads(Heads& heads, const torch::Tensor& x, const AttentionInputs& inputs) const;
   void rotate_context(torch::Tensor& k) const;
   void check_settings() const;
-  void check_layer(const char* layer, int64_t from, int64_t to) const;
 
   SelfAttentionSettings settings_;
-  Callee callee_;
-  int64_t d_model_;
   std::optional<RopePlan> rope_;
 };
 
@@ -159,8 +136,6 @@ class Projections {
 #include <attzoo/module/checks.hpp>
 #include <attzoo/module/token_cache.hpp>
 
-#include <torch/nn/init.h>
-
 #include <cmath>
 #include <memory>
 #include <tuple>
@@ -172,14 +147,18 @@ namespace attzoo::core {
 ATTZOO_API Projections::Projections(const char* name, int64_t d_model,
                                     std::optional<int64_t> input_dim,
                                     const SelfAttentionSettings& settings, TakenInputs takes)
-    : settings_(settings),
-      callee_{name, input_dim.value_or(d_model), settings.context_dim, settings.heads.count, takes},
-      d_model_(d_model) {
+    : MechanismParts(
+          {name, input_dim.value_or(d_model), settings.context_dim, settings.heads.count, takes},
+          d_model),
+      settings_(settings) {
   check_settings();
+  if (settings.context_dim) say_size("context_dim", *settings.context_dim);
+  if (settings.feature_dim) say_size("feature_dim", *settings.feature_dim);
+  if (settings.head_dim) say_size("head_dim", *settings.head_dim);
   rope_ = plan_rope(settings_.rope.value_or(Rope()), d_qk(), name);
-  callee_.takes.positions = rope_.has_value();
-  check_layer("w_q", callee_.input_dim, settings_.heads.count * d_qk());
-  check_layer("w_o", settings_.heads.count * d_head(), d_model_);
+  callee().takes.positions = rope_.has_value();
+  check_layer("w_q", this->input_dim(), settings_.heads.count * d_qk());
+  check_layer("w_o", settings_.heads.count * d_head(), d_model);
   check_layer("w_v", context_dim(), settings_.heads.count * d_head());
 }
 
@@ -187,49 +166,18 @@ ATTZOO_API void Projections::check_settings() const {
   constexpr int64_t kMost = int64_t{1} << 36;  // as check_layer, so that products stay in range
   const auto& [heads, head_dim, eps] =
       std::tie(settings_.heads, settings_.head_dim, settings_.qk_norm_eps);
-  check_positive("d_model", d_model_);
-  check_positive("input_dim", input_dim());
   check_positive("context_dim", context_dim());
   check_positive(heads.name, heads.count);
-  if (!head_dim) check_divides(heads.name, heads.count, "d_model", d_model_);
-  TORCH_CHECK_VALUE(!head_dim || (*head_dim > 0 && *head_dim <= kMost / heads.count), callee_.name,
+  if (!head_dim) check_divides(heads.name, heads.count, "d_model", d_model());
+  TORCH_CHECK_VALUE(!head_dim || (*head_dim > 0 && *head_dim <= kMost / heads.count), callee().name,
                     ": head_dim must be > 0, at most 2^36 in all heads, got ", *head_dim);
   if (settings_.kv_heads) check_divides("num_kv_heads", kv_heads(), heads.name, heads.count);
-  TORCH_CHECK_VALUE(!eps || (*eps >= 0 && std::isfinite(*eps)), callee_.name,
+  TORCH_CHECK_VALUE(!eps || (*eps >= 0 && std::isfinite(*eps)), callee().name,
                     ": qk_norm_eps must be >= 0 and finite, got ", *eps);
   if (settings_.feature_dim) {
     check_positive("feature_dim", *settings_.feature_dim);
     check_divides(heads.name, heads.count, "feature_dim", *settings_.feature_dim);
   }
-}
-
-ATTZOO_API void Projections::check_positive(const char* name, int64_t value) const {
-  TORCH_CHECK_VALUE(value > 0, callee_.name, ": ", name, " must be > 0, got ", value);
-}
-
-ATTZOO_API void Projections::check_divides(const char* divisor_name, int64_t divisor,
-                                           const char* name, int64_t value) const {
-  check_positive(divisor_name, divisor);
-  TORCH_CHECK_VALUE(value % divisor == 0, callee_.name, ": ", divisor_name, " must divide ", name,
-                    ", got ", divisor_name, "=", divisor, " ", name, "=", value);
-}
-
-ATTZOO_API void Projections::check_layer(const char* layer, int64_t from, int64_t to) const {
-  std::string sizes = c10::str(" d_model=", d_model_, " input_dim=", input_dim());
-  if (settings_.context_dim) sizes += c10::str(" context_dim=", *settings_.context_dim);
-  if (settings_.feature_dim) sizes += c10::str(" feature_dim=", *settings_.feature_dim);
-  if (settings_.head_dim) sizes += c10::str(" head_dim=", *settings_.head_dim);
-  core::check_layer(callee_.name, layer, from, to, sizes);
-}
-
-ATTZOO_API torch::nn::Linear Projections::new_projection(torch::nn::Module& module,
-                                                         const char* name, int64_t from, int64_t to,
-                                                         bool bias) const {
-  check_layer(name, from, to);
-  auto layer = make_linear(from, to, bias);
-  torch::nn::init::xavier_uniform_(layer->weight);
-  if (bias) torch::nn::init::zeros_(layer->bias);
-  return module.register_module(name, layer);
 }
 
 ATTZOO_API void Projections::make_parameters(torch::nn::Module& module, bool bias) {
@@ -239,7 +187,7 @@ ATTZOO_API void Projections::make_parameters(torch::nn::Module& module, bool bia
       new_projection(module, "w_k", context_dim(), kv_heads() * d_qk(), bias && settings_.key_bias);
   w_v = new_projection(module, "w_v", context_dim(), kv_heads() * d_head(), bias);
   w_o =
-      new_projection(module, "w_o", heads * d_head(), d_model_, settings_.out_bias.value_or(bias));
+      new_projection(module, "w_o", heads * d_head(), d_model(), settings_.out_bias.value_or(bias));
   if (settings_.qk_norm_eps) {
     const RMSNormOptions norm{.features = d_qk(), .eps = *settings_.qk_norm_eps};
     norm_q = module.register_module("norm_q", RMSNorm(norm));
@@ -252,7 +200,7 @@ ATTZOO_API void Projections::make_parameters(torch::nn::Module& module, bool bia
 
 ATTZOO_API Heads Projections::project(const torch::Tensor& x, const AttentionInputs& inputs,
                                       const CallMode& mode) {
-  return project_with(w_q, w_k, w_v, x, inputs, check_call(callee_, w_q->weight, x, inputs, mode));
+  return project_with(w_q, w_k, w_v, x, inputs, check_call(callee(), w_q->weight, x, inputs, mode));
 }
 
 /// Heads [B, H, S, size] of a projection, each through the norm if there is one.
@@ -319,20 +267,20 @@ ATTZOO_API void Projections::rotate_context(torch::Tensor& k) const {
 
 ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<int64_t> capacity,
                                                  const CacheOptions& options, bool unending) const {
-  check_reads_x(callee_);
-  return cache_head(callee_.name, callee_.identity, w_q->weight, batch, capacity, options,
+  check_reads_x(callee());
+  return cache_head(callee().name, callee().identity, w_q->weight, batch, capacity, options,
                     unending);
 }
 
 ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
                                                 const torch::Tensor& context,
                                                 const torch::Tensor& key_padding_mask) const {
-  check_context(callee_, context, w_k->weight);
+  check_context(callee(), context, w_k->weight);
   const auto& real = key_padding_mask;
-  const Shape n{context.size(0), callee_.heads, 1, context.size(1)};
-  if (real.defined()) check_key_padding(real, n, context.device(), callee_.name);
-  check_no_gradients(callee_.name, module, context);
-  const auto head = cache_head(callee_.name, callee_.identity, w_k->weight, n.B, std::nullopt, {},
+  const Shape n{context.size(0), callee().heads, 1, context.size(1)};
+  if (real.defined()) check_key_padding(real, n, context.device(), callee().name);
+  check_no_gradients(callee().name, module, context);
+  const auto head = cache_head(callee().name, callee().identity, w_k->weight, n.B, std::nullopt, {},
                                /*unending=*/true);
   const auto kv = linear_each(context, {w_k, w_v});
   auto k = split_and_norm(kv[0], d_qk(), norm_k);

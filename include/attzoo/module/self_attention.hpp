@@ -17,19 +17,25 @@ namespace attzoo {
 
 /// The options of a mechanism: an aggregate with these fields at least.
 template <class O>
-concept SelfAttentionOptions = requires(O& o) {
+concept MechanismOptions = requires(O& o) {
   { o.d_model } -> std::same_as<int64_t&>;                   // features of the output
   { o.input_dim } -> std::same_as<std::optional<int64_t>&>;  // features of x; default d_model
-  { o.dropout } -> std::same_as<double&>;                    // of the weights, while training
+  { o.dropout } -> std::same_as<double&>;                    // while training, of the weights, or
+                                                             // of what goes into w_o
   { o.bias } -> std::same_as<bool&>;                         // of the projections
-  { o.causal } -> std::same_as<bool&>;                       // nobody attends to later tokens
+};
+/// Those of one that is causal or not.
+template <class O>
+concept SelfAttentionOptions = MechanismOptions<O> && requires(O& o) {
+  { o.causal } -> std::same_as<bool&>;  // nobody attends to later tokens
 };
 
 namespace core {
 
 /// What mechanisms of all kinds are: options, parameters and calls that agree with them. Parts is
-/// SoftmaxAttention, or Projections where there is no softmax, as in linear attention.
-template <class Derived, SelfAttentionOptions OptionsType, class Parts>
+/// SoftmaxAttention, Projections where there is no softmax, as in linear attention, or
+/// RecurrentParts.
+template <class Derived, MechanismOptions OptionsType, class Parts>
 class Mechanism : public CallableModule<Derived>, public Parts {
  public:
   using Options = OptionsType;
@@ -79,8 +85,10 @@ class Mechanism : public CallableModule<Derived>, public Parts {
  protected:
   /// A projection [to, from] of the mechanism's own, registered under `name`. `apply_linear(x,
   /// layer)` calls it with its LoRA (module/lora.hpp), which its own forward() does not know.
-  torch::nn::Linear make_projection(const char* name, int64_t from, int64_t to) {
-    return this->new_projection(*this, name, from, to, options.bias);
+  /// `bias`: default as the options say.
+  torch::nn::Linear make_projection(const char* name, int64_t from, int64_t to,
+                                    std::optional<bool> bias = std::nullopt) {
+    return this->new_projection(*this, name, from, to, bias.value_or(options.bias));
   }
 
   /// Throws c10::ValueError for options of the mechanism's own that are out of range: called by
@@ -102,8 +110,14 @@ class Mechanism : public CallableModule<Derived>, public Parts {
     return Parts::project(x, in, mode(in), more...);
   }
 
-  /// Whether this call is causal.
-  bool is_causal(const AttentionInputs& in) const { return in.causal.value_or(options.causal); }
+  /// Whether this call is causal. A recurrence, which has no such option, is.
+  bool is_causal(const AttentionInputs& in) const {
+    if constexpr (SelfAttentionOptions<Options>) {
+      return in.causal.value_or(options.causal);
+    } else {
+      return in.causal.value_or(true);
+    }
+  }
   /// What the parts must know of this call.
   CallMode mode(const AttentionInputs& in) const { return {is_causal(in), dropout(), *this}; }
   /// Of this call.

@@ -218,6 +218,8 @@ ATTZOO_API TakenInputs StackImpl::takes() const {
     all.mask = all.mask && taken.mask;
     all.global_attention = all.global_attention || taken.global_attention;
     all.positions = all.positions || taken.positions;
+    all.context = all.context && taken.context;
+    all.later = all.later && taken.later;
   }
   return all;
 }

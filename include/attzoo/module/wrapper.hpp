@@ -115,12 +115,14 @@ struct WrapsTwo {
   int64_t d_model() const { return attn_a->d_model(); }
   /// Features of x.
   int64_t input_dim() const { return attn_a->input_dim(); }
-  /// global_attention and positions if one of the modules does, a mask if both do.
+  /// global_attention and positions if one of the modules does, the others if both do.
   TakenInputs takes() const {
     const TakenInputs a = attn_a->takes(), b = attn_b->takes();
     return {.mask = a.mask && b.mask,
             .global_attention = a.global_attention || b.global_attention,
-            .positions = a.positions || b.positions};
+            .positions = a.positions || b.positions,
+            .context = a.context && b.context,
+            .later = a.later && b.later};
   }
   /// What builds this wrapper again, every default filled in.
   Config get_config() const { return {attn_a->get_config(), attn_b->get_config(), options}; }
