@@ -9,6 +9,7 @@
 #include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/cpu/fused.hpp>
+#include <attzoo/core/cpu/gated.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/documents.hpp>

@@ -2,6 +2,7 @@
 
 #include <attzoo/kernel/attention/attention.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
+#include <attzoo/kernel/recurrence/gated.ipp>
 #include <attzoo/kernel/recurrence/scan.ipp>
 
 namespace attzoo::kernel {
@@ -16,5 +17,7 @@ template void multiply(const FewTokens<float>&);
 template void add(const float*, const float*, float*, int64_t);
 template void swiglu(const float*, const float*, float*, int64_t);
 template void scan<float>(const ScanProblem&, Runtime&);
+template void recur<float>(const GatedProblem&, Runtime&);
+template void recur_backward<float>(const GatedProblem&, const GatedGradients&, Runtime&);
 
 }  // namespace attzoo::kernel

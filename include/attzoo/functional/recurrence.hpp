@@ -148,40 +148,22 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
                                        const torch::Tensor& v, const RecurrenceOptions& o) {
   const auto packing = core::check_recurrence(q, k, v, o);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  const auto dtype = core::compute_dtype(q);
-  const int64_t heads = v.size(1);
-  const auto of_values = [&](const torch::Tensor& t) {  // heads of values, in the dtype of sums
-    const auto wide = t.to(dtype);
-    return t.size(1) == heads ? wide : wide.repeat_interleave(heads / t.size(1), 1);
-  };
-  core::GatedRecurrence x;
-  x.q = of_values(q) * o.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
-  x.k = of_values(k);
-  x.v = v.to(dtype);
+  core::GatedRecurrence x{.q = q, .k = k, .v = v};
+  x.scale = o.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
   x.state = o.initial_state;
   x.run = packing.run;
+  x.delta = o.beta.defined() || o.erase.defined();
+  x.p = o.erase;
+  if (o.beta.defined()) x.beta = o.beta.unsqueeze(-1);
+  x.a = o.a;
+  x.b = o.b;
   if (o.decay.defined()) {
-    const auto logs = o.decay.to(dtype);
-    x.decay = logs.dim() == 1   ? logs.view({1, -1, 1, 1}).expand({v.size(0), -1, v.size(2), 1})
-              : logs.dim() == 3 ? logs.unsqueeze(-1)
-                                : logs;
-  }
-  if (o.a.defined()) {
-    x.a = of_values(o.a);
-    x.b = of_values(o.b);
-  } else if (o.beta.defined() || o.erase.defined()) {
-    // k (beta (v - R^T p))^T = k (beta v)^T - beta k (p^T exp(decay) S).
-    const auto p = o.erase.defined() ? of_values(o.erase) : x.k;
-    x.a = x.decay.defined() ? p * x.decay.exp() : p;
-    x.b = -x.k;
-    if (o.beta.defined()) {
-      const auto beta = o.beta.to(dtype).unsqueeze(-1);
-      x.b = x.b * beta;
-      x.v = x.v * beta;
-    }
+    x.decay = o.decay.dim() == 1 ? o.decay.view({1, -1, 1, 1}).expand({v.size(0), -1, v.size(2), 1})
+              : o.decay.dim() == 3 ? o.decay.unsqueeze(-1)
+                                   : o.decay;
   }
   const auto y = core::recur_gated(x);
-  return {y.out.to(v.scalar_type()), y.state};
+  return {y.out, y.state};
 }
 
 }  // namespace attzoo

@@ -18,6 +18,25 @@ struct Recurrence {
   bool reverse = false;      ///< from the last token to the first
 };
 
+/// In every head a state S [F, E]; R is what remains of it, all of it without a decay:
+/// ```
+/// R   = diag(exp(d_t)) S_{t-1}     u = v_t, by the delta rule beta_t (v_t - R^T p_t)
+/// S_t = R + k_t u^T + b_t (a_t^T S_{t-1})      out_t = scale q_t^T S_t
+/// ```
+/// Where a or b is undefined there is none; HV heads of values, H of them, a divisor, of q, k, p, a
+/// and b.
+struct GatedRecurrence {
+  torch::Tensor q, k;               ///< [B, H, n, F]
+  torch::Tensor v;                  ///< [B, HV, n, E]
+  torch::Tensor decay = {};         ///< natural logs, [B, HV, n, F or 1]
+  bool delta = false;               ///< whether it has a delta rule
+  torch::Tensor p = {}, beta = {};  ///< of that: [B, H or HV, n, F], default k; [B, HV, n, 1], 1
+  torch::Tensor a = {}, b = {};     ///< [B, H or HV, n, F], both or none, without a delta rule
+  double scale = 1;
+  torch::Tensor state = {};  ///< before the first token, [B, HV, F, E]; undefined: zeros
+  torch::Tensor run = {};    ///< int64 [1 or B, n], the document of a token, each from zeros
+};
+
 /// What comes of one; and, in a backward pass, the gradients of that.
 struct Recurred {
   torch::Tensor out;         ///< [B, H, n, E]

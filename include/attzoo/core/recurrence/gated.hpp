@@ -8,24 +8,10 @@
 
 namespace attzoo::core {
 
-/// In every head a state S [F, E]; d_t is 1 without a decay, and without a and b nothing is
-/// rewritten:
-/// ```
-/// S_t = diag(exp(d_t)) S_{t-1} + b_t (a_t^T S_{t-1}) + k_t v_t^T      out_t = q_t^T S_t
-/// ```
-/// All of one dtype, float32 or float64.
-struct GatedRecurrence {
-  torch::Tensor q, k;            ///< [B, H, n, F]
-  torch::Tensor v;               ///< [B, H, n, E]
-  torch::Tensor decay = {};      ///< natural logs, [B, H, n, F or 1]
-  torch::Tensor a = {}, b = {};  ///< [B, H, n, F], both or none
-  torch::Tensor state = {};      ///< before the first token, [B, H, F, E]; undefined: zeros
-  torch::Tensor run = {};        ///< int64 [1 or B, n], the document of a token, each from zeros
-};
-
 /// Differentiable any number of times: O(n F E) time and O(n (F + E)) memory, the states inside of
-/// chunks computed again for the gradients. By definition while eager_reference() holds, and for
-/// few tokens. The state is that behind the last token.
+/// chunks computed again for the gradients. By definition while eager_reference() holds. Sums and
+/// states are float32, of float64 tensors float64; the output has v's dtype. The state is that
+/// behind the last token.
 ATTZOO_API Recurred recur_gated(const GatedRecurrence& x);
 
 }  // namespace attzoo::core
@@ -33,13 +19,16 @@ ATTZOO_API Recurred recur_gated(const GatedRecurrence& x);
 #ifdef ATTZOO_DEFINE_CORE
 
 #include <attzoo/core/autograd.hpp>
+#include <attzoo/core/checks.hpp>
 #include <attzoo/core/choose.hpp>
+#include <attzoo/core/cpu/gated.hpp>
 
 #include <ATen/ops/linalg_solve_triangular.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 #include <vector>
 
@@ -50,20 +39,50 @@ namespace gated {
 /// The tokens [begin, end), behind `state`.
 inline GatedRecurrence part(const GatedRecurrence& x, int64_t begin, int64_t end,
                             const torch::Tensor& state) {
-  const auto rows = [&](const torch::Tensor& t) {
-    return t.defined() ? t.slice(2, begin, end) : t;
+  auto its = x;
+  for (auto* t : {&its.q, &its.k, &its.v, &its.decay, &its.p, &its.beta, &its.a, &its.b}) {
+    if (t->defined()) *t = t->slice(2, begin, end);
+  }
+  its.state = state;
+  if (x.run.defined()) its.run = x.run.slice(1, begin, end);
+  return its;
+}
+
+/// The same recurrence in the dtype of the sums, without a scale, every head with rows of its own,
+/// and a delta rule as an a and a b: k u^T = k (beta v)^T - beta k (p^T diag(exp(d)) S).
+inline GatedRecurrence spelt_out(const GatedRecurrence& x) {
+  const auto dtype = compute_dtype(x.v);
+  const int64_t heads = x.v.size(1);
+  const auto own = [&](const torch::Tensor& t) {
+    if (!t.defined()) return t;
+    const auto wide = t.to(dtype);
+    return t.size(1) == heads ? wide : wide.repeat_interleave(heads / t.size(1), 1);
   };
-  return {rows(x.q), rows(x.k), rows(x.v), rows(x.decay),
-          rows(x.a), rows(x.b), state,     x.run.defined() ? x.run.slice(1, begin, end) : x.run};
+  GatedRecurrence y{.q = own(x.q) * x.scale, .k = own(x.k), .v = own(x.v), .decay = own(x.decay)};
+  y.state = x.state;
+  y.run = x.run;
+  y.a = own(x.a);
+  y.b = own(x.b);
+  if (!x.delta) return y;
+  const auto p = x.p.defined() ? own(x.p) : y.k;
+  y.a = y.decay.defined() ? p * y.decay.exp() : p;
+  y.b = -y.k;
+  if (!x.beta.defined()) return y;
+  const auto beta = own(x.beta);
+  y.b = y.b * beta;
+  y.v = y.v * beta;
+  return y;
 }
 
 inline torch::Tensor first_state(const GatedRecurrence& x) {
   if (x.state.defined()) return x.state;
-  return torch::zeros({x.q.size(0), x.q.size(1), x.q.size(3), x.v.size(3)}, x.v.options());
+  return torch::zeros({x.v.size(0), x.v.size(1), x.q.size(3), x.v.size(3)},
+                      x.v.options().dtype(compute_dtype(x.v)));
 }
 
 /// Token by token: the definition.
-inline Recurred by_tokens(const GatedRecurrence& x) {
+inline Recurred by_tokens(const GatedRecurrence& any_x) {
+  const auto x = spelt_out(any_x);
   auto state = first_state(x);
   std::vector<torch::Tensor> out;
   for (int64_t t = 0; t < x.q.size(2); ++t) {
@@ -157,7 +176,8 @@ class Decays {
 /// All tokens of a chunk at once. With w_t = a_t^T S_{t-1}, which are found from each other, first
 /// to last, a token writes k_t v_t^T + b_t w_t^T (the WY form: Yang et al., "Parallelizing Linear
 /// Transformers with the Delta Rule over Sequence Length", 2024, arXiv:2406.06484).
-inline Recurred chunk(const GatedRecurrence& x, const torch::Tensor& document) {
+inline Recurred chunk(const GatedRecurrence& any_x, const torch::Tensor& document) {
+  const auto x = spelt_out(any_x);
   const Decays decays(x, document);
   Recurred y;
   y.out = torch::matmul(decays.from_state(x.q), x.state) +
@@ -210,23 +230,26 @@ class Chunks {
   int64_t size_;
 };
 
-/// Inputs q, k, v and the state, and the decay, a and b where there are such.
+/// Inputs q, k, v and the state, then those of decay, p, beta, a and b that there are.
 class RecurInChunks final : public Differentiable {
  public:
-  explicit RecurInChunks(const GatedRecurrence& x)
-      : decays_(x.decay.defined()), rewrites_(x.a.defined()), run_(x.run) {}
-  static Tensors inputs(const GatedRecurrence& x) {
-    Tensors all{x.q, x.k, x.v, first_state(x)};
-    for (const auto& t : {x.decay, x.a, x.b}) {
-      if (t.defined()) all.push_back(t);
-    }
-    return all;
+  explicit RecurInChunks(const GatedRecurrence& x) : like_(x) {
+    like_.state = x.v;  // there is always one
+    for (auto* t : tensors(like_)) *t = t->defined() ? torch::empty({0}) : torch::Tensor();
+  }
+  static Tensors inputs(GatedRecurrence x) {
+    x.state = first_state(x);
+    return inputs_of(x);
   }
 
   Tensors forward(const Tensors& tensors) override {
     const auto x = of(tensors);
+    if (CpuGated::takes(x)) {
+      auto y = CpuGated::run(x);
+      return {y.out, y.state};
+    }
     const auto y = Chunks(x).run(&states_);
-    return {y.out, y.state};
+    return {y.out.to(x.v.scalar_type()), y.state};
   }
 
   Tensors backward(const Tensors& tensors, const Tensors& grads) override {
@@ -234,7 +257,9 @@ class RecurInChunks final : public Differentiable {
     if (!grads[0].defined() && !grads[1].defined()) return Tensors(tensors.size());
     const auto x = of(tensors);
     if (is_recorded({})) return gradients(Chunks(x).run(), grads, tensors, /*recorded=*/true);
+    if (CpuGated::takes(x)) return inputs_of(CpuGated::run_backward(x, {grads[0], grads[1]}));
     const Chunks chunks(x);
+    if (states_.empty()) chunks.run(&states_);
     std::vector<Tensors> parts(tensors.size());  // of each input, the last chunk first
     auto of_state = grads[1];
     for (int64_t i = chunks.count() - 1; i >= 0; --i) {
@@ -263,12 +288,22 @@ class RecurInChunks final : public Differentiable {
  private:
   static constexpr size_t kState = 3;
 
-  GatedRecurrence of(const Tensors& t) const {
-    GatedRecurrence x{.q = t[0], .k = t[1], .v = t[2]};
-    x.state = t[kState];
-    if (decays_) x.decay = t[4];
-    if (rewrites_) x.a = t[t.size() - 2], x.b = t[t.size() - 1];
-    x.run = run_;
+  static std::array<torch::Tensor*, 9> tensors(GatedRecurrence& x) {
+    return {&x.q, &x.k, &x.v, &x.state, &x.decay, &x.p, &x.beta, &x.a, &x.b};
+  }
+  static Tensors inputs_of(GatedRecurrence x) {
+    Tensors all;
+    for (const auto* t : tensors(x)) {
+      if (t->defined()) all.push_back(*t);
+    }
+    return all;
+  }
+  GatedRecurrence of(const Tensors& from) const {
+    auto x = like_;
+    size_t next = 0;
+    for (auto* t : tensors(x)) {
+      if (t->defined()) *t = from[next++];
+    }
     return x;
   }
   /// Of all inputs, zeros where nothing depends on one.
@@ -277,7 +312,7 @@ class RecurInChunks final : public Differentiable {
     Tensors outputs, of_outputs, wanted;
     for (const auto& [t, g] : {std::pair{y.out, grads[0]}, {y.state, grads[1]}}) {
       if (!g.defined()) continue;
-      outputs.push_back(t);
+      outputs.push_back(t.to(g.scalar_type()));
       of_outputs.push_back(g);
     }
     for (const auto& t : inputs) {
@@ -294,8 +329,7 @@ class RecurInChunks final : public Differentiable {
     return all;
   }
 
-  bool decays_, rewrites_;
-  torch::Tensor run_;
+  GatedRecurrence like_;  // which tensors there are, and all that is none of them
   std::vector<torch::Tensor> states_;
 };
 
@@ -303,8 +337,10 @@ class RecurInChunks final : public Differentiable {
 
 ATTZOO_API Recurred recur_gated(const GatedRecurrence& x) {
   constexpr int64_t kFew = 4;
-  if (eager_reference() || x.q.size(2) <= kFew || x.q.numel() == 0 || x.v.numel() == 0) {
-    return gated::by_tokens(x);
+  const bool few = x.q.size(2) <= kFew && !CpuGated::takes(x);
+  if (eager_reference() || few || x.q.numel() == 0 || x.v.numel() == 0) {
+    const auto y = gated::by_tokens(x);
+    return {y.out.to(x.v.scalar_type()), y.state};
   }
   const auto y =
       differentiable(c10::make_intrusive<gated::RecurInChunks>(x), gated::RecurInChunks::inputs(x));

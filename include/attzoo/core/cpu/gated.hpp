@@ -1,0 +1,159 @@
+#pragma once
+/// \file
+/// The CPU's kernel of recurrences that forget and rewrite (kernel/recurrence/gated.hpp).
+
+#include <attzoo/config.hpp>
+#include <attzoo/core/recurrence/backend.hpp>
+
+namespace attzoo::core {
+
+/// Takes what is on the CPU, has something to compute, and sizes that the kernel's 32-bit indices
+/// hold. Calls are not recorded by autograd.
+struct CpuGated {
+  static ATTZOO_API bool takes(const GatedRecurrence& x);
+  static ATTZOO_API Recurred run(const GatedRecurrence& x);
+  /// The gradients of x's tensors, each in its place, from those of the output and the last state,
+  /// either of which may be undefined.
+  static ATTZOO_API GatedRecurrence run_backward(const GatedRecurrence& x, const Recurred& grad);
+};
+
+}  // namespace attzoo::core
+
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/checks.hpp>
+#include <attzoo/core/cpu/runtime.hpp>
+#include <attzoo/core/isa.hpp>
+#include <attzoo/core/views.hpp>
+#include <attzoo/kernel/recurrence/gated.hpp>
+
+#include <algorithm>
+#include <vector>
+
+namespace attzoo::core {
+
+/// A problem, and the tensors and chunks that it points to.
+class CpuGatedProblem {
+ public:
+  explicit CpuGatedProblem(const GatedRecurrence& x) : dtype_(compute_dtype(x.v)) {
+    const int64_t heads = x.v.size(1);
+    const auto rows = [&](const torch::Tensor& t) -> kernel::TokenRows {
+      if (!t.defined()) return {};
+      kept_.push_back(readable(t));
+      return {view(kept_.back()), static_cast<int>(heads / t.size(1))};
+    };
+    const auto size = [](int64_t n) { return static_cast<int>(n); };
+    p.q = rows(x.q), p.k = rows(x.k), p.v = rows(x.v);
+    p.decay = rows(x.decay), p.p = rows(x.p), p.beta = rows(x.beta);
+    p.a = rows(x.a), p.b = rows(x.b);
+    p.delta = x.delta;
+    p.decays = x.decay.defined() ? size(x.decay.size(3)) : 0;
+    p.scale = x.scale;
+    if (x.state.defined()) {
+      kept_.push_back(plain(x.state).contiguous());
+      p.first = kept_.back().const_data_ptr();
+    }
+    p.B = size(x.v.size(0)), p.H = size(heads), p.n = size(x.v.size(2));
+    p.F = size(x.q.size(3)), p.E = size(x.v.size(3));
+    cut(x.run);
+  }
+
+  kernel::GatedProblem p;
+
+ private:
+  /// Memory that the kernel reads numbers of its type from.
+  torch::Tensor readable(const torch::Tensor& t) const {
+    const bool is = (t.scalar_type() == torch::kFloat64) == (dtype_ == torch::kFloat64);
+    return plain(is ? t : t.to(dtype_));
+  }
+  /// Chunks end with documents.
+  void cut(const torch::Tensor& run) {
+    const auto ids = run.defined() ? run.to(torch::kCPU).contiguous() : run;
+    row_.push_back(0);
+    for (int b = 0; b < p.B; ++b) {
+      const int64_t* id =
+          ids.defined() ? ids.const_data_ptr<int64_t>() + (ids.size(0) > 1 ? b * ids.size(1) : 0)
+                        : nullptr;
+      for (int begin = 0; begin < p.n;) {
+        int end = std::min(p.n, begin + kernel::kChunkTokens);
+        for (int i = begin + 1; id && i < end; ++i) {
+          if (id[i] != id[begin]) end = i;
+        }
+        chunks_.push_back({begin, end - begin, id && begin > 0 && id[begin] != id[begin - 1]});
+        begin = end;
+      }
+      row_.push_back(static_cast<int>(chunks_.size()));
+    }
+    p.chunks = chunks_.data();
+    p.row = row_.data();
+  }
+
+  torch::ScalarType dtype_;
+  std::vector<torch::Tensor> kept_;
+  std::vector<kernel::Chunk> chunks_;
+  std::vector<int> row_;
+};
+
+ATTZOO_API bool CpuGated::takes(const GatedRecurrence& x) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const auto fits = [](int64_t size) { return size > 0 && size < kMost; };
+  return x.q.device().is_cpu() && std::all_of(x.v.sizes().begin(), x.v.sizes().end(), fits) &&
+         fits(x.q.size(3));
+}
+
+ATTZOO_API Recurred CpuGated::run(const GatedRecurrence& x) {
+  check_isa();
+  CpuGatedProblem problem(x);
+  auto& p = problem.p;
+  Recurred y{empty_as(x.v, p.E, x.v.scalar_type()),
+             torch::empty({p.B, p.H, p.F, p.E}, x.v.options().dtype(compute_dtype(x.v)))};
+  p.out = {view(y.out)};
+  p.last = y.state.mutable_data_ptr();
+  with_compute_type(x.v, [&]<class T>(T) {
+    TorchRuntime runtime;
+    kernel::recur<T>(p, runtime);
+  });
+  return y;
+}
+
+ATTZOO_API GatedRecurrence CpuGated::run_backward(const GatedRecurrence& x, const Recurred& grad) {
+  check_isa();
+  CpuGatedProblem problem(x);
+  const auto& p = problem.p;
+  const auto dtype = compute_dtype(x.v);
+  GatedRecurrence d;
+  kernel::GatedGradients g;
+  const auto of_heads = [&](const torch::Tensor& t, torch::Tensor& to) -> kernel::View {
+    if (!t.defined()) return {};
+    to = torch::empty({p.B, p.H, p.n, t.size(3)}, x.v.options().dtype(dtype));
+    return view(to);
+  };
+  const auto d_out = grad.out.defined()
+                         ? plain(grad.out).to(x.v.scalar_type())
+                         : torch::zeros({1, 1, 1, 1}, x.v.options()).expand({p.B, p.H, p.n, p.E});
+  const auto d_last = grad.state.defined() ? plain(grad.state).to(dtype).contiguous() : grad.state;
+  g.d_out = view(d_out);
+  if (d_last.defined()) g.d_last = d_last.const_data_ptr();
+  g.q = of_heads(x.q, d.q), g.k = of_heads(x.k, d.k), g.v = of_heads(x.v, d.v);
+  g.decay = of_heads(x.decay, d.decay), g.p = of_heads(x.p, d.p), g.beta = of_heads(x.beta, d.beta);
+  g.a = of_heads(x.a, d.a), g.b = of_heads(x.b, d.b);
+  d.state = torch::empty({p.B, p.H, p.F, p.E}, x.v.options().dtype(dtype));
+  g.first = d.state.mutable_data_ptr();
+  with_compute_type(x.v, [&]<class T>(T) {
+    TorchRuntime runtime;
+    kernel::recur_backward<T>(p, g, runtime);
+  });
+  const auto shared = [](torch::Tensor& t, const torch::Tensor& like) {  // heads, and the dtype
+    if (!t.defined()) return;
+    const int64_t heads = like.size(1);
+    if (t.size(1) != heads) t = t.unflatten(1, {heads, t.size(1) / heads}).sum(2);
+    t = t.to(like.scalar_type());
+  };
+  shared(d.q, x.q), shared(d.k, x.k), shared(d.v, x.v), shared(d.decay, x.decay);
+  shared(d.p, x.p), shared(d.beta, x.beta), shared(d.a, x.a), shared(d.b, x.b);
+  return d;
+}
+
+}  // namespace attzoo::core
+
+#endif
