@@ -26,6 +26,7 @@
 #include <attzoo/core/recurrence/gated.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/recurrence/plain.hpp>
+#include <attzoo/core/recurrence/short_convolution.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/core/views.hpp>
 

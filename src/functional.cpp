@@ -12,3 +12,4 @@
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/functional/sdpa.hpp>
+#include <attzoo/functional/short_convolution.hpp>

@@ -19,6 +19,7 @@
 #include <attzoo/module/projections.hpp>
 #include <attzoo/module/rms_norm.hpp>
 #include <attzoo/module/row_buffer.hpp>
+#include <attzoo/module/short_convolution.hpp>
 #include <attzoo/module/softmax.hpp>
 #include <attzoo/module/stack.hpp>
 #include <attzoo/module/token_cache.hpp>

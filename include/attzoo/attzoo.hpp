@@ -25,6 +25,7 @@
 #include <attzoo/functional/recurrence.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>
+#include <attzoo/functional/short_convolution.hpp>
 #include <attzoo/io/adapter.hpp>
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/model_config.hpp>
@@ -37,6 +38,7 @@
 #include <attzoo/module/lora.hpp>
 #include <attzoo/module/output_of.hpp>
 #include <attzoo/module/rms_norm.hpp>
+#include <attzoo/module/short_convolution.hpp>
 #include <attzoo/module/stack.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/module/transformer.hpp>
