@@ -11,6 +11,7 @@
 #include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/cpu/scan.hpp>
+#include <attzoo/core/cpu/short_convolution.hpp>
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/isa.hpp>
 #include <attzoo/core/layers/adaptable_linear.hpp>

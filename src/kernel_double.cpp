@@ -3,6 +3,7 @@
 #include <attzoo/kernel/attention/attention.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
 #include <attzoo/kernel/recurrence/scan.ipp>
+#include <attzoo/kernel/recurrence/short_convolution.ipp>
 
 namespace attzoo::kernel {
 
@@ -16,5 +17,8 @@ template void multiply(const FewTokens<double>&);
 template void add(const double*, const double*, double*, int64_t);
 template void swiglu(const double*, const double*, double*, int64_t);
 template void scan<double>(const ScanProblem&, Runtime&);
+template void convolve(const ConvolutionProblem<double>&, const View&, int64_t, int64_t);
+template void convolve_backward(const ConvolutionProblem<double>&,
+                                const ConvolutionGradients<double>&, Runtime&);
 
 }  // namespace attzoo::kernel

@@ -3,6 +3,7 @@
 #include <attzoo/kernel/attention/attention.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
 #include <attzoo/kernel/recurrence/scan.ipp>
+#include <attzoo/kernel/recurrence/short_convolution.ipp>
 
 namespace attzoo::kernel {
 
@@ -16,5 +17,8 @@ template void multiply(const FewTokens<float>&);
 template void add(const float*, const float*, float*, int64_t);
 template void swiglu(const float*, const float*, float*, int64_t);
 template void scan<float>(const ScanProblem&, Runtime&);
+template void convolve(const ConvolutionProblem<float>&, const View&, int64_t, int64_t);
+template void convolve_backward(const ConvolutionProblem<float>&,
+                                const ConvolutionGradients<float>&, Runtime&);
 
 }  // namespace attzoo::kernel
