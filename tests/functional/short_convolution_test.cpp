@@ -185,6 +185,47 @@ TEST(ShortConvolution, HasItsDefinitionsGradients) {
   }
 }
 
+/// Sizes on both sides of those that the kernel works with at once, any strides and documents.
+TEST(ShortConvolution, IsItsDefinitionOfAnySizes) {
+  torch::manual_seed(11);
+  const auto up_to = [](int64_t most) { return torch::randint(most, {1}).item<int64_t>(); };
+  for (int i = 0; i < 60; ++i) {
+    const Sizes sizes{.B = 1 + up_to(3),
+                      .n = 1 + up_to(i % 4 == 0 ? 200 : 20),
+                      .C = 1 + up_to(i % 4 == 1 ? 2200 : 70),
+                      .K = i % 2 == 0 ? 4 : 1 + up_to(i % 5 == 0 ? 70 : 9),
+                      .bias = up_to(2) == 0,
+                      .silu = up_to(4) > 0,
+                      .state = up_to(2) == 0,
+                      .packed = up_to(2) == 0};
+    const auto dtype = i % 3 == 0   ? torch::kFloat64
+                       : i % 3 == 1 ? torch::kFloat32
+                                    : torch::kBFloat16;
+    const bool turned = up_to(2) == 0;
+    const auto p = problem(sizes).to(dtype);
+    const auto grad = torch::randn_like(p.x);
+    const auto run = [&](torch::ScalarType type, bool tensors) {
+      auto q = p.to(type).apply([&](const torch::Tensor& t) {
+        const auto leaf = t.detach().clone();
+        return (turned ? leaf.transpose(0, -1).contiguous().transpose(0, -1) : leaf)
+            .requires_grad_();
+      });
+      const auto y = tensors ? q.by_tensors() : q.run();
+      auto all = torch::autograd::grad({y.output}, q.tensors(), {grad.to(type)}, std::nullopt,
+                                       false, /*allow_unused=*/true);
+      all.push_back(y.output);
+      return all;
+    };
+    const auto got = run(dtype, false), reference = run(dtype, true),
+               gold = run(torch::kFloat64, true);
+    for (size_t j = 0; j < got.size(); ++j) {
+      if (!gold[j].defined()) continue;  // of a state of no tokens
+      expect_within_rule(got[j], gold[j], reference[j], 3, sizes.B * sizes.n,
+                         c10::str(sizes.text(), " ", dtype, turned ? " turned" : "", ", ", j));
+    }
+  }
+}
+
 TEST(ShortConvolution, HasRightDerivatives) {
   torch::manual_seed(5);
   for (const bool packed : {false, true}) {
