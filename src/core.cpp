@@ -12,6 +12,7 @@
 #include <attzoo/core/cpu/gated.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/cpu/scan.hpp>
+#include <attzoo/core/cpu/short_convolution.hpp>
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/isa.hpp>
 #include <attzoo/core/layers/adaptable_linear.hpp>

@@ -4,6 +4,7 @@
 #include <attzoo/kernel/decode/layers.ipp>
 #include <attzoo/kernel/recurrence/gated.ipp>
 #include <attzoo/kernel/recurrence/scan.ipp>
+#include <attzoo/kernel/recurrence/short_convolution.ipp>
 
 namespace attzoo::kernel {
 
@@ -19,5 +20,8 @@ template void swiglu(const double*, const double*, double*, int64_t);
 template void scan<double>(const ScanProblem&, Runtime&);
 template void recur<double>(const GatedProblem&, Runtime&);
 template void recur_backward<double>(const GatedProblem&, const GatedGradients&, Runtime&);
+template void convolve(const ConvolutionProblem<double>&, const View&, int64_t, int64_t);
+template void convolve_backward(const ConvolutionProblem<double>&,
+                                const ConvolutionGradients<double>&, Runtime&);
 
 }  // namespace attzoo::kernel

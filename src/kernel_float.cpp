@@ -4,6 +4,7 @@
 #include <attzoo/kernel/decode/layers.ipp>
 #include <attzoo/kernel/recurrence/gated.ipp>
 #include <attzoo/kernel/recurrence/scan.ipp>
+#include <attzoo/kernel/recurrence/short_convolution.ipp>
 
 namespace attzoo::kernel {
 
@@ -19,5 +20,8 @@ template void swiglu(const float*, const float*, float*, int64_t);
 template void scan<float>(const ScanProblem&, Runtime&);
 template void recur<float>(const GatedProblem&, Runtime&);
 template void recur_backward<float>(const GatedProblem&, const GatedGradients&, Runtime&);
+template void convolve(const ConvolutionProblem<float>&, const View&, int64_t, int64_t);
+template void convolve_backward(const ConvolutionProblem<float>&,
+                                const ConvolutionGradients<float>&, Runtime&);
 
 }  // namespace attzoo::kernel

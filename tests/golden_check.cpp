@@ -1,7 +1,8 @@
 // golden_check DIR: runs every case of a folder of reference cases through the public API and
 // compares outputs, weights and all gradients. A case is a safetensors file whose metadata name the
 // mechanism, its constructor arguments and the tensors of the call, or, if they have an `op`, a
-// public implementation of a model's layer (golden_modern.hpp) or of a decoder (golden_decode.hpp).
+// public implementation of a model's layer (golden_modern.hpp), of a decoder (golden_decode.hpp) or
+// an operator of ONNX (golden_onnx.hpp).
 //
 // A line for every failing case, a table of worst error / allowance, and `N passed, N failed,
 // N skipped`. Exit status 1 if a case failed or there was none, 2 for a wrong call.
@@ -15,6 +16,7 @@
 #include "golden_decode.hpp"
 #include "golden_modern.hpp"
 #include "golden_modules.hpp"
+#include "golden_onnx.hpp"
 #include "golden_recurrence.hpp"
 #include "golden_report.hpp"
 
@@ -328,6 +330,11 @@ Case load_case(const std::filesystem::path& path) {
 /// Runs the case of a file; gives its mechanism or op, and its dtype.
 std::pair<std::string, std::string> check_file(const std::filesystem::path& path, Report& report) {
   if (auto file = load_safetensors(path); file.metadata.count("op")) {
+    if (is_onnx(file)) {
+      check_onnx(file, report);
+      const auto dtype = c10::toString(file.tensors.at("out.output").scalar_type());
+      return {file.metadata.at("op"), dtype};
+    }
     if (file.metadata.at("op").starts_with("decode_")) {
       DecodeCase(file).check(report);
       return {file.metadata.at("op"), file.metadata.at("dtype")};

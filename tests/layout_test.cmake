@@ -35,6 +35,7 @@ set(kernel_includes kernel)
 # the list of all that is compiled for each instruction set.
 set(core/attention/dispatch_knows core/cpu)
 set(core/recurrence/linear_attention_knows core/cpu)
+set(core/recurrence/short_convolution_knows core/cpu)
 set(io/model_config_knows mechanism module functional)
 set(io/adapter_knows module core/layers)
 set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)

@@ -11,6 +11,7 @@
 #include <attzoo/kernel/half.hpp>
 #include <attzoo/kernel/isa/isa.hpp>
 #include <attzoo/kernel/math.hpp>
+#include <attzoo/kernel/recurrence/convolution_problem.hpp>
 #include <attzoo/kernel/recurrence/gated_problem.hpp>
 #include <attzoo/kernel/recurrence/problem.hpp>
 

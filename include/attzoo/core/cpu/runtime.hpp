@@ -20,6 +20,9 @@ class TorchRuntime final : public kernel::Runtime {
   ATTZOO_API std::shared_ptr<void> allocate(size_t bytes) override;
 };
 
+/// A supported floating dtype.
+ATTZOO_API kernel::DType kernel_dtype(torch::ScalarType dtype);
+
 /// Of a plain() tensor [B, H, N, features], which must outlive it.
 ATTZOO_API kernel::View view(const torch::Tensor& t);
 
@@ -57,13 +60,16 @@ ATTZOO_API std::shared_ptr<void> TorchRuntime::allocate(size_t bytes) {
   return {memory, memory->get()};
 }
 
+ATTZOO_API kernel::DType kernel_dtype(torch::ScalarType dtype) {
+  return dtype == torch::kFloat64    ? kernel::DType::kFloat64
+         : dtype == torch::kFloat32  ? kernel::DType::kFloat32
+         : dtype == torch::kBFloat16 ? kernel::DType::kBFloat16
+                                     : kernel::DType::kFloat16;
+}
+
 ATTZOO_API kernel::View view(const torch::Tensor& t) {
-  const auto dtype = t.scalar_type();
   return {.data = t.data_ptr(),
-          .dtype = dtype == torch::kFloat64    ? kernel::DType::kFloat64
-                   : dtype == torch::kFloat32  ? kernel::DType::kFloat32
-                   : dtype == torch::kBFloat16 ? kernel::DType::kBFloat16
-                                               : kernel::DType::kFloat16,
+          .dtype = kernel_dtype(t.scalar_type()),
           .b = t.stride(0),
           .h = t.stride(1),
           .n = t.stride(2),

@@ -4,25 +4,12 @@
 /// recurrences.
 
 #include <attzoo/config.hpp>
-
-#include <torch/types.h>
+#include <attzoo/core/recurrence/convolution.hpp>
 
 namespace attzoo::core {
 
-/// y_t = act(bias + sum over j < K of weight[K - 1 - j] * x_{t-j}) in every channel.
-struct Convolution {
-  torch::Tensor x;           ///< [B, n, C]
-  torch::Tensor weight;      ///< [C, K]
-  torch::Tensor bias = {};   ///< [C], undefined: zeros
-  torch::Tensor state = {};  ///< the tokens before the first, [B, K - 1, C], undefined: zeros
-  torch::Tensor run = {};    ///< int64 [1 or B, n], the document of a token, the first one's is 0
-  bool silu = true;          ///< act: silu, or none
-
-  int64_t before() const { return weight.size(1) - 1; }  ///< tokens that a token sees before it
-};
-
-/// The output [B, n, C] in x's dtype, summed in float32 or float64. Differentiable any number of
-/// times.
+/// The output [B, n, C] in x's dtype, summed in float32 or float64, by the best way that the device
+/// has; by tensors while eager_reference() holds. Differentiable any number of times.
 ATTZOO_API torch::Tensor convolve(const Convolution& c);
 
 /// The latest K - 1 tokens, [B, K - 1, C]: of the last document alone, zeros before it.
@@ -32,7 +19,15 @@ ATTZOO_API torch::Tensor state_behind(const Convolution& c);
 
 #ifdef ATTZOO_DEFINE_CORE
 
+#include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
+#include <attzoo/core/choose.hpp>
+#include <attzoo/core/cpu/short_convolution.hpp>
+
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <optional>
 
 namespace attzoo::core {
 
@@ -71,14 +66,70 @@ inline torch::Tensor by_definition(const Convolution& c) {
   return (c.silu ? torch::silu(sum) : sum).to(c.x.scalar_type());
 }
 
+/// Inputs x and weight, and bias and state where there are such.
+class Convolve final : public Differentiable {
+ public:
+  explicit Convolve(const Convolution& c)
+      : biased_(c.bias.defined()), goes_on_(c.state.defined()), run_(c.run), silu_(c.silu) {}
+
+  Tensors forward(const Tensors& tensors) override { return {convolve_on_cpu(of(tensors))}; }
+
+  Tensors backward(const Tensors& tensors, const Tensors& grads) override {
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    if (!grads[0].defined()) return Tensors(tensors.size());
+    if (is_recorded({})) return recorded_gradients(tensors, grads[0]);
+    return inputs(gradients_on_cpu(of(tensors), grads[0]));
+  }
+
+  static Tensors inputs(const Convolution& c) {
+    Tensors all{c.x, c.weight};
+    for (const auto& t : {c.bias, c.state}) {
+      if (t.defined()) all.push_back(t);
+    }
+    return all;
+  }
+
+ private:
+  Convolution of(const Tensors& t) const {
+    return {t[0], t[1], biased_ ? t[2] : torch::Tensor(), goes_on_ ? t.back() : torch::Tensor(),
+            run_, silu_};
+  }
+  Tensors recorded_gradients(const Tensors& tensors, const torch::Tensor& grad) const {
+    Tensors wanted;
+    for (const auto& t : tensors) {
+      if (t.requires_grad()) wanted.push_back(t);
+    }
+    const auto found =
+        torch::autograd::grad({by_definition(of(tensors))}, wanted, {grad}, std::nullopt,
+                              /*create_graph=*/true, /*allow_unused=*/true);
+    Tensors all;
+    size_t next = 0;
+    for (const auto& t : tensors) {
+      all.push_back(t.requires_grad() ? found[next++] : torch::Tensor());
+    }
+    return all;
+  }
+
+  bool biased_, goes_on_;
+  torch::Tensor run_;
+  bool silu_;
+};
+
 }  // namespace convolution
 
-ATTZOO_API torch::Tensor convolve(const Convolution& c) { return convolution::by_definition(c); }
+ATTZOO_API torch::Tensor convolve(const Convolution& c) {
+  if (eager_reference() || !takes_on_cpu(c)) return convolution::by_definition(c);
+  using convolution::Convolve;
+  return differentiable(c10::make_intrusive<Convolve>(c), Convolve::inputs(c))[0];
+}
 
 ATTZOO_API torch::Tensor state_behind(const Convolution& c) {
   const int64_t n = c.x.size(1);
-  const auto latest = convolution::tokens(c, n, c.before());
-  if (!c.run.defined() || n == 0) return latest.clone();  // no view of x, which may change
+  auto latest = convolution::tokens(c, n, c.before());
+  if (!c.run.defined() || n == 0) {
+    const bool is_new = 0 < n && n < c.before();  // else a view of what may change
+    return is_new ? latest : latest.clone();
+  }
   return convolution::of_document(c, latest, n, c.run.narrow(1, n - 1, 1));
 }
 
