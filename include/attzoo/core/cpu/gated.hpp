@@ -37,7 +37,7 @@ class CpuGatedProblem {
  public:
   explicit CpuGatedProblem(const GatedRecurrence& x) : dtype_(compute_dtype(x.v)) {
     const int64_t heads = x.v.size(1);
-    const auto rows = [&](const torch::Tensor& t) -> kernel::TokenRows {
+    const auto rows = [&](const torch::Tensor& t) -> kernel::HeadRows {
       if (!t.defined()) return {};
       kept_.push_back(readable(t));
       return {view(kept_.back()), static_cast<int>(heads / t.size(1))};

@@ -15,8 +15,8 @@ struct Chunk {
 /// The most tokens of one.
 inline constexpr int kChunkTokens = 64;
 
-/// TokenRows of tokens [B, heads, n, features]; `group` value heads share one of its heads.
-struct TokenRows {
+/// HeadRows of tokens [B, heads, n, features]; `group` value heads share one of its heads.
+struct HeadRows {
   View view;
   int group = 1;
   bool defined() const { return view.data != nullptr; }
@@ -29,10 +29,10 @@ struct TokenRows {
 /// ```
 /// Where something is undefined it is left out; p is k, beta 1.
 struct GatedProblem {
-  TokenRows q, k, p, a, b;  // F features
-  TokenRows v, out;         // E
-  TokenRows decay;          // natural logs, F or 1
-  TokenRows beta;           // 1
+  HeadRows q, k, p, a, b;  // F features
+  HeadRows v, out;         // E
+  HeadRows decay;          // natural logs, F or 1
+  HeadRows beta;           // 1
   bool delta = false;
   int decays = 0;  // features of decay; 0: there is none
   double scale = 1;
