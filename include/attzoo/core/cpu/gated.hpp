@@ -109,10 +109,12 @@ ATTZOO_API Recurred CpuGated::run(const GatedRecurrence& x) {
              torch::empty({p.B, p.H, p.F, p.E}, x.v.options().dtype(compute_dtype(x.v)))};
   p.out = {view(y.out)};
   p.last = y.state.mutable_data_ptr();
-  with_compute_type(x.v, [&]<class T>(T) {
-    TorchRuntime runtime;
-    kernel::recur<T>(p, runtime);
-  });
+  constexpr int64_t kSmall = int64_t{1} << 15;  // numbers that the tokens read of states
+  TorchRuntime threads;
+  CallersThread here;
+  kernel::Runtime& runtime =
+      y.state.numel() * p.n <= kSmall ? static_cast<kernel::Runtime&>(here) : threads;
+  with_compute_type(x.v, [&]<class T>(T) { kernel::recur<T>(p, runtime); });
   return y;
 }
 

@@ -23,6 +23,13 @@ class TorchRuntime final : public kernel::Runtime {
 /// A supported floating dtype.
 ATTZOO_API kernel::DType kernel_dtype(torch::ScalarType dtype);
 
+/// The same memory, and the thread that calls: for work that takes no longer than to wake others.
+class CallersThread final : public kernel::Runtime {
+ public:
+  void run(const std::function<void()>& worker) override { worker(); }
+  std::shared_ptr<void> allocate(size_t bytes) override { return TorchRuntime().allocate(bytes); }
+};
+
 /// Of a plain() tensor [B, H, N, features], which must outlive it.
 ATTZOO_API kernel::View view(const torch::Tensor& t);
 
