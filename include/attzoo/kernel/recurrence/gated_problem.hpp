@@ -45,6 +45,7 @@ struct GatedProblem {
 
   int count(int sequence) const { return row[sequence + 1] - row[sequence]; }
   bool rewrites() const { return delta || a.defined(); }
+  bool only_adds() const { return decays == 0 && !rewrites(); }
 };
 
 /// Gradients of its tensors, each of value heads and in the type that is computed in.
