@@ -9,9 +9,8 @@
 #include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/cpu/fused.hpp>
-#include <attzoo/core/cpu/gated.hpp>
+#include <attzoo/core/cpu/recurrence.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
-#include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/cpu/short_convolution.hpp>
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/isa.hpp>
@@ -25,9 +24,8 @@
 #include <attzoo/core/modifier/table.hpp>
 #include <attzoo/core/modifier/token_places.hpp>
 #include <attzoo/core/pair_products.hpp>
-#include <attzoo/core/recurrence/gated.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
-#include <attzoo/core/recurrence/plain.hpp>
+#include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/core/recurrence/short_convolution.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/core/views.hpp>

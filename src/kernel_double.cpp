@@ -2,8 +2,7 @@
 
 #include <attzoo/kernel/attention/attention.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
-#include <attzoo/kernel/recurrence/gated.ipp>
-#include <attzoo/kernel/recurrence/scan.ipp>
+#include <attzoo/kernel/recurrence/recurrence.ipp>
 #include <attzoo/kernel/recurrence/short_convolution.ipp>
 
 namespace attzoo::kernel {
@@ -17,9 +16,8 @@ template void attend_backward_tensors(const Problem<double>&, const Modifiers<do
 template void multiply(const FewTokens<double>&);
 template void add(const double*, const double*, double*, int64_t);
 template void swiglu(const double*, const double*, double*, int64_t);
-template void scan<double>(const ScanProblem&, Runtime&);
-template void recur<double>(const GatedProblem&, Runtime&);
-template void recur_backward<double>(const GatedProblem&, const GatedGradients&, Runtime&);
+template void recur<double>(const RecurrenceProblem&, Runtime&);
+template void recur_backward<double>(const RecurrenceProblem&, const RecurrenceGradients&, Runtime&);
 template void convolve(const ConvolutionProblem<double>&, const View&, int64_t, int64_t);
 template void convolve_backward(const ConvolutionProblem<double>&,
                                 const ConvolutionGradients<double>&, Runtime&);

@@ -2,8 +2,7 @@
 
 #include <attzoo/kernel/attention/attention.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
-#include <attzoo/kernel/recurrence/gated.ipp>
-#include <attzoo/kernel/recurrence/scan.ipp>
+#include <attzoo/kernel/recurrence/recurrence.ipp>
 #include <attzoo/kernel/recurrence/short_convolution.ipp>
 
 namespace attzoo::kernel {
@@ -17,9 +16,8 @@ template void attend_backward_tensors(const Problem<float>&, const Modifiers<flo
 template void multiply(const FewTokens<float>&);
 template void add(const float*, const float*, float*, int64_t);
 template void swiglu(const float*, const float*, float*, int64_t);
-template void scan<float>(const ScanProblem&, Runtime&);
-template void recur<float>(const GatedProblem&, Runtime&);
-template void recur_backward<float>(const GatedProblem&, const GatedGradients&, Runtime&);
+template void recur<float>(const RecurrenceProblem&, Runtime&);
+template void recur_backward<float>(const RecurrenceProblem&, const RecurrenceGradients&, Runtime&);
 template void convolve(const ConvolutionProblem<float>&, const View&, int64_t, int64_t);
 template void convolve_backward(const ConvolutionProblem<float>&,
                                 const ConvolutionGradients<float>&, Runtime&);

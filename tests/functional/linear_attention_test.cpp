@@ -1,8 +1,9 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <attzoo/core/choose.hpp>
+#include <attzoo/core/recurrence/by_tensors.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
-#include <attzoo/core/recurrence/plain.hpp>
+#include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 
 #include <cmath>
@@ -120,20 +121,17 @@ TEST(LinearAttention, Gradients) {
   }
 }
 
-/// The fused scan, and that of other devices.
-TEST(LinearAttention, ScanIsExactInEveryDerivative) {
-  for (const bool reverse : {false, true}) {
-    const auto q = leaf({2, 3, 200, 20}), k = leaf({2, 3, 200, 20}), v = leaf({2, 3, 200, 150});
-    const auto pairs = torch::matmul(q, k.transpose(-2, -1));
-    const auto want = torch::matmul(reverse ? pairs.triu() : pairs.tril(), v);
-    for (const auto& got :
-         {core::recur({q, k, v, {}, reverse}).out, core::ChunkedScan().scan(q, k, v, reverse)}) {
-      EXPECT_TRUE(torch::allclose(got, want, 1e-9, 1e-9));
-      const auto g = torch::randn_like(want);
-      const auto a = torch::autograd::grad({got}, {q, k, v}, {g});
-      const auto b = torch::autograd::grad({want}, {q, k, v}, {g}, true);
-      for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-9, 1e-9)) << i;
-    }
+/// The kernel, and the chunks of tensors of other devices.
+TEST(LinearAttention, SumsAreExactInEveryDerivative) {
+  const auto q = leaf({2, 3, 200, 20}), k = leaf({2, 3, 200, 20}), v = leaf({2, 3, 200, 150});
+  const auto want = torch::matmul(torch::matmul(q, k.transpose(-2, -1)).tril(), v);
+  const core::Recurrence x{q, k, v};
+  for (const auto& got : {core::recur(x).out, core::by_tensors::Chunks(x).run().out}) {
+    EXPECT_TRUE(torch::allclose(got, want, 1e-9, 1e-9));
+    const auto g = torch::randn_like(want);
+    const auto a = torch::autograd::grad({got}, {q, k, v}, {g});
+    const auto b = torch::autograd::grad({want}, {q, k, v}, {g}, true);
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(torch::allclose(a[i], b[i], 1e-9, 1e-9)) << i;
   }
 }
 
@@ -142,53 +140,51 @@ std::pair<torch::Tensor, torch::Tensor> token_by_token(const core::Recurrence& x
   auto state = x.state.defined() ? x.state : torch::zeros({}, kDouble);
   std::vector<torch::Tensor> out(static_cast<size_t>(x.q.size(2)));
   for (int64_t i = 0; i < x.q.size(2); ++i) {
-    const int64_t t = x.reverse ? x.q.size(2) - 1 - i : i;
-    const auto at = [t](const torch::Tensor& all) { return all.narrow(2, t, 1); };
+    const auto at = [t = i](const torch::Tensor& all) { return all.narrow(2, t, 1); };
     state = state + torch::matmul(at(x.k).transpose(-2, -1), at(x.v));
-    out[static_cast<size_t>(t)] = torch::matmul(at(x.q), state);
+    out[static_cast<size_t>(i)] = torch::matmul(at(x.q), state);
   }
   return {torch::cat(out, 2), state};
 }
 
 TEST(LinearAttention, RecurrencesGoFromStateToState) {
   for (const int64_t n : {1, 3, 70}) {
-    for (const bool reverse : {false, true}) {
-      for (const bool begins : {false, true}) {
-        const auto q = leaf({2, 2, n, 3}), k = leaf({2, 2, n, 3}), v = leaf({2, 2, n, 5}),
-                   state = leaf({2, 2, 3, 5});
-        const core::Recurrence x{q, k, v, begins ? state : torch::Tensor(), reverse};
-        const auto [out, last] = token_by_token(x);
-        const auto y = core::recur(x, /*with_state=*/true);
-        EXPECT_TRUE(torch::allclose(y.out, out, 1e-10, 1e-12)) << n << reverse << begins;
-        EXPECT_TRUE(torch::allclose(y.state, last, 1e-10, 1e-12)) << n << reverse << begins;
-        Tensors leaves{q, k, v};
-        if (begins) leaves.push_back(state);
-        const auto g = torch::randn_like(out), gs = torch::randn_like(last);
-        // Of both, of the state alone, and of the outputs alone, without and with a graph.
-        const auto expect_gradients = [&](const Tensors& got, const Tensors& want,
-                                          const Tensors& cotangents) {
-          for (const bool graph : {false, true}) {
-            const auto a = torch::autograd::grad(got, leaves, cotangents, true, graph, true);
-            const auto b = torch::autograd::grad(want, leaves, cotangents, true, false, true);
-            for (size_t i = 0; i < leaves.size(); ++i) {
-              const auto zero = torch::zeros_like(leaves[i]);
-              EXPECT_TRUE(torch::allclose(a[i].defined() ? a[i] : zero,
-                                          b[i].defined() ? b[i] : zero, 1e-9, 1e-11))
-                  << n << reverse << begins << " gradient " << i;
-            }
+    for (const bool begins : {false, true}) {
+      const auto q = leaf({2, 2, n, 3}), k = leaf({2, 2, n, 3}), v = leaf({2, 2, n, 5}),
+                 state = leaf({2, 2, 3, 5});
+      core::Recurrence x{q, k, v};
+      if (begins) x.state = state;
+      const auto [out, last] = token_by_token(x);
+      const auto y = core::recur(x);
+      EXPECT_TRUE(torch::allclose(y.out, out, 1e-10, 1e-12)) << n << begins;
+      EXPECT_TRUE(torch::allclose(y.state, last, 1e-10, 1e-12)) << n << begins;
+      Tensors leaves{q, k, v};
+      if (begins) leaves.push_back(state);
+      const auto g = torch::randn_like(out), gs = torch::randn_like(last);
+      // Of both, of the state alone, and of the outputs alone, without and with a graph.
+      const auto expect_gradients = [&](const Tensors& got, const Tensors& want,
+                                        const Tensors& cotangents) {
+        for (const bool graph : {false, true}) {
+          const auto a = torch::autograd::grad(got, leaves, cotangents, true, graph, true);
+          const auto b = torch::autograd::grad(want, leaves, cotangents, true, false, true);
+          for (size_t i = 0; i < leaves.size(); ++i) {
+            const auto zero = torch::zeros_like(leaves[i]);
+            EXPECT_TRUE(torch::allclose(a[i].defined() ? a[i] : zero, b[i].defined() ? b[i] : zero,
+                                        1e-9, 1e-11))
+                << n << begins << " gradient " << i;
           }
-        };
-        expect_gradients({y.out, y.state}, {out, last}, {g, gs});
-        expect_gradients({y.state}, {last}, {gs});
-        expect_gradients({y.out}, {out}, {g});
-        if (n > 3) continue;
-        gradgradcheck(
-            [&] {
-              const auto z = core::recur(x, true);
-              return z.out.sin().sum() + z.state.square().sum();
-            },
-            leaves, "recurrence");
-      }
+        }
+      };
+      expect_gradients({y.out, y.state}, {out, last}, {g, gs});
+      expect_gradients({y.state}, {last}, {gs});
+      expect_gradients({y.out}, {out}, {g});
+      if (n > 3) continue;
+      gradgradcheck(
+          [&] {
+            const auto z = core::recur(x);
+            return z.out.sin().sum() + z.state.square().sum();
+          },
+          leaves, "recurrence");
     }
   }
 }

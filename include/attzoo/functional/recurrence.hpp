@@ -74,7 +74,7 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
 #ifdef ATTZOO_DEFINE_FUNCTIONAL
 
 #include <attzoo/core/checks.hpp>
-#include <attzoo/core/recurrence/gated.hpp>
+#include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/functional/checks.hpp>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -148,7 +148,7 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
                                        const torch::Tensor& v, const RecurrenceOptions& o) {
   const auto packing = core::check_recurrence(q, k, v, o);
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  core::GatedRecurrence x{.q = q, .k = k, .v = v};
+  core::Recurrence x{.q = q, .k = k, .v = v};
   x.scale = o.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
   x.state = o.initial_state;
   x.run = packing.run;
@@ -162,7 +162,7 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
               : o.decay.dim() == 3 ? o.decay.unsqueeze(-1)
                                    : o.decay;
   }
-  const auto y = core::recur_gated(x);
+  const auto y = core::recur(x);
   return {y.out, y.state};
 }
 

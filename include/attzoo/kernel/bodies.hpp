@@ -12,7 +12,6 @@
 #include <attzoo/kernel/isa/isa.hpp>
 #include <attzoo/kernel/math.hpp>
 #include <attzoo/kernel/recurrence/convolution_problem.hpp>
-#include <attzoo/kernel/recurrence/gated_problem.hpp>
 #include <attzoo/kernel/recurrence/problem.hpp>
 
 #include <algorithm>

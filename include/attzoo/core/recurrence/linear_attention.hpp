@@ -5,7 +5,6 @@
 /// 65504: callers pass float32 or float64.
 
 #include <attzoo/core/documents.hpp>
-#include <attzoo/core/recurrence/backend.hpp>
 
 #include <torch/types.h>
 
@@ -23,10 +22,6 @@ struct LinearState {
 }  // namespace attzoo
 
 namespace attzoo::core {
-
-/// Runs a recurrence by the best way that its device has. Differentiable any number of times, every
-/// derivative fused. The state behind the last token is undefined unless it is asked for.
-ATTZOO_API Recurred recur(const Recurrence& x, bool with_state = false);
 
 /// S = q k^T of the query rows [begin, end), 0 for pairs that do not attend: later keys if causal,
 /// which aligns the last query with the last key, and other documents where `run` [1 or B, S] is
@@ -70,12 +65,10 @@ ATTZOO_API torch::Tensor over_normalizer(const torch::Tensor& t, const torch::Te
 
 #ifdef ATTZOO_DEFINE_CORE
 
-#include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/choose.hpp>
-#include <attzoo/core/cpu/scan.hpp>
 #include <attzoo/core/pair_products.hpp>
-#include <attzoo/core/recurrence/plain.hpp>
+#include <attzoo/core/recurrence/recur.hpp>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
@@ -86,66 +79,6 @@ ATTZOO_API torch::Tensor over_normalizer(const torch::Tensor& t, const torch::Te
 #include <vector>
 
 namespace attzoo::core {
-
-/// The first backend that takes it, else tensor operations.
-ATTZOO_API const RecurrenceBackend& backend_of(const Recurrence& x) {
-  static const CpuScan cpu;
-  static const ChunkedScan any;
-  const std::array<const RecurrenceBackend*, 1> in_order{&cpu};
-  const auto* backend = choose(in_order, x);
-  return backend ? *backend : any;
-}
-
-ATTZOO_API Recurrence plain(const Recurrence& x) {
-  return {plain(x.q), plain(x.k), plain(x.v), x.state.defined() ? plain(x.state) : x.state,
-          x.reverse};
-}
-
-/// Inputs q, k, v and, if there is one, the state before.
-class Recur final : public Differentiable {
- public:
-  Recur(bool reverse, bool with_state) : reverse_(reverse), with_state_(with_state) {}
-
-  Tensors forward(const Tensors& tensors) override {
-    const auto x = plain(of(tensors));
-    const auto& backend = backend_of(x);
-    const auto y = x.q.size(2) == 1 ? backend.step(x, with_state_) : backend.run(x, with_state_);
-    return with_state_ ? Tensors{y.out, y.state} : Tensors{y.out};
-  }
-
-  Tensors backward(const Tensors& tensors, const Tensors& grads) override {
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-    const auto x = of(tensors);
-    Recurred grad{grads[0], with_state_ ? grads[1] : torch::Tensor()};
-    if (!grad.out.defined() && !grad.state.defined()) return Tensors(tensors.size());
-    if (!grad.out.defined()) grad.out = torch::zeros_like(x.v);
-    Tensors all = tensors;
-    all.insert(all.end(), {grad.out, grad.state});
-    const auto d = is_recorded(all) ? plain_gradients(x, grad, recur) : run_backward(x, grad);
-    Tensors result{d.q, d.k, d.v};
-    if (x.state.defined()) result.push_back(d.state);
-    return result;
-  }
-
- private:
-  Recurrence of(const Tensors& x) const {
-    return {x[0], x[1], x[2], x.size() > 3 ? x[3] : torch::Tensor(), reverse_};
-  }
-  static Recurrence run_backward(const Recurrence& any_x, const Recurred& grad) {
-    const auto x = plain(any_x);
-    return backend_of(x).run_backward(
-        x, {plain(grad.out), grad.state.defined() ? plain(grad.state) : grad.state});
-  }
-
-  bool reverse_, with_state_;
-};
-
-ATTZOO_API Recurred recur(const Recurrence& x, bool with_state) {
-  Tensors tensors{x.q, x.k, x.v};
-  if (x.state.defined()) tensors.push_back(x.state);
-  const auto y = differentiable(c10::make_intrusive<Recur>(x.reverse, with_state), tensors);
-  return {y[0], with_state ? y[1] : torch::Tensor()};
-}
 
 /// Which pairs of the query rows [begin, end) attend: bool [1 or B, 1, end - begin, S].
 ATTZOO_API torch::Tensor linear_pairs(const torch::Tensor& q, const torch::Tensor& k, bool causal,
@@ -193,7 +126,7 @@ ATTZOO_API LinearSums sums_of_sequences(const torch::Tensor& q, const torch::Ten
     return extra < 0 ? torch::constant_pad_nd(t, {0, 0, -extra, 0}) : t.slice(2, from);
   };
   const auto own_k = own_part(k), own_v = own_part(v);
-  const LinearSums own{recur({q, own_k, own_v}).out, (q * own_k.cumsum(2)).sum(-1)};
+  const LinearSums own{recur({.q = q, .k = own_k, .v = own_v}).out, (q * own_k.cumsum(2)).sum(-1)};
   if (extra <= 0) return own;
   const auto head = sums_over_all(q, k.slice(2, 0, extra), v.slice(2, 0, extra));
   return {own.values + head.values, own.normalizer + head.normalizer};
@@ -246,7 +179,7 @@ ATTZOO_API LinearSums go_on(LinearState& state, const torch::Tensor& q, const to
     state = state_after(state, k, v);
     return sums;
   }
-  const auto y = recur({q, k, v, state.kv}, /*with_state=*/true);
+  const auto y = recur({.q = q, .k = k, .v = v, .state = state.kv});
   auto normalizer = q.size(2) == 1 ? torch::matmul(q, k.transpose(-2, -1)).squeeze(-1)
                                    : (q * k.cumsum(2)).sum(-1);
   auto keys = k.sum(2);

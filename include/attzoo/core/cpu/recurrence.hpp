@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// The CPU's kernel of recurrences that forget and rewrite (kernel/recurrence/gated.hpp).
+/// The CPU's kernel of linear recurrences (kernel/recurrence/recurrence.hpp).
 
 #include <attzoo/config.hpp>
 #include <attzoo/core/recurrence/backend.hpp>
@@ -8,13 +8,12 @@
 namespace attzoo::core {
 
 /// Takes what is on the CPU, has something to compute, and sizes that the kernel's 32-bit indices
-/// hold. Calls are not recorded by autograd.
-struct CpuGated {
-  static ATTZOO_API bool takes(const GatedRecurrence& x);
-  static ATTZOO_API Recurred run(const GatedRecurrence& x);
-  /// The gradients of x's tensors, each in its place, from those of the output and the last state,
-  /// either of which may be undefined.
-  static ATTZOO_API GatedRecurrence run_backward(const GatedRecurrence& x, const Recurred& grad);
+/// hold.
+class CpuRecurrence final : public RecurrenceBackend {
+ public:
+  bool takes(const Recurrence& x) const override;
+  Recurred run(const Recurrence& x) const override;
+  Recurrence run_backward(const Recurrence& x, const Recurred& grad) const override;
 };
 
 }  // namespace attzoo::core
@@ -25,7 +24,7 @@ struct CpuGated {
 #include <attzoo/core/cpu/runtime.hpp>
 #include <attzoo/core/isa.hpp>
 #include <attzoo/core/views.hpp>
-#include <attzoo/kernel/recurrence/gated.hpp>
+#include <attzoo/kernel/recurrence/recurrence.hpp>
 
 #include <algorithm>
 #include <vector>
@@ -33,9 +32,9 @@ struct CpuGated {
 namespace attzoo::core {
 
 /// A problem, and the tensors and chunks that it points to.
-class CpuGatedProblem {
+class CpuRecurrenceProblem {
  public:
-  explicit CpuGatedProblem(const GatedRecurrence& x) : dtype_(compute_dtype(x.v)) {
+  explicit CpuRecurrenceProblem(const Recurrence& x) : dtype_(compute_dtype(x.v)) {
     const int64_t heads = x.v.size(1);
     const auto rows = [&](const torch::Tensor& t) -> kernel::HeadRows {
       if (!t.defined()) return {};
@@ -58,7 +57,7 @@ class CpuGatedProblem {
     cut(x.run);
   }
 
-  kernel::GatedProblem p;
+  kernel::RecurrenceProblem p;
 
  private:
   /// Memory that the kernel reads numbers of its type from.
@@ -94,16 +93,16 @@ class CpuGatedProblem {
   std::vector<int> row_;
 };
 
-ATTZOO_API bool CpuGated::takes(const GatedRecurrence& x) {
+ATTZOO_API bool CpuRecurrence::takes(const Recurrence& x) const {
   constexpr int64_t kMost = int64_t{1} << 30;
   const auto fits = [](int64_t size) { return size > 0 && size < kMost; };
   return x.q.device().is_cpu() && std::all_of(x.v.sizes().begin(), x.v.sizes().end(), fits) &&
          fits(x.q.size(3));
 }
 
-ATTZOO_API Recurred CpuGated::run(const GatedRecurrence& x) {
+ATTZOO_API Recurred CpuRecurrence::run(const Recurrence& x) const {
   check_isa();
-  CpuGatedProblem problem(x);
+  CpuRecurrenceProblem problem(x);
   auto& p = problem.p;
   Recurred y{empty_as(x.v, p.E, x.v.scalar_type()),
              torch::empty({p.B, p.H, p.F, p.E}, x.v.options().dtype(compute_dtype(x.v)))};
@@ -118,13 +117,13 @@ ATTZOO_API Recurred CpuGated::run(const GatedRecurrence& x) {
   return y;
 }
 
-ATTZOO_API GatedRecurrence CpuGated::run_backward(const GatedRecurrence& x, const Recurred& grad) {
+ATTZOO_API Recurrence CpuRecurrence::run_backward(const Recurrence& x, const Recurred& grad) const {
   check_isa();
-  CpuGatedProblem problem(x);
+  CpuRecurrenceProblem problem(x);
   const auto& p = problem.p;
   const auto dtype = compute_dtype(x.v);
-  GatedRecurrence d;
-  kernel::GatedGradients g;
+  Recurrence d;
+  kernel::RecurrenceGradients g;
   const auto of_heads = [&](const torch::Tensor& t, torch::Tensor& to) -> kernel::View {
     if (!t.defined()) return {};
     to = torch::empty({p.B, p.H, p.n, t.size(3)}, x.v.options().dtype(dtype));
