@@ -116,6 +116,16 @@ ATTZOO_API LinearSums sums_over_all(const torch::Tensor& q, const torch::Tensor&
           torch::matmul(q, k.sum(2).unsqueeze(-1)).squeeze(-1)};
 }
 
+/// v with a further column, whose sums are the normalisers.
+inline torch::Tensor with_ones(const torch::Tensor& v) {
+  const auto ones = torch::ones({}, v.options().requires_grad(false));
+  return torch::cat({v, ones.expand({v.size(0), v.size(1), v.size(2), 1})}, -1);
+}
+inline LinearSums split_sums(const torch::Tensor& t) {
+  const int64_t E = t.size(-1) - 1;
+  return {t.narrow(-1, 0, E), t.select(-1, E)};
+}
+
 /// Of one document in each sequence.
 ATTZOO_API LinearSums sums_of_sequences(const torch::Tensor& q, const torch::Tensor& k,
                                         const torch::Tensor& v, bool causal) {
@@ -126,7 +136,7 @@ ATTZOO_API LinearSums sums_of_sequences(const torch::Tensor& q, const torch::Ten
     return extra < 0 ? torch::constant_pad_nd(t, {0, 0, -extra, 0}) : t.slice(2, from);
   };
   const auto own_k = own_part(k), own_v = own_part(v);
-  const LinearSums own{recur({.q = q, .k = own_k, .v = own_v}).out, (q * own_k.cumsum(2)).sum(-1)};
+  const auto own = split_sums(recur({.q = q, .k = own_k, .v = with_ones(own_v)}).out);
   if (extra <= 0) return own;
   const auto head = sums_over_all(q, k.slice(2, 0, extra), v.slice(2, 0, extra));
   return {own.values + head.values, own.normalizer + head.normalizer};
