@@ -2,7 +2,8 @@
 
     build/examples/example_patterns build/patterns && python3 docs/pictures.py build/patterns
 
-All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
+Recurrences, which have files of their causal weights alone, have a gallery of their own; their weights
+may be below 0. All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
 """
 
 import csv
@@ -13,13 +14,20 @@ CELL, GAP, TEXT, SHADES = 3, 12, 18, 8
 
 
 def shades(path):
-    """The weights of a CSV file, each row relative to its largest, in SHADES steps; 0: no weight."""
+    """The weights of a CSV file, each row relative to its largest, in SHADES steps of their sign; 0: no
+    weight, or one that is nothing beside the row's largest."""
     rows = [[float(w) for w in row] for row in csv.reader(path.open())]
-    return [[0 if w <= 0 else max(1, round(SHADES * w / max(row))) for w in row] for row in rows]
+    return [[shade(w, max(map(abs, row))) for w in row] for row in rows]
+
+
+def shade(weight, largest):
+    if weight > 0:
+        return max(1, round(SHADES * weight / largest))
+    return round(SHADES * weight / largest) if weight else 0
 
 
 def rectangles(grid):
-    """Covers all cells of one shade above 0 with as few rectangles as a greedy walk finds."""
+    """Covers all cells of one shade other than 0 with as few rectangles as a greedy walk finds."""
     grid, n = [row[:] for row in grid], len(grid)
     for i in range(n):
         for j in range(n):
@@ -39,10 +47,11 @@ def panel(title, grid, x, y):
     parts = [f'<text x="{x}" y="{y + 12}">{title}</text>',
              f'<rect x="{x}" y="{y + TEXT}" width="{side}" height="{side}" fill="#eee"/>',
              f'<g transform="translate({x} {y + TEXT}) scale({CELL})" fill="#1f4e9c">']
-    for shade in range(1, SHADES + 1):
+    for shade in [s for s in range(-SHADES, SHADES + 1) if s]:
         path = "".join(f"M{j} {i}h{w}v{h}h-{w}z" for s, j, i, w, h in rectangles(grid) if s == shade)
         if path:
-            parts.append(f'<path opacity="{shade / SHADES:.3g}" d="{path}"/>')
+            below = ' fill="#c2571a"' if shade < 0 else ""
+            parts.append(f'<path{below} opacity="{abs(shade) / SHADES:.3g}" d="{path}"/>')
     return "\n".join([*parts, "</g>"])
 
 
@@ -63,12 +72,15 @@ def draw(path, panels, columns):
 def main():
     folder, pictures = Path(sys.argv[1]), Path(__file__).parent / "pictures"
     pictures.mkdir(exist_ok=True)
-    names = sorted(f.stem for f in folder.glob("*.csv") if not f.stem.endswith("_causal"))
-    grids = {name: shades(folder / f"{name}.csv") for name in names}
-    for name in names:
-        causal = shades(folder / f"{name}_causal.csv")
-        draw(pictures / f"{name}.svg", [(name, grids[name]), ("causal", causal)], 2)
-    draw(pictures / "gallery.svg", list(grids.items()), 4)
+    causal = {f.stem.removesuffix("_causal"): shades(f) for f in sorted(folder.glob("*_causal.csv"))}
+    both = {f.stem: shades(f) for f in sorted(folder.glob("*.csv")) if f.stem in causal}
+    recurrent = {name: grid for name, grid in causal.items() if name not in both}
+    for name, grid in both.items():
+        draw(pictures / f"{name}.svg", [(name, grid), ("causal", causal[name])], 2)
+    for name, grid in recurrent.items():
+        draw(pictures / f"{name}.svg", [(name, grid)], 1)
+    draw(pictures / "gallery.svg", list(both.items()), 4)
+    draw(pictures / "recurrences.svg", list(recurrent.items()), 4)
 
 
 if __name__ == "__main__":
