@@ -7,23 +7,24 @@ may be below 0. All but attention_rows.svg, which examples/attention_rows.cpp, a
 """
 
 import csv
+import math
 import sys
 from pathlib import Path
 
 CELL, GAP, TEXT, SHADES = 3, 12, 18, 8
 
 
-def shades(path):
-    """The weights of a CSV file, each row relative to its largest, in SHADES steps of their sign; 0: no
-    weight, or one that is nothing beside the row's largest."""
+def shades(path, least=1):
+    """The weights of a CSV file, each row relative to its largest, in SHADES steps of their sign, at least
+    `least`; 0: no weight."""
     rows = [[float(w) for w in row] for row in csv.reader(path.open())]
-    return [[shade(w, max(map(abs, row))) for w in row] for row in rows]
+    return [[shade(w, max(map(abs, row)), least) for w in row] for row in rows]
 
 
-def shade(weight, largest):
-    if weight > 0:
-        return max(1, round(SHADES * weight / largest))
-    return round(SHADES * weight / largest) if weight else 0
+def shade(weight, largest, least):
+    if weight == 0:
+        return 0
+    return int(math.copysign(max(least, round(SHADES * abs(weight) / largest)), weight))
 
 
 def rectangles(grid):
@@ -72,14 +73,17 @@ def draw(path, panels, columns):
 def main():
     folder, pictures = Path(sys.argv[1]), Path(__file__).parent / "pictures"
     pictures.mkdir(exist_ok=True)
-    causal = {f.stem.removesuffix("_causal"): shades(f) for f in sorted(folder.glob("*_causal.csv"))}
-    both = {f.stem: shades(f) for f in sorted(folder.glob("*.csv")) if f.stem in causal}
-    recurrent = {name: grid for name, grid in causal.items() if name not in both}
-    for name, grid in both.items():
-        draw(pictures / f"{name}.svg", [(name, grid), ("causal", causal[name])], 2)
-    for name, grid in recurrent.items():
-        draw(pictures / f"{name}.svg", [(name, grid)], 1)
-    draw(pictures / "gallery.svg", list(both.items()), 4)
+    names = [f.stem.removesuffix("_causal") for f in sorted(folder.glob("*_causal.csv"))]
+    grids, recurrent = {}, {}
+    for name in names:
+        causal = folder / f"{name}_causal.csv"
+        if (both := folder / f"{name}.csv").exists():
+            grids[name] = shades(both)
+            draw(pictures / f"{name}.svg", [(name, grids[name]), ("causal", shades(causal))], 2)
+        else:  # what is nothing beside the row's largest is not drawn
+            recurrent[name] = shades(causal, least=0)
+            draw(pictures / f"{name}.svg", [(name, recurrent[name])], 1)
+    draw(pictures / "gallery.svg", list(grids.items()), 4)
     draw(pictures / "recurrences.svg", list(recurrent.items()), 4)
 
 

@@ -2,8 +2,9 @@
 // without causality, as text, from which docs/pictures.py draws. `example_patterns [folder]`
 //
 // Recurrences, which are causal, have no scores that could be equal. Theirs are of tokens of eight
-// kinds in any order: a query is the key of its kind, keys of kinds beside each other overlap, and
-// convolutions and shifts are left out, so that what stays of each token is seen.
+// kinds in any order: a query asks for another kind than its own token's, the keys of kinds beside
+// each other overlap, and convolutions and shifts are left out, so that what stays of each token is
+// seen.
 
 #include <attzoo/attzoo.hpp>
 #include <support/mechanisms.hpp>
@@ -54,20 +55,22 @@ torch::Tensor tokens_of_kinds() {
   return torch::one_hot(torch::randint(8, {1, kTokens}), 64).to(torch::kFloat32);
 }
 
-/// Keys of 8 kinds, each of 16 features or fewer: 1 for its own, 1/2 for that of the next kind.
-void set_keys(torch::Tensor weight, int64_t head_dim) {
+/// Keys of 8 kinds, each 1 for its own feature and 1/2 for that of the next kind; or in queries,
+/// what asks for the key of the fourth kind from a token's own.
+void set_keys(torch::Tensor weight, int64_t head_dim, bool queries) {
   weight.zero_();
   for (int64_t row = 0; row < weight.size(0); row += head_dim) {
     for (int64_t kind = 0; kind < 8; ++kind) {
-      weight[row + kind][kind] = 1;
-      weight[row + (kind + 1) % 8][kind] = 0.5;
+      const int64_t key = queries ? (kind + 4) % 8 : kind;
+      weight[row + key][kind] = 1;
+      weight[row + (key + 1) % 8][kind] = 0.5;
     }
   }
 }
 
-/// The first head's weights of tokens_of_kinds(), [L, L].
+/// The first head's weights of such tokens, [L, L].
 template <class Impl>
-torch::Tensor recurrent_pattern(Impl& module) {
+torch::Tensor recurrent_pattern(Impl& module, const torch::Tensor& tokens) {
   const auto layers = module.named_parameters();
   const auto find = [&](const char* name) {
     const auto* found = layers.find(name);
@@ -75,21 +78,24 @@ torch::Tensor recurrent_pattern(Impl& module) {
   };
   const auto conv = find("conv.weight");
   if (conv.defined()) conv.zero_().select(-1, -1).fill_(1);
+  if (const auto bias = find("conv.bias"); bias.defined()) bias.zero_();
   if constexpr (requires { module.options.state_size; }) {  // Mamba-2's B and C
     const int64_t states = module.options.state_size;
     const int64_t inner = module.options.num_heads * *module.options.head_dim;
-    for (const int64_t which : {0, 1})
-      set_keys(find("w_in.weight").narrow(0, 2 * inner + which * states, states), states);
+    for (const bool queries : {false, true}) {
+      const int64_t begin = 2 * inner + (queries ? states : 0);
+      set_keys(find("w_in.weight").narrow(0, begin, states), states, queries);
+    }
   } else {
-    const int64_t head_dim = *module.options.head_dim;
     for (const char* name : {"w_q.weight", "w_k.weight", "w_r.weight"}) {
-      if (const auto weight = find(name); weight.defined()) set_keys(weight, head_dim);
+      if (const auto weight = find(name); weight.defined())
+        set_keys(weight, *module.options.head_dim, name[2] != 'k');
     }
   }
   if (const auto beta = find("w_b.weight"); beta.defined()) beta.fill_(4);  // nearly 1
   if (const auto rate = find("a2.bias"); rate.defined()) rate.fill_(4);
   if (const auto mix = find("mu"); mix.defined()) mix.zero_();
-  const torch::Tensor weights = module.forward(tokens_of_kinds()).weights;
+  const torch::Tensor weights = module.forward(tokens).weights;
   return weights[0][0];
 }
 
@@ -140,13 +146,14 @@ int main(int argc, char** argv) {
       }
     }
   });
+  const auto tokens = tokens_of_kinds();
   attzoo::testing::for_each_mechanism([&](const std::string& name, auto, auto make) {
     if constexpr (kIsRecurrent<decltype(make(attzoo::testing::Size{}))>) {
-      torch::manual_seed(0);  // the same tokens for all
+      torch::manual_seed(0);
       auto module = make({.width = 64, .heads = 4});
       module->eval();
       const auto path = folder / (name + "_causal.csv");
-      const auto weights = recurrent_pattern(*module).contiguous();
+      const auto weights = recurrent_pattern(*module, tokens).contiguous();
       if (!write_text(path, weights) || sees_later(weights)) complain(path);
     }
   });
