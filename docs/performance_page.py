@@ -22,6 +22,11 @@ DECODED = {"mha": "8 heads", "gqa": "32 heads on 8"}
 PEERS = {"FlexAttention": "window(64, 64)", "lucidrains": "window(64, 64)",  # another library's row to ours
          "Longformer": "LongformerSelfAttention", "Reformer": "LSHSelfAttention"}
 MULTI_HEAD, TORCH = "multi_head", "torch_nn_MultiheadAttention"
+# Of each recurrence: how many products of WIDTH x WIDTH its projections are, the numbers of its state in
+# all heads as multiples of WIDTH^2 / HEADS, and how often a token reads or writes them.
+RECURRENCES = {"delta_net": (4, 1, 3), "gated_delta_net": (5, 1, 3), "gated_linear": (4, 0.5, 2),
+               "kimi_delta": (4.5, 1, 3), "lightning": (5, 1, 2), "mamba2": (6.3, 2, 2),
+               "retention": (8, 2, 2), "rwkv7": (4.6, 1, 4)}
 
 
 # ---- the measurements ------------------------------------------------------------------------------
@@ -196,8 +201,10 @@ def read_speed(results, size):
 
 
 def step_bytes(mechanism, state):
-    """What one step must read, float32: the four projections, and of the state what it visits."""
+    """What one step must read, float32: the projections, and of the state what it visits."""
     weights = 4 * WIDTH * WIDTH * 4 * {"grouped": 0.75, "combined": 2}.get(mechanism, 1)
+    if mechanism in RECURRENCES:
+        weights = 4 * WIDTH * WIDTH * RECURRENCES[mechanism][0]
     visited = {"dilated": state / 4, "lsh": min(state, 128 * 2 * WIDTH * 4)}.get(mechanism, state)
     return weights + visited
 
@@ -227,7 +234,11 @@ def steps(results):
 def work(name, n):
     """FLOP of the definition, forward and forward + backward: projections and products of pairs."""
     sizes = [int(size) for size in re.findall(r"_g?(\d+)", name)]
-    kind = re.match(r"[a-z_]+?(?=_g?\d|$)", name)[0]
+    kind = re.sub(r"_g?\d.*", "", name)  # digits that belong to a name follow no _
+    if kind in RECURRENCES:
+        layers, state, visits = RECURRENCES[kind]
+        layers, products = layers * 2 * n * WIDTH**2, visits * 2 * n * state * WIDTH**2 / HEADS
+        return layers + products, 3 * (layers + products)
     window = {"local": 1, "longformer": 1, "lsh": 1, "block": 0}.get(kind)
     pairs = n * n
     if window is not None:
@@ -396,13 +407,24 @@ OTHER = {"color": GREY, "linestyle": "--"}
 
 
 def colours(names):
-    """Each colour first as a line, then dashed."""
+    """Each colour first as a line, then dotted."""
     return {name: (name, {"color": COLOURS[i % len(COLOURS)], "linestyle": "-:"[i // len(COLOURS)]})
             for i, name in enumerate(names)}
 
 
 def picture_all(results, path):
-    curves(results, path, colours(modules(results)), size=(7.2, 4.2), columns=4)
+    names = [name for name in modules(results) if name not in RECURRENCES]
+    curves(results, path, colours(names), size=(7.2, 4.2), columns=4)
+
+
+def picture_recurrences(results, path):
+    """Its line on the page, none where recurrences were not measured."""
+    names = [name for name in modules(results) if name in RECURRENCES]
+    if not names:
+        return ""
+    styles = colours(names) | {MULTI_HEAD: ("multi-head attention", OTHER)}
+    curves(results, path, styles, size=(7.2, 3.6), columns=5)
+    return f"![Time and peak memory of the recurrences](performance/{path.name})\n"
 
 
 def picture_core(results, path):
@@ -443,9 +465,11 @@ def of_page(results, page):
 def mechanism_page(results, text, page, folder):
     """The text between <!-- measured --> and <!-- end -->, and its picture."""
     names = of_page(results, page)
-    if not names or "<!-- measured -->" not in text:
-        why = "no place <!-- measured -->" if names else "not measured"
-        raise SystemExit(f"docs/mechanisms/{page}.md: {why}; see CONTRIBUTING.md")
+    if "<!-- measured -->" not in text:
+        raise SystemExit(f"docs/mechanisms/{page}.md: no place <!-- measured -->; see CONTRIBUTING.md")
+    if not names:
+        print(f"docs/mechanisms/{page}.md: not measured")
+        return put(text, "measured", NOT_MEASURED)
     other = TORCH if page == MULTI_HEAD else MULTI_HEAD
     title = "torch::nn::MultiheadAttention" if page == MULTI_HEAD else "multi-head attention"
     styles = {name: (name, {"color": COLOURS[i]}) for i, name in enumerate(names)}
@@ -461,8 +485,36 @@ def mechanism_page(results, text, page, folder):
         ["", "n", "ms", f"{title}, ms", "times faster", "MB", f"{title}, MB"], lines) +
         f"\n\nForward and backward, batch 1, d_model {WIDTH}, {HEADS} heads, float32, {results.threads} "
         "threads; [the machine, and all measurements](../performance.md).")
-    return re.sub(r"(<!-- measured -->\n).*?(<!-- end -->)", lambda m: m[1] + measured + "\n" + m[2], text,
+    return put(text, "measured", measured)
+
+
+NOT_MEASURED = "Not measured in this sitting of `bench/run`."
+
+
+def put(text, place, what):
+    """The text with `what` between <!-- place --> and <!-- end -->."""
+    return re.sub(rf"(<!-- {place} -->\n).*?(<!-- end -->)", lambda m: m[1] + what + "\n" + m[2], text,
                   flags=re.DOTALL)
+
+
+def recurrences_table(results):
+    """The recurrences beside multi-head attention, for mechanisms.md."""
+    found = [name for name in modules(results) if name in RECURRENCES]
+    if not found:
+        return NOT_MEASURED
+    n, rows = main_length(results), []
+    contexts = [int(m[1]) for _, m in results.names(rf"step/{MULTI_HEAD}/context:(\d+)")]
+    behind = max(contexts, default=0)
+    for name in [MULTI_HEAD, *found]:
+        step = f"step/{name}/context:{behind}"
+        state = results.least(step, "state_bytes")
+        rows.append([f"`{name}`", number(results.least(f"{name}/forward_backward/{n}", "least_ms")),
+                     number(results.least(f"{name}/forward_backward/{n}", "peak_bytes") / 1e6),
+                     number(results.least(step, "step_us")), number(state / 1e6 if state else None)])
+    return (table(["", "pass, ms", "its peak, MB", "step, µs", "cache, MB"], rows) +
+            f"\n\n*pass*: forward and backward, n = {n:,}; *step*: one more token behind {behind:,}; d_model "
+            f"{WIDTH}, {HEADS} heads, float32, {results.threads} threads; [the machine, and all "
+            "measurements](performance.md).")
 
 
 def losses(results):
@@ -549,7 +601,7 @@ the growth of time, forward + backward, with n; *peak* the most bytes that forwa
 
 ![Time and peak memory of all mechanisms](performance/mechanisms.svg)
 
-{mechanisms}
+{picture_recurrences}{mechanisms}
 
 `MultiHeadSelfAttention` against `torch::nn::MultiheadAttention`, forward + backward:
 
@@ -612,6 +664,7 @@ def write(out, docs):
     picture_all(results, out / "performance/mechanisms.svg")
     tables = (core, patterns, modifiers, decode, steps, mechanisms, against_torch, packed, peers)
     parts = {write_table.__name__: write_table(results) for write_table in tables}
+    parts["picture_recurrences"] = picture_recurrences(results, out / "performance/recurrences.svg")
     parts |= {f"{name}_commands": commands(results, name)
               for name in ("core", "patterns", "decode", "steps", "mechanisms", "eager", "packed")}
     peaks = ", ".join(f"{DTYPES[dtype]} {number(results.peak(dtype) / 1e9)} GFLOP/s"
@@ -623,4 +676,6 @@ def write(out, docs):
     for page in sorted((docs / "mechanisms").glob("*.md")):
         text = mechanism_page(results, page.read_text(), page.stem, out / "performance")
         (out / "mechanisms" / page.name).write_text(text)
+    zoo = put((docs / "mechanisms.md").read_text(), "recurrences", recurrences_table(results))
+    (out / "mechanisms.md").write_text(zoo)
     print(f"wrote {out / 'performance.md'}")

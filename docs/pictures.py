@@ -2,24 +2,33 @@
 
     build/examples/example_patterns build/patterns && python3 docs/pictures.py build/patterns
 
-All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
+Recurrences, which have files of their causal weights alone, have a gallery of their own; their weights
+may be below 0. All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
 """
 
 import csv
+import math
 import sys
 from pathlib import Path
 
 CELL, GAP, TEXT, SHADES = 3, 12, 18, 8
 
 
-def shades(path):
-    """The weights of a CSV file, each row relative to its largest, in SHADES steps; 0: no weight."""
+def shades(path, least=1):
+    """The weights of a CSV file, each row relative to its largest, in SHADES steps of their sign, at least
+    `least`; 0: no weight."""
     rows = [[float(w) for w in row] for row in csv.reader(path.open())]
-    return [[0 if w <= 0 else max(1, round(SHADES * w / max(row))) for w in row] for row in rows]
+    return [[shade(w, max(map(abs, row)), least) for w in row] for row in rows]
+
+
+def shade(weight, largest, least):
+    if weight == 0:
+        return 0
+    return int(math.copysign(max(least, round(SHADES * abs(weight) / largest)), weight))
 
 
 def rectangles(grid):
-    """Covers all cells of one shade above 0 with as few rectangles as a greedy walk finds."""
+    """Covers all cells of one shade other than 0 with as few rectangles as a greedy walk finds."""
     grid, n = [row[:] for row in grid], len(grid)
     for i in range(n):
         for j in range(n):
@@ -39,10 +48,11 @@ def panel(title, grid, x, y):
     parts = [f'<text x="{x}" y="{y + 12}">{title}</text>',
              f'<rect x="{x}" y="{y + TEXT}" width="{side}" height="{side}" fill="#eee"/>',
              f'<g transform="translate({x} {y + TEXT}) scale({CELL})" fill="#1f4e9c">']
-    for shade in range(1, SHADES + 1):
+    for shade in [s for s in range(-SHADES, SHADES + 1) if s]:
         path = "".join(f"M{j} {i}h{w}v{h}h-{w}z" for s, j, i, w, h in rectangles(grid) if s == shade)
         if path:
-            parts.append(f'<path opacity="{shade / SHADES:.3g}" d="{path}"/>')
+            below = ' fill="#c2571a"' if shade < 0 else ""
+            parts.append(f'<path{below} opacity="{abs(shade) / SHADES:.3g}" d="{path}"/>')
     return "\n".join([*parts, "</g>"])
 
 
@@ -63,12 +73,18 @@ def draw(path, panels, columns):
 def main():
     folder, pictures = Path(sys.argv[1]), Path(__file__).parent / "pictures"
     pictures.mkdir(exist_ok=True)
-    names = sorted(f.stem for f in folder.glob("*.csv") if not f.stem.endswith("_causal"))
-    grids = {name: shades(folder / f"{name}.csv") for name in names}
+    names = [f.stem.removesuffix("_causal") for f in sorted(folder.glob("*_causal.csv"))]
+    grids, recurrent = {}, {}
     for name in names:
-        causal = shades(folder / f"{name}_causal.csv")
-        draw(pictures / f"{name}.svg", [(name, grids[name]), ("causal", causal)], 2)
+        causal = folder / f"{name}_causal.csv"
+        if (both := folder / f"{name}.csv").exists():
+            grids[name] = shades(both)
+            draw(pictures / f"{name}.svg", [(name, grids[name]), ("causal", shades(causal))], 2)
+        else:  # what is nothing beside the row's largest is not drawn
+            recurrent[name] = shades(causal, least=0)
+            draw(pictures / f"{name}.svg", [(name, recurrent[name])], 1)
     draw(pictures / "gallery.svg", list(grids.items()), 4)
+    draw(pictures / "recurrences.svg", list(recurrent.items()), 4)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,79 @@ torch::Tensor linear(const torch::Tensor& x) {
 }
 // [/linear]
 
+torch::Tensor delta_net(const torch::Tensor& x) {
+  // [delta_net]
+  attzoo::DeltaNet attn({.d_model = 64, .num_heads = 4});
+  auto y = attn(x).output;  // a recurrence is causal by itself
+  // [/delta_net]
+  return y;
+}
+
+torch::Tensor gated_delta_net(const torch::Tensor& x) {
+  // [gated_delta_net]
+  attzoo::GatedDeltaNet attn({.d_model = 64, .num_heads = 2, .num_value_heads = 4});
+  auto cache = attn->make_cache(/*batch=*/2);  // a state for each head, however long the text
+  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;
+  auto next = attn(x.slice(1, 255), {.cache = cache}).output;
+  // [/gated_delta_net]
+  return torch::cat({prompt, next}, 1);
+}
+
+torch::Tensor gated_linear(const torch::Tensor& x) {
+  // [gated_linear]
+  attzoo::GatedLinearAttention attn({.d_model = 64, .num_heads = 4});
+  auto y = attn(x).output;
+  // [/gated_linear]
+  return y;
+}
+
+torch::Tensor kimi_delta(const torch::Tensor& x) {
+  // [kimi_delta]
+  attzoo::Stack layers;
+  for (int64_t i = 0; i < 3; ++i) {
+    attzoo::KimiDeltaAttention kda({.d_model = 64, .num_heads = 4});
+    layers->push_back(attzoo::transformer_block(kda));
+  }
+  attzoo::MultiHeadSelfAttention dense({.d_model = 64, .num_heads = 4, .causal = true});
+  layers->push_back(attzoo::transformer_block(dense));  // three of KDA to one with a softmax
+  auto y = layers(x).output;
+  // [/kimi_delta]
+  return y;
+}
+
+torch::Tensor lightning(const torch::Tensor& x) {
+  // [lightning]
+  attzoo::LightningAttention first({.d_model = 64, .num_heads = 4, .layer = 0, .num_layers = 2});
+  attzoo::LightningAttention last({.d_model = 64, .num_heads = 4, .layer = 1, .num_layers = 2});
+  auto y = last(first(x).output).output;  // the last layer forgets more slowly
+  // [/lightning]
+  return y;
+}
+
+torch::Tensor mamba2(const torch::Tensor& x) {
+  // [mamba2]
+  attzoo::Mamba2 mixer({.d_model = 64, .num_heads = 8, .state_size = 32});
+  auto y = mixer(x).output;
+  // [/mamba2]
+  return y;
+}
+
+torch::Tensor retention(const torch::Tensor& x) {
+  // [retention]
+  attzoo::MultiScaleRetention attn({.d_model = 64, .num_heads = 4});
+  auto y = attn(x).output;
+  // [/retention]
+  return y;
+}
+
+torch::Tensor rwkv7(const torch::Tensor& x, const torch::Tensor& real_tokens) {
+  // [rwkv7]
+  attzoo::RWKV7 mixer({.d_model = 64, .num_heads = 4});
+  auto y = mixer(x, {.key_padding_mask = real_tokens}).output;  // padding leaves the state alone
+  // [/rwkv7]
+  return y;
+}
+
 torch::Tensor gated(const torch::Tensor& x) {
   // [gated]
   auto attn = attzoo::gated(attzoo::MultiHeadSelfAttention(64, 4), {.gate_hidden = 16});
@@ -151,13 +224,17 @@ int main() {
   torch::NoGradGuard no_grad;
   const auto x = torch::randn({2, 256, 64});
   const auto real_tokens = attzoo::create_padding_mask(std::vector<int64_t>{256, 100});
-  const torch::Tensor outputs[] = {vanilla(x), multi_head(x, real_tokens),
-                                   grouped(x), local(x),
-                                   dilated(x), block(x),
-                                   alibi(x),   longformer(x),
-                                   lsh(x),     linear(x),
-                                   gated(x),   combined(x),
-                                   blocks(x),  stack(x)};
+  const torch::Tensor outputs[] = {vanilla(x),      multi_head(x, real_tokens),
+                                   grouped(x),      local(x),
+                                   dilated(x),      block(x),
+                                   alibi(x),        longformer(x),
+                                   lsh(x),          linear(x),
+                                   gated(x),        combined(x),
+                                   delta_net(x),    gated_delta_net(x),
+                                   gated_linear(x), kimi_delta(x),
+                                   lightning(x),    mamba2(x),
+                                   retention(x),    rwkv7(x, real_tokens),
+                                   blocks(x),       stack(x)};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

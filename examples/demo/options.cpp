@@ -42,8 +42,9 @@ Options parse_options(int argc, char** argv) {
   const auto device = must<std::string>("cpu, cuda or auto", [](std::string name) {
     return name == "cpu" || name == "cuda" || name == "auto";
   });
-  app.add_option("--mechanisms", o.mechanisms, "which mechanisms to train; default all")
+  app.add_option("--mechanisms", o.mechanisms, "which mechanisms to train; default a selection")
       ->type_name("NAME");
+  app.add_flag("--all", o.all, "train every mechanism");
   app.add_option("--text", o.text, "text to learn; default attzoo's own files")->type_name("FILE");
   count("--steps", o.steps, "training steps", positive);
   count("--seq-len", o.seq_len, "bytes in a sequence", eight);

@@ -8,7 +8,8 @@
 namespace demo {
 
 struct Options {
-  std::vector<std::string> mechanisms = {};  // empty: all
+  std::vector<std::string> mechanisms = {};  // empty: a selection
+  bool all = false;                          // of mechanisms
   std::vector<std::string> text = {};        // empty: the project's own files
   int64_t steps = 250, seq_len = 128, width = 128, heads = 4, layers = 2, batch = 16;
   double lr = 3e-3;

@@ -16,15 +16,15 @@
 namespace demo {
 
 inline void print_table(const std::vector<Result>& results, double unigram, double bigram) {
-  std::printf("\n%-12s %10s %14s %10s %18s\n", "mechanism", "parameters", "bits per byte",
+  std::printf("\n%-16s %10s %14s %10s %18s\n", "mechanism", "parameters", "bits per byte",
               "tokens/s", "attention memory");
   const auto baseline = [](const char* name, double bits) {
-    std::printf("%-12s %10s %14.3f %10s %18s\n", name, "-", bits, "-", "-");
+    std::printf("%-16s %10s %14.3f %10s %18s\n", name, "-", bits, "-", "-");
   };
   baseline("(unigram)", unigram);
   baseline("(bigram)", bigram);
   for (const auto& r : results) {
-    std::printf("%-12s %10ld %14.3f %10.0f %14.2f MiB\n", r.name.c_str(),
+    std::printf("%-16s %10ld %14.3f %10.0f %14.2f MiB\n", r.name.c_str(),
                 static_cast<long>(r.parameters), r.bits_per_byte, r.tokens_per_second,
                 static_cast<double>(r.attention_bytes) / (1 << 20));
   }
@@ -34,13 +34,13 @@ inline void print_table(const std::vector<Result>& results, double unigram, doub
 }
 
 inline void print_generation(const std::vector<Result>& results, const Options& o) {
-  std::printf("\ngeneration after %ld bytes, one sequence\n\n%-12s %10s %14s %12s %12s %12s\n",
+  std::printf("\ngeneration after %ld bytes, one sequence\n\n%-16s %10s %14s %12s %12s %12s\n",
               static_cast<long>(o.seq_len), "mechanism", "tokens/s", "without cache", "state",
               "at 1k", "at 64k");
   for (const auto& r : results) {
     const auto& g = r.generation;
     const auto kib = [](int64_t bytes) { return static_cast<double>(bytes) / 1024; };
-    std::printf("%-12s %10.0f %14.0f %8.0f KiB %8.0f KiB %8.0f KiB\n", r.name.c_str(),
+    std::printf("%-16s %10.0f %14.0f %8.0f KiB %8.0f KiB %8.0f KiB\n", r.name.c_str(),
                 g.tokens_per_second, g.without_cache, kib(g.state_bytes), kib(g.bytes_1k),
                 kib(g.bytes_64k));
   }

@@ -53,7 +53,7 @@ class Progress {
     constexpr int64_t kWidth = 24;
     const auto done = static_cast<size_t>(step * kWidth / steps_);
     const std::string bar = std::string(done, '#') + std::string(kWidth - done, '.');
-    std::printf("%s%-12s [%s] %5ld/%ld  loss %.3f  %6.0f tokens/s%s", terminal_ ? "\r" : "",
+    std::printf("%s%-16s [%s] %5ld/%ld  loss %.3f  %6.0f tokens/s%s", terminal_ ? "\r" : "",
                 name_.c_str(), bar.c_str(), static_cast<long>(step), static_cast<long>(steps_),
                 loss, tokens_per_second, terminal_ && !last ? "" : "\n");
     std::fflush(stdout);
