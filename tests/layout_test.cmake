@@ -34,7 +34,7 @@ set(kernel_includes kernel)
 # form for the CPU, what makes modules of a checkpoint's config.json, what gives them adapters, and
 # the list of all that is compiled for each instruction set.
 set(core/attention/dispatch_knows core/cpu)
-set(core/recurrence/linear_attention_knows core/cpu)
+set(core/recurrence/recur_knows core/cpu)
 set(core/recurrence/short_convolution_knows core/cpu)
 set(io/model_config_knows mechanism module functional)
 set(io/adapter_knows module core/layers)

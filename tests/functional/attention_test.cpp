@@ -3,7 +3,7 @@
 #include <attzoo/core/attention/chunked.hpp>
 #include <attzoo/core/attention/dispatch.hpp>
 #include <attzoo/core/cpu/fused.hpp>
-#include <attzoo/core/recurrence/linear_attention.hpp>
+#include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/mask_tensors.hpp>

@@ -360,7 +360,8 @@ TEST_P(CacheTest, HoldsNoMoreThanItsCapacity) {
   expect_same(m(x.slice(1, 69, 70), {.cache = cache}).output,
               m.whole(x.slice(1, 0, 70)).slice(1, 69));
   expect_error([&] { m(x.slice(1, 70, 71), {.cache = cache}); }, {"cache is full"});
-  EXPECT_EQ(cache.bytes(), bytes);
+  // A recurrence's states come with its first call; their memory is recurrence_contract's.
+  if (m.any.takes().later) EXPECT_EQ(cache.bytes(), bytes);
 }
 
 TEST_P(CacheTest, ThreadsShareAModule) {

@@ -28,7 +28,7 @@ struct Cross {
 std::vector<Cross> every_cross() {
   std::vector<Cross> all;
   for (const auto& [name, make] : every_mechanism({.width = kWidth, .heads = 4, .span = 8})) {
-    all.push_back({name, make()});
+    if (make().takes().context) all.push_back({name, make()});  // recurrences take none
   }
   const auto add = [&](const std::string& name, const AnyAttention& attn) {
     all.push_back({name, attn});

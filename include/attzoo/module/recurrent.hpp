@@ -67,10 +67,7 @@ class RecurrentParts : public MechanismParts {
   std::optional<RopePlan> rope_;
 };
 
-/// t in float32 at least.
-ATTZOO_API torch::Tensor wide(const torch::Tensor& t);
-
-/// t / sqrt(sum t^2 + eps) over the last dimension, summed in float32 at least.
+/// t / sqrt(sum t^2 + eps) over the last dimension, in float32 at least.
 ATTZOO_API torch::Tensor l2_norm(const torch::Tensor& t, double eps = 1e-6);
 /// The norm, whose weight is for all features, of each of equal groups of them.
 ATTZOO_API torch::Tensor norm_in_groups(const RMSNorm& norm, const torch::Tensor& t,
@@ -142,6 +139,7 @@ class RecurrentAttention : public core::Mechanism<Derived, OptionsType, core::Re
   /// A short convolution over so many features, with SiLU, registered under `name`.
   ShortConvolution make_convolution(const char* name, int64_t features, int64_t size,
                                     bool bias = false) {
+    this->check_positive("conv_size", size);
     return this->register_module(
         name, ShortConvolution({.channels = features, .kernel_size = size, .bias = bias}));
   }
@@ -182,6 +180,7 @@ ATTZOO_API RecurrentParts::RecurrentParts(const char* name, int64_t d_model,
     : MechanismParts({name, input_dim.value_or(d_model), std::nullopt, settings.heads.count, takes},
                      d_model) {
   check_positive(settings.heads.name, settings.heads.count);
+  check_layer("w_o", 1, d_model);  // so that what options make of it stays in range
 }
 
 ATTZOO_API void RecurrentParts::rotate_heads(const Rope& rope, int64_t dk) {
@@ -226,6 +225,7 @@ ATTZOO_API RecurrentCall RecurrentParts::begin_call(const torch::Tensor& x,
                                                     const AttentionInputs& inputs,
                                                     const CallMode& mode) const {
   const auto* name = callee().name;
+  const auto places = check_call(callee(), w_o->weight, x, inputs, mode);
   TORCH_CHECK_VALUE(!says_pairs(inputs), name,
                     ": mask, pattern and score are about pairs, which a recurrence does not have; "
                     "pass tokens to leave out as key_padding_mask [B, L], or documents");
@@ -234,7 +234,7 @@ ATTZOO_API RecurrentCall RecurrentParts::begin_call(const torch::Tensor& x,
                     "other");
   TORCH_CHECK_VALUE(mode.causal, name,
                     ": causal = false has no meaning: a recurrence never sees later tokens");
-  return {x, inputs, check_call(callee(), w_o->weight, x, inputs, mode)};
+  return {x, inputs, places};
 }
 
 ATTZOO_API AttentionResult RecurrentParts::end_call(const RecurrentCall& call,
@@ -255,10 +255,8 @@ ATTZOO_API CacheHead RecurrentParts::new_cache_head(int64_t batch, std::optional
 
 ATTZOO_API torch::Tensor l2_norm(const torch::Tensor& t, double eps) {
   const auto all = wide(t);
-  return (all * (all.square().sum(-1, /*keepdim=*/true) + eps).rsqrt()).to(t.scalar_type());
+  return all * (all.square().sum(-1, /*keepdim=*/true) + eps).rsqrt();
 }
-
-ATTZOO_API torch::Tensor wide(const torch::Tensor& t) { return t.to(compute_dtype(t)); }
 
 ATTZOO_API torch::Tensor norm_in_groups(const RMSNorm& norm, const torch::Tensor& t,
                                         int64_t groups) {

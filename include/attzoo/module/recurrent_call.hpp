@@ -13,6 +13,9 @@
 
 namespace attzoo::core {
 
+/// t in float32 at least.
+ATTZOO_API torch::Tensor wide(const torch::Tensor& t);
+
 /// One call of a recurrent mechanism: its tokens, and what convolutions and recurrences keep of
 /// those before. With a cache that was truncated, the tokens begin with some that it has already,
 /// which are computed again.
@@ -32,8 +35,8 @@ class RecurrentCall {
   torch::Tensor convolve(ShortConvolution& convolution, const torch::Tensor& t);
   /// Those of the token before each, [B, n, C]; zeros before the first one of a document.
   torch::Tensor shift(const torch::Tensor& t);
-  /// recurrence(), behind the state of the tokens before: [B, HV, n, E]. Tokens that are not real
-  /// leave the state as it is.
+  /// recurrence(), behind the state of the tokens before: [B, HV, n, E], in v's dtype. Tokens that
+  /// are not real leave the state as it is. Where dtypes differ, it computes in float32 at least.
   torch::Tensor recur(torch::Tensor q, torch::Tensor k, torch::Tensor v, RecurrenceOptions options);
 
   /// t [B, n, ..] of the tokens that were asked for, without those computed again: [B, L, ..].
@@ -68,6 +71,7 @@ class RecurrentCall {
 
 #ifdef ATTZOO_DEFINE_MODULE
 
+#include <attzoo/core/checks.hpp>
 #include <attzoo/functional/short_convolution.hpp>
 
 #include <ATen/ops/constant_pad_nd.h>
@@ -76,6 +80,8 @@ class RecurrentCall {
 #include <vector>
 
 namespace attzoo::core {
+
+ATTZOO_API torch::Tensor wide(const torch::Tensor& t) { return t.to(compute_dtype(t)); }
 
 ATTZOO_API RecurrentCall::RecurrentCall(const torch::Tensor& tokens, const AttentionInputs& inputs,
                                         const CallPlaces& where)
@@ -156,6 +162,8 @@ inline LazyWeights recurrence_weights(const torch::Tensor& q, const torch::Tenso
 
 ATTZOO_API torch::Tensor RecurrentCall::recur(torch::Tensor q, torch::Tensor k, torch::Tensor v,
                                               RecurrenceOptions options) {
+  const auto dtype = v.scalar_type();
+  if (q.scalar_type() != dtype || k.scalar_type() != dtype) q = wide(q), k = wide(k), v = wide(v);
   k = real_only(k, 2);
   v = real_only(v, 2);
   for (auto* t : {&options.beta, &options.erase, &options.a, &options.b}) *t = real_only(*t, 2);
@@ -172,7 +180,7 @@ ATTZOO_API torch::Tensor RecurrentCall::recur(torch::Tensor q, torch::Tensor k, 
     part.documents = documents(begin, end);
     const auto rows = [&](const torch::Tensor& t) { return t.slice(2, begin, end); };
     auto y = recurrence(rows(q), rows(k), rows(v), part);
-    return std::pair(std::move(y.output), std::move(y.state));
+    return std::pair(y.output.to(dtype), std::move(y.state));
   });
 }
 
