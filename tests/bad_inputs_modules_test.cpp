@@ -18,7 +18,7 @@ namespace attzoo::testing {
 namespace {
 
 constexpr int64_t kModel = 8, kLength = 5, kBatch = 2;
-const std::vector<int64_t> kDoNotDivide{3, 16};  // kModel, or the heads of a group
+const std::vector<int64_t> kDoNotDivide{3, 32};  // kModel, twice that, the heads of a group
 
 torch::Tensor good_x() { return torch::ones({kBatch, kLength, kModel}); }
 

@@ -158,6 +158,7 @@ TEST_P(RecurrenceContract, WeightsOnDemand) {
   EXPECT_EQ(weights.rows(4, 4).numel(), 0);
   EXPECT_TRUE(torch::allclose(weights.head_mean(), all.mean(1), 1e-12, 1e-14));
   expect_error([&] { weights.rows(2, 151); }, {"LazyWeights::rows", "150", "151"});
+  const torch::NoGradGuard no_grad;
   EXPECT_FALSE(m(x, {.cache = m.make_cache(2)}).weights.defined());
 }
 
@@ -395,6 +396,7 @@ TEST_P(RecurrenceContract, ForwardErrors) {
     bad(x, {.position_offset = 3}, {"position_offset", "rope", "3"});
     bad(x, {.positions = torch::arange(6)}, {"positions"});
   }
+  const torch::NoGradGuard no_grad;
   const auto cache = m.make_cache(2);
   bad(x, {.cache = make(torch::kFloat32).make_cache(2)}, {"cache", "module"});
   bad(x, {.mask = pairs, .cache = cache}, {"mask", "pairs"});
