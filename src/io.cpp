@@ -10,5 +10,6 @@
 #include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_map.hpp>
 #include <attzoo/io/name_maps.hpp>
+#include <attzoo/io/recurrent_name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/io/state_dict.hpp>

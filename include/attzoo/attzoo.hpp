@@ -38,6 +38,7 @@
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_maps.hpp>
+#include <attzoo/io/recurrent_name_maps.hpp>
 #include <attzoo/io/safetensors.hpp>
 #include <attzoo/io/state_dict.hpp>
 #include <attzoo/module/any_attention.hpp>

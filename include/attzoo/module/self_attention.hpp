@@ -20,8 +20,7 @@ template <class O>
 concept MechanismOptions = requires(O& o) {
   { o.d_model } -> std::same_as<int64_t&>;                   // features of the output
   { o.input_dim } -> std::same_as<std::optional<int64_t>&>;  // features of x; default d_model
-  { o.dropout } -> std::same_as<double&>;                    // while training, of the weights, or
-                                                             // of what goes into w_o
+  { o.dropout } -> std::same_as<double&>;                    // while training
   { o.bias } -> std::same_as<bool&>;                         // of the projections
 };
 /// Those of one that is causal or not.
