@@ -17,7 +17,8 @@ template void multiply(const FewTokens<double>&);
 template void add(const double*, const double*, double*, int64_t);
 template void swiglu(const double*, const double*, double*, int64_t);
 template void recur<double>(const RecurrenceProblem&, Runtime&);
-template void recur_backward<double>(const RecurrenceProblem&, const RecurrenceGradients&, Runtime&);
+template void recur_backward<double>(const RecurrenceProblem&, const RecurrenceGradients&,
+                                     Runtime&);
 template void convolve(const ConvolutionProblem<double>&, const View&, int64_t, int64_t);
 template void convolve_backward(const ConvolutionProblem<double>&,
                                 const ConvolutionGradients<double>&, Runtime&);

@@ -56,9 +56,8 @@ void for_each_mechanism(Visit&& visit) {
   });
   visit("combined", Cost::kQuadratic,
         [](const Size& s) { return combined(make_local(s), make_multi_head(s)); });
-  visit("delta_net", Cost::kLess, [](const Size& s) {
-    return DeltaNet({.d_model = s.width, .num_heads = s.heads});
-  });
+  visit("delta_net", Cost::kLess,
+        [](const Size& s) { return DeltaNet({.d_model = s.width, .num_heads = s.heads}); });
   visit("dilated", Cost::kQuadratic, [](const Size& s) {
     return DilatedSelfAttention({.d_model = s.width,
                                  .num_heads = s.heads,
@@ -67,9 +66,8 @@ void for_each_mechanism(Visit&& visit) {
                                  .causal = s.causal});
   });
   visit("gated", Cost::kQuadratic, [](const Size& s) { return gated(make_multi_head(s)); });
-  visit("gated_delta_net", Cost::kLess, [](const Size& s) {
-    return GatedDeltaNet({.d_model = s.width, .num_heads = s.heads});
-  });
+  visit("gated_delta_net", Cost::kLess,
+        [](const Size& s) { return GatedDeltaNet({.d_model = s.width, .num_heads = s.heads}); });
   visit("gated_linear", Cost::kLess, [](const Size& s) {
     return GatedLinearAttention({.d_model = s.width, .num_heads = s.heads});
   });
@@ -114,9 +112,8 @@ void for_each_mechanism(Visit&& visit) {
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});
   });
-  visit("rwkv7", Cost::kLess, [](const Size& s) {
-    return RWKV7({.d_model = s.width, .num_heads = s.heads});
-  });
+  visit("rwkv7", Cost::kLess,
+        [](const Size& s) { return RWKV7({.d_model = s.width, .num_heads = s.heads}); });
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {
     return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});
   });
