@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <attzoo/core/recurrence/by_tensors.hpp>
+#include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/recurrence.hpp>
 
@@ -220,6 +222,44 @@ TEST(Recurrence, NeverLooksAhead) {
     });
     EXPECT_TRUE(torch::equal(later.run().output.slice(2, 0, 97), p.run().output.slice(2, 0, 97)))
         << p.name;
+  }
+}
+
+/// What is no number in a token changes nothing before it and nothing in other documents, by chunks
+/// of tensors as by the kernel.
+TEST(Recurrence, NoNumberGoesBackInTime) {
+  torch::manual_seed(12);
+  constexpr int64_t n = 150, t = 100;
+  const auto draw = [](int64_t features) {
+    return torch::rand({1, 2, n, features}, torch::kFloat64) / 4;
+  };
+  for (const int64_t decays : {0, 1, 5}) {
+    for (const bool delta : {false, true}) {
+      for (const bool rewrites : {false, true}) {
+        if (delta && rewrites) continue;
+        core::Recurrence x{.q = draw(5), .k = draw(5), .v = draw(3)};
+        if (decays > 0) x.decay = -draw(decays);
+        x.delta = delta;
+        if (rewrites) x.a = draw(5), x.b = draw(5);
+        x.state = torch::rand({1, 2, 5, 3}, torch::kFloat64);
+        const auto both = [&] {
+          return std::pair{core::by_tensors::Chunks(x).run().out, core::recur(x).out};
+        };
+        const auto [by_tensors, fused] = both();
+        for (auto* input : {&x.q, &x.k, &x.v, &x.a, &x.b}) {
+          if (input->defined()) input->select(2, t).fill_(std::nan(""));
+        }
+        const auto [spoilt_tensors, spoilt] = both();
+        const auto before = [&](const torch::Tensor& all) { return all.slice(2, 0, t); };
+        EXPECT_TRUE(torch::equal(before(spoilt), before(fused)));
+        EXPECT_TRUE(torch::allclose(before(spoilt_tensors), before(by_tensors), 1e-12, 1e-14));
+        x.run = (torch::arange(n) > t).to(torch::kInt64).unsqueeze(0);
+        const auto [tensors_behind, behind] = both();
+        EXPECT_TRUE(torch::isfinite(behind.slice(2, t + 1)).all().item<bool>());
+        EXPECT_TRUE(
+            torch::allclose(tensors_behind.slice(2, t + 1), behind.slice(2, t + 1), 1e-10, 1e-12));
+      }
+    }
   }
 }
 

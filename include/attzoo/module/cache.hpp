@@ -63,7 +63,7 @@ class Cache {
   ATTZOO_API int64_t length() const;
   /// The most tokens that it takes; the largest int64 for one without end.
   ATTZOO_API int64_t capacity() const;
-  /// Memory of its tensors.
+  /// Memory of its tensors; the states of a recurrence are there from its first call on.
   ATTZOO_API int64_t bytes() const;
 
   /// Goes back to the first n tokens, as after rejected drafts. Throws c10::ValueError unless

@@ -121,6 +121,12 @@ class RecurrentAttention : public core::Mechanism<Derived, OptionsType, core::Re
     const auto head = this->new_cache_head(batch, capacity, how, /*unending=*/true);
     return Cache(std::make_shared<core::StateCache>(head, this->input_dim()));
   }
+  /// Throws c10::NotImplementedError: there is no context.
+  Cache make_context_cache(const torch::Tensor&, const torch::Tensor& = {}) const override {
+    TORCH_CHECK_NOT_IMPLEMENTED(false, Derived::kName,
+                                ": a context has no meaning: a recurrence reads its own tokens, "
+                                "one after the other");
+  }
 
  protected:
   /// The heads that the options num_heads, num_value_heads, head_dim and value_head_dim ask for,

@@ -10,6 +10,7 @@
 #include <ATen/ops/linalg_solve_triangular.h>
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -134,6 +135,22 @@ class Decays {
     const auto left = pairs_.defined() ? t * pairs_.select(2, pairs_.size(2) - 1) : t;
     return torch::matmul(where(stays_, left).mT(), where(stays_, values));
   }
+  /// w_s = known_s + the sum over r < s of products_sr w_r. What is no number in a document stays
+  /// in that, and has no gradient.
+  torch::Tensor solve(torch::Tensor products, torch::Tensor known) const {
+    torch::Tensor spoilt;
+    if (goes_on_.defined()) {
+      const auto whole = [](const torch::Tensor& t) { return torch::isfinite(t).all(-1, true); };
+      const auto bad = torch::logical_and(whole(products), whole(known)).logical_not();
+      spoilt = torch::logical_and(visible_, bad.mT()).any(-1, /*keepdim=*/true);
+      products = products.masked_fill(bad, 0);
+      known = known.masked_fill(bad, 0);
+    }
+    const auto w = at::linalg_solve_triangular(-products, known, /*upper=*/false, /*left=*/true,
+                                               /*unitriangular=*/true);
+    constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+    return spoilt.defined() ? w.masked_fill(spoilt, kNaN) : w;
+  }
   /// What is left of the state [B, H, F, E] behind the chunk.
   torch::Tensor through(const torch::Tensor& state) const {
     const auto left = begin_.defined() ? state * last(begin_).mT() : state;
@@ -175,9 +192,7 @@ inline Recurred chunk(const Recurrence& any_x, const torch::Tensor& document) {
   if (!x.a.defined()) return y;
   const auto known = decays.of_state(x.a, x.state, /*before=*/true) +
                      decays.sums(decays.products(x.a, x.k, /*before=*/true), x.v, /*before=*/true);
-  const auto w = at::linalg_solve_triangular(-decays.products(x.a, x.b, /*before=*/true), known,
-                                             /*upper=*/false, /*left=*/true,
-                                             /*unitriangular=*/true);
+  const auto w = decays.solve(decays.products(x.a, x.b, /*before=*/true), known);
   y.out = y.out + decays.sums(decays.products(x.q, x.b), w);
   y.state = y.state + decays.to_end(x.b, w);
   return y;
