@@ -141,8 +141,12 @@ inline Generation measure_generation(const Mechanism& mechanism, LanguageModel& 
   const int64_t count = std::min<int64_t>(64, o.seq_len / 2);
   auto state = model.make_state(1);
   auto next = draw(model.forward(context.slice(1, 0, o.seq_len - count - 1), state));
-  const auto bytes = [attention = mechanism.attention(o, 0)](int64_t capacity) {
-    return attention.make_cache(1, capacity).bytes();
+  auto attention = mechanism.attention(o, 0);
+  attention->eval();
+  const auto bytes = [&](int64_t capacity) {
+    const auto cache = attention.make_cache(1, capacity);
+    attention(torch::randn({1, 128, o.width}), {.cache = cache});  // a state is kept from then on
+    return cache.bytes();
   };
   return {
       .tokens_per_second = rate(count, [&] { next = draw(model.forward(next.to(device), state)); }),
