@@ -276,21 +276,24 @@ TEST(Recurrence, TakesAnyStrides) {
 }
 
 TEST(Recurrence, TakesMemoryForItsTokensAlone) {
-  const auto bytes = [](int64_t n) {
+  const auto bytes = [](int64_t n, int64_t length) {
     const auto of = [&](int64_t features) {
       return torch::randn({1, 2, n, features}).requires_grad_();
     };
     const auto q = of(16), k = of(16), v = of(16), g = of(16);
     const auto decay = -g.abs();
+    const Documents documents{.ids = torch::arange(n).floor_divide(length)};
     PeakMemory memory;
-    recurrence(q, k, v, {.decay = decay, .beta = torch::full({1, 2, n}, 0.1)})
+    recurrence(q, k, v,
+               {.decay = decay, .beta = torch::full({1, 2, n}, 0.1), .documents = documents})
         .output.sum()
         .backward();
     return static_cast<double>(memory.peak()) / static_cast<double>(n);
   };
-  bytes(256);
-  const double at_2k = bytes(2048);
-  EXPECT_LT(bytes(8192), 1.1 * at_2k);
+  bytes(256, 256);
+  const double at_2k = bytes(2048, 2048);
+  EXPECT_LT(bytes(8192, 8192), 1.1 * at_2k);
+  EXPECT_LT(bytes(8192, 1), 1.2 * at_2k);  // each document begins a chunk, but keeps no state
 }
 
 TEST(Recurrence, TakesNothing) {

@@ -2,7 +2,6 @@
 
 #include "support/mechanism_contract.hpp"
 
-#include <ATen/autocast_mode.h>
 #include <torch/cuda.h>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/rope.hpp>
@@ -11,6 +10,7 @@
 #include <limits>
 #include <sstream>
 
+#include "support/autocast.hpp"
 #include "support/error_rule.hpp"
 #include "support/gradcheck.hpp"
 
@@ -480,16 +480,7 @@ TEST_P(MechanismContract, Autocast) {
   }
   const auto x = tokens(2, 33, torch::kBFloat16);
   const auto want = gold(x.to(torch::kFloat64)).output, plain = low(x).output;
-  struct Autocast {
-    Autocast() {
-      at::autocast::set_autocast_enabled(torch::kCPU, true);
-      at::autocast::set_autocast_dtype(torch::kCPU, torch::kBFloat16);
-    }
-    ~Autocast() {
-      at::autocast::set_autocast_enabled(torch::kCPU, false);
-      at::autocast::clear_cache();
-    }
-  } autocast;
+  const Autocast autocast;
   expect_within_rule(m(x.to(torch::kFloat32)).output, want, plain, 2, 33, name());
   expect_within_rule(m(x).output, want, plain, 2, 33, name());
   EXPECT_TRUE(torch::allclose(gold(x.to(torch::kFloat64)).output, want, 1e-10, 1e-12));

@@ -2,7 +2,6 @@
 
 #include "support/recurrence_contract.hpp"
 
-#include <ATen/autocast_mode.h>
 #include <torch/cuda.h>
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
@@ -11,6 +10,7 @@
 #include <limits>
 #include <random>
 
+#include "support/autocast.hpp"
 #include "support/error_rule.hpp"
 
 namespace attzoo::testing {
@@ -300,16 +300,7 @@ TEST_P(RecurrenceContract, Autocast) {
   gold->to(torch::kFloat64);
   const auto x = tokens(low, 2, 33, torch::kBFloat16);
   const auto want = gold(x.to(torch::kFloat64)).output, plain = GetParam().define(low, x).output;
-  struct On {
-    On() {
-      at::autocast::set_autocast_enabled(torch::kCPU, true);
-      at::autocast::set_autocast_dtype(torch::kCPU, torch::kBFloat16);
-    }
-    ~On() {
-      at::autocast::set_autocast_enabled(torch::kCPU, false);
-      at::autocast::clear_cache();
-    }
-  } autocast;
+  const Autocast autocast;
   expect_within_rule(m(x.to(torch::kFloat32)).output, want, plain, 2, 33, name());
   expect_within_rule(m(x).output, want, plain, 2, 33, name());
   expect_near(gold(x.to(torch::kFloat64)).output, want, name());

@@ -15,11 +15,13 @@ struct Chunk {
 /// The most tokens of one.
 inline constexpr int kChunkTokens = 64;
 
-/// HeadRows of tokens [B, heads, n, features]; `group` value heads share one of its heads.
+/// Rows of tokens [B, heads, n, features]; `group` value heads share one of its heads.
 struct HeadRows {
   View view;
   int group = 1;
   bool defined() const { return view.data != nullptr; }
+  /// Where the row of token i begins, for value head h.
+  int64_t row(int b, int h, int i) const { return view.head(b, h / group) + i * view.n; }
 };
 
 /// In every head, with d_t = 1 where there is no decay:
