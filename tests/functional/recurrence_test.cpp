@@ -296,6 +296,28 @@ TEST(Recurrence, TakesMemoryForItsTokensAlone) {
   EXPECT_LT(bytes(8192, 1), 1.2 * at_2k);  // each document begins a chunk, but keeps no state
 }
 
+TEST(Recurrence, WritesOverItsStateWhereAsked) {
+  torch::manual_seed(8);
+  const torch::NoGradGuard no_grad;
+  for (const int64_t n : {1, 3, 70}) {
+    for (const bool strided : {false, true}) {
+      for (auto p : problems({.n = n, .F = 20, .E = 18})) {
+        auto& state = p.options.initial_state;
+        if (!state.defined()) state = torch::randn({2, 2, 20, 18}, torch::kFloat64);
+        const auto want = p.run();
+        if (strided) state = state.transpose(2, 3).contiguous().transpose(2, 3);
+        p.options.inplace = true;
+        const auto version = state._version();
+        const auto got = p.run();
+        EXPECT_TRUE(got.state.is_same(state));
+        EXPECT_GT(state._version(), version);
+        EXPECT_TRUE(torch::equal(got.output, want.output)) << p.name << ", n = " << n;
+        EXPECT_TRUE(torch::equal(state, want.state)) << p.name << ", n = " << n;
+      }
+    }
+  }
+}
+
 TEST(Recurrence, TakesNothing) {
   for (const auto& p : problems({.n = 0})) {
     const auto y = p.run();
@@ -323,6 +345,9 @@ TEST(Recurrence, NamesWhatDoesNotFit) {
   refuse({.initial_state = torch::zeros({2, 4, 3, 4})}, {"initial_state", "[B, HV, F, E]"});
   refuse({.initial_state = torch::zeros({2, 4, 4, 3}, torch::kFloat64)},
          {"initial_state", "Float"});
+  refuse({.inplace = true}, {"inplace", "initial_state"});
+  refuse({.initial_state = torch::zeros({2, 4, 4, 3}), .inplace = true},
+         {"inplace", "NoGradGuard"});
   refuse({.documents = {.ids = torch::zeros({5}, torch::kInt64)}}, {"recurrence: documents"});
 }
 

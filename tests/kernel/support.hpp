@@ -19,10 +19,11 @@ namespace attzoo::kernel {
 class Threads final : public Runtime {
  public:
   explicit Threads(int count) : count_(count) {}
-  void run(const std::function<void()>& worker) override {
+  int threads() const override { return count_; }
+  void run(const std::function<void(int)>& worker) override {
     std::vector<std::thread> threads;
-    for (int i = 1; i < count_; ++i) threads.emplace_back(worker);
-    worker();
+    for (int i = 1; i < count_; ++i) threads.emplace_back(worker, i);
+    worker(0);
     for (auto& t : threads) t.join();
   }
   /// Exactly so many bytes, so that a sanitizer sees the first one behind them.

@@ -69,6 +69,17 @@ TEST(StateCache, StaysSmallAndForgetsAll) {
   expect_whole(cache);
 }
 
+/// What a call that fails leaves behind.
+TEST(StateCache, LosesNothingOfWhatItLends) {
+  auto cache = make();
+  for (const int64_t L : {3, 31, 1, 1, 70, 2}) {
+    append(cache, L);
+    const auto lent = cache.lend();
+    EXPECT_EQ(lent[0][0].item<double>(), static_cast<double>(cache.length()));
+    expect_whole(cache);
+  }
+}
+
 TEST(StateCache, CopiesGoTheirOwnWay) {
   auto cache = make();
   append(cache, 40);

@@ -29,6 +29,9 @@ struct RecurrenceOptions {
   std::optional<double> scale = std::nullopt;  ///< of q; default 1 / sqrt(F)
   /// Before the first token, [B, HV, F, E]; float32, for float64 inputs float64. Default: zeros.
   torch::Tensor initial_state = {};
+  /// Writes the state behind the last token over initial_state and returns that, as in decoding:
+  /// a third of the time of a token is that of another place. Not where gradients are recorded.
+  bool inplace = false;
   /// A packed batch: each document begins from a state of zeros, but for the first one of a row,
   /// which goes on from initial_state.
   Documents documents = {};
@@ -73,6 +76,7 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
 
 #ifdef ATTZOO_DEFINE_FUNCTIONAL
 
+#include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/functional/checks.hpp>
@@ -136,6 +140,14 @@ ATTZOO_API Packing check_recurrence(const torch::Tensor& q, const torch::Tensor&
                      ": initial_state must be ", compute_dtype(q), ", got ",
                      o.initial_state.scalar_type());
   }
+  TORCH_CHECK_VALUE(!o.inplace || o.initial_state.defined(), kName,
+                    ": inplace = true writes over initial_state, which is not given");
+  if (o.inplace) {
+    const auto recorded =
+        is_recorded({q, k, v, o.initial_state, o.decay, o.beta, o.erase, o.a, o.b});
+    TORCH_CHECK_VALUE(!recorded, kName,
+                      ": inplace = true has no gradients: run it under a NoGradGuard");
+  }
   if (!o.documents.defined()) return {};
   check_documents(o.documents, kDocuments);
   check_documents_fit(o.documents, {B, HV, n, n}, v.device(), kDocuments);
@@ -151,6 +163,7 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
   core::Recurrence x{.q = q, .k = k, .v = v};
   x.scale = o.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
   x.state = o.initial_state;
+  x.over_state = o.inplace;
   x.run = packing.run;
   x.delta = o.beta.defined() || o.erase.defined();
   x.p = o.erase;
@@ -162,7 +175,10 @@ ATTZOO_API RecurrenceResult recurrence(const torch::Tensor& q, const torch::Tens
               : o.decay.dim() == 3 ? o.decay.unsqueeze(-1)
                                    : o.decay;
   }
-  const auto y = core::recur(x);
+  auto y = core::recur(x);
+  if (o.inplace && !y.state.is_same(o.initial_state)) {
+    y.state = o.initial_state.copy_(y.state);
+  }
   return {y.out, y.state};
 }
 

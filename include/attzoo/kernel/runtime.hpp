@@ -11,6 +11,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <vector>
 
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
@@ -18,8 +19,9 @@ namespace attzoo::kernel {
 class Runtime {
  public:
   virtual ~Runtime() = default;
-  /// Calls `worker` on every thread, at least once, and waits.
-  virtual void run(const std::function<void()>& worker) = 0;
+  /// Calls worker(i) on threads i < threads(), at least on one, and waits.
+  virtual void run(const std::function<void(int)>& worker) = 0;
+  virtual int threads() const = 0;
   /// Memory aligned to 64 bytes, freed with the pointer.
   virtual std::shared_ptr<void> allocate(size_t bytes) = 0;
 };
@@ -29,9 +31,26 @@ class Runtime {
 template <class MakeWorker>
 void for_each_task(Runtime& runtime, int64_t count, const MakeWorker& make_worker) {
   std::atomic<int64_t> next{0};
-  runtime.run([&] {
+  runtime.run([&](int) {
     auto worker = make_worker();
     for (int64_t i; (i = next++) < count;) worker(i);
+  });
+}
+
+/// The same where a call finds the data of the one before: each thread begins with a part of its
+/// own, which its caches may still hold, and then helps the others.
+template <class MakeWorker>
+void for_each_task_again(Runtime& runtime, int64_t count, const MakeWorker& make_worker) {
+  const int threads = runtime.threads();
+  std::vector<std::atomic<int64_t>> next(static_cast<size_t>(threads));
+  for (int i = 0; i < threads; ++i) next[static_cast<size_t>(i)] = count * i / threads;
+  runtime.run([&](int thread) {
+    auto worker = make_worker();
+    for (int other = 0; other < threads; ++other) {
+      const int part = (thread + other) % threads;
+      const int64_t end = count * (part + 1) / threads;
+      for (int64_t i; (i = next[static_cast<size_t>(part)]++) < end;) worker(i);
+    }
   });
 }
 

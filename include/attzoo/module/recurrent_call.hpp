@@ -71,6 +71,7 @@ class RecurrentCall {
 
 #ifdef ATTZOO_DEFINE_MODULE
 
+#include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/functional/short_convolution.hpp>
 
@@ -96,13 +97,14 @@ ATTZOO_API RecurrentCall::RecurrentCall(const torch::Tensor& tokens, const Atten
   }
   if (!past_) return;
   cache_ = &static_cast<StateCache&>(inputs.cache.state());  // NOLINT: checked to be this module's
-  before_ = cache_->known().states;
+  const int64_t known = cache_->known().tokens;
   const auto again = cache_->to_compute_again();
   if (cache_->asks_between(x.size(1))) mark_ = again.size(1) + x.size(1) - kTakenBack;
   again_ = again.size(1);
   if (again_ > 0) x = torch::cat({again.to(x.scalar_type()), x}, 1);
+  before_ = cache_->lend();
   if (run_.defined()) return;
-  offset = cache_->known().tokens;
+  offset = known;
   if (!past_->padding.defined()) return;
   const auto place = torch::arange(offset, offset + x.size(1), past_->padding.options()) -
                      past_->padding.unsqueeze(1);
@@ -129,6 +131,12 @@ ATTZOO_API torch::Tensor RecurrentCall::shift(const torch::Tensor& t) {
         {.silu = false, .initial_state = state, .documents = documents(begin, end)});
     return std::pair(std::move(y.output), std::move(y.state));
   });
+}
+
+/// Whether nobody but the call holds a state, so that it may be written over.
+inline bool is_ours(const torch::Tensor& state) {
+  return state.defined() && !state.requires_grad() && state.use_count() == 1 &&
+         state.storage().use_count() == 1;
 }
 
 /// The options of the tokens [begin, end), behind a state.
@@ -176,6 +184,8 @@ ATTZOO_API torch::Tensor RecurrentCall::recur(torch::Tensor q, torch::Tensor k, 
   if (!cache_) weights = recurrence_weights(q, k, v, options, run_);
   return in_parts(2, [&](int64_t begin, int64_t end, const torch::Tensor& state) {
     auto part = part_of(options, begin, end);
+    part.inplace = is_ours(state) &&
+                   !is_recorded({q, k, v, part.decay, part.beta, part.erase, part.a, part.b});
     part.initial_state = state;
     part.documents = documents(begin, end);
     const auto rows = [&](const torch::Tensor& t) { return t.slice(2, begin, end); };
@@ -186,7 +196,7 @@ ATTZOO_API torch::Tensor RecurrentCall::recur(torch::Tensor q, torch::Tensor k, 
 
 ATTZOO_API torch::Tensor RecurrentCall::in_parts(int64_t dim, const Part& f) {
   const size_t which = after_.size();
-  const auto before = which < before_.size() ? before_[which] : torch::Tensor();
+  const auto before = which < before_.size() ? std::move(before_[which]) : torch::Tensor();
   const int64_t n = x.size(1);
   if (mark_ == 0) {
     auto [all, state] = f(0, n, before);

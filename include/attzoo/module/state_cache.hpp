@@ -16,7 +16,7 @@ namespace attzoo::core {
 using States = std::vector<torch::Tensor>;
 
 /// O(1) memory. A state cannot be run backwards: truncate() goes back to an earlier one, and the
-/// next call computes the tokens since then again. Tensors of states are never written to.
+/// next call computes the tokens since then again.
 class StateCache final : public TokenCache {
  public:
   StateCache(const CacheHead& head, int64_t input_dim);
@@ -32,6 +32,9 @@ class StateCache final : public TokenCache {
   torch::Tensor to_compute_again() const;
   /// Whether the call that computes L more tokens must say what is kept behind all but kTakenBack.
   bool asks_between(int64_t L) const { return length() - known_.tokens + L > kTakenBack; }
+  /// The latest states, which the caller may write over where nobody else holds them. Until take()
+  /// the cache knows earlier ones alone, so that nothing is lost if the call fails.
+  States lend();
   /// Takes the next tokens x [B, L, input_dim], the states behind them, and those in between.
   void take(const torch::Tensor& x, const States& states, const States& between, const Past& past);
 
@@ -57,6 +60,7 @@ class StateCache final : public TokenCache {
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 namespace attzoo::core {
 
@@ -71,14 +75,19 @@ ATTZOO_API torch::Tensor StateCache::to_compute_again() const {
   return rows_.rows(0).squeeze(1).slice(1, known_.tokens - marks_.front().tokens);
 }
 
+ATTZOO_API States StateCache::lend() {
+  auto states = std::move(known_.states);
+  known_ = marks_.back();
+  return states;
+}
+
 ATTZOO_API void StateCache::take(const torch::Tensor& x, const States& states,
                                  const States& between, const Past& past) {
-  const bool between_known = asks_between(x.size(1));
   const int64_t n = length() + x.size(1);
   count_change();
   padding_ = past.padding;
   known_ = {n, states};
-  if (between_known) {
+  if (!between.empty()) {
     const int64_t more = std::min(x.size(1), kTakenBack);
     keep_rows(kTakenBack - more);
     rows_.append({x.slice(1, x.size(1) - more).unsqueeze(1)});

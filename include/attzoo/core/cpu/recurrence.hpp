@@ -104,10 +104,14 @@ ATTZOO_API Recurred CpuRecurrence::run(const Recurrence& x) const {
   check_isa();
   CpuRecurrenceProblem problem(x);
   auto& p = problem.p;
+  const auto dtype = compute_dtype(x.v);
+  const bool over = x.over_state && x.state.defined() && x.state.is_contiguous() &&
+                    x.state.scalar_type() == dtype && plain(x.state).is_same(x.state);
   Recurred y{empty_as(x.v, p.E, x.v.scalar_type()),
-             torch::empty({p.B, p.H, p.F, p.E}, x.v.options().dtype(compute_dtype(x.v)))};
+             over ? x.state : torch::empty({p.B, p.H, p.F, p.E}, x.v.options().dtype(dtype))};
   p.out = {view(y.out)};
   p.last = y.state.mutable_data_ptr();
+  if (over && !y.state.is_inference()) y.state.unsafeGetTensorImpl()->bump_version();
   constexpr int64_t kSmall = int64_t{1} << 15;  // numbers that the tokens read of states
   TorchRuntime threads;
   CallersThread here;

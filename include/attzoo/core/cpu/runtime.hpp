@@ -16,7 +16,8 @@ namespace attzoo::core {
 /// LibTorch's threads, as many as at::get_num_threads() says, and its CPU allocator.
 class TorchRuntime final : public kernel::Runtime {
  public:
-  ATTZOO_API void run(const std::function<void()>& worker) override;
+  ATTZOO_API void run(const std::function<void(int)>& worker) override;
+  ATTZOO_API int threads() const override;
   ATTZOO_API std::shared_ptr<void> allocate(size_t bytes) override;
 };
 
@@ -26,7 +27,8 @@ ATTZOO_API kernel::DType kernel_dtype(torch::ScalarType dtype);
 /// The same memory, and the thread that calls: for work that takes no longer than to wake others.
 class CallersThread final : public kernel::Runtime {
  public:
-  void run(const std::function<void()>& worker) override { worker(); }
+  void run(const std::function<void(int)>& worker) override { worker(0); }
+  int threads() const override { return 1; }
   std::shared_ptr<void> allocate(size_t bytes) override { return TorchRuntime().allocate(bytes); }
 };
 
@@ -58,8 +60,10 @@ void with_compute_type(const torch::Tensor& t, F&& f) {
 
 namespace attzoo::core {
 
-ATTZOO_API void TorchRuntime::run(const std::function<void()>& worker) {
-  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) { worker(); });
+ATTZOO_API int TorchRuntime::threads() const { return at::get_num_threads(); }
+
+ATTZOO_API void TorchRuntime::run(const std::function<void(int)>& worker) {
+  at::parallel_for(0, threads(), 1, [&](int64_t i, int64_t) { worker(static_cast<int>(i)); });
 }
 
 ATTZOO_API std::shared_ptr<void> TorchRuntime::allocate(size_t bytes) {

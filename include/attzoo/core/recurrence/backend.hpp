@@ -23,6 +23,7 @@ struct Recurrence {
   torch::Tensor a = {}, b = {};     ///< [B, H or HV, n, F], both or none, without a delta rule
   double scale = 1;
   torch::Tensor state = {};  ///< before the first token, [B, HV, F, E]; undefined: zeros
+  bool over_state = false;   ///< may write over it; only where no gradients are recorded
   torch::Tensor run = {};    ///< int64 [1 or B, n], the document of a token, each from zeros
 
   /// Those that have a gradient, some undefined.
