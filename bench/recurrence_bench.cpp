@@ -61,9 +61,9 @@ void compare(benchmark::State& state, F&& f, G&& g, const std::string& other) {
   for (int i = 0; i < 2; ++i) timed(f), timed(g);
   const auto least = bench::measure_in_turn(
       state, [&] { return timed(f); }, [&] { return timed(g); });
-  state.counters["us"] = least.first * 1e6;
-  state.counters[other + "_us"] = least.second * 1e6;
-  state.counters["this/" + other] = least.first / least.second;
+  state.counters["own_ms"] = least.first * 1e3;
+  state.counters[c10::str(other, "_ms")] = least.second * 1e3;
+  state.counters[c10::str("this/", other)] = least.first / least.second;
 }
 
 void measure(benchmark::State& state, const std::string& name, Kind kind, torch::ScalarType dtype,
@@ -115,11 +115,13 @@ int main(int argc, char** argv) {
         ->Iterations(std::min<int64_t>(most, kind == Kind::kToken ? 2000 : 5))
         ->Unit(benchmark::kMillisecond);
   };
+  constexpr Sizes kSizes[] = {{8, 8, 1024, 64},  {8, 8, 4096, 64},   {8, 8, 16384, 64},
+                              {8, 8, 65536, 64}, {16, 32, 512, 128}, {16, 32, 4096, 128}};
   for (const std::string name :
        {"plain", "tokens", "channels", "delta", "gated_delta", "kimi_delta", "rwkv7"}) {
     for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
       for (const int threads : {1, 2}) {
-        for (const Sizes& s : {Sizes{8, 8, 4096, 64}, {16, 32, 512, 128}, {16, 32, 4096, 128}}) {
+        for (const Sizes& s : kSizes) {
           for (const Kind kind : {Kind::kForward, Kind::kForwardBackward}) {
             add(name, kind, dtype, s, threads);
           }

@@ -20,7 +20,11 @@ PATTERNS = {"window64": "window ± 64", "blocks128": "blocks of 128", "dilated4"
 MODIFIERS = {"alibi_over_plain": "ALiBi", "softcap_lambda_over_plain": "a softcap, written as a lambda"}
 DECODED = {"mha": "8 heads", "gqa": "32 heads on 8"}
 PEERS = {"FlexAttention": "window(64, 64)", "lucidrains": "window(64, 64)",  # another library's row to ours
-         "Longformer": "LongformerSelfAttention", "Reformer": "LSHSelfAttention"}
+         "Longformer": "LongformerSelfAttention", "Reformer": "LSHSelfAttention",
+         "gated delta rule": "recurrence()"}
+RULES = {"plain": "no decay", "tokens": "decay of tokens", "channels": "decay of channels",
+         "delta": "delta rule", "gated_delta": "gated delta rule", "kimi_delta": "Kimi delta attention",
+         "rwkv7": "RWKV-7"}
 MULTI_HEAD, TORCH = "multi_head", "torch_nn_MultiheadAttention"
 # Of each recurrence: how many products of WIDTH x WIDTH its projections are, the numbers of its state in
 # all heads as multiples of WIDTH^2 / HEADS, and how often a token reads or writes them.
@@ -323,6 +327,48 @@ def packed(results):
                   "of mm", "spread"], rows)
 
 
+# ---- recurrence() ---------------------------------------------------------------------------------
+
+
+def recurrences(results):
+    """Each rule's two directions, against causal linear attention."""
+    rows = []
+    for forward, m in results.names(r"(\w+)/forward/(f32|bf16)/H:([\d:]+)/D:(\d+)/n:(\d+)/.*"):
+        rule, dtype, heads, d, n = m.groups()
+        row = [f"{DTYPES[dtype]}, {RULES[rule]}", heads.replace(":", " / "), d, f"{int(n):,}"]
+        names = forward, forward.replace("/forward/", "/forward_backward/")
+        for name in names:
+            own, linear = (results.least(name, c) for c in ("own_ms", "linear_ms"))
+            row += [number(own), f"{own / linear:.2f}" if own else ""]
+        rows.append([*row, spread_cell(results.spread(names, "own_ms"))])
+    return table(["", "H / HV", "D", "n", "forward, ms", "of linear", "forward + backward, ms", "of linear",
+                  "spread"], rows)
+
+
+def recurrence_tokens(results):
+    rows = []
+    for name, m in results.names(r"(\w+)/token/(f32|bf16)/H:([\d:]+)/D:(\d+)/.*"):
+        rule, dtype, heads, d = m.groups()
+        own, copy = (results.least(name, c) * 1e3 for c in ("own_ms", "copy_ms"))
+        what = f"a token of recurrence(), {DTYPES[dtype]}, {RULES[rule]}, H {heads.replace(':', ' / ')}, D {d}"
+        rows.append([f"{DTYPES[dtype]}, {RULES[rule]}", heads.replace(":", " / "), d, number(own),
+                     results.share(what, "copying its state", copy / own),
+                     spread_cell(results.spread([name], "own_ms"))])
+    return table(["", "H / HV", "D", "µs", "copying its state / ours", "spread"], rows)
+
+
+def vllm(results):
+    rows = []
+    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/n:(\d+)/.*"):
+        rule, dtype, heads, d, n = m.groups()
+        own, theirs = (results.least(name, c) for c in ("own_ms", "vllm_ms"))
+        spread = results.spread([name], "own_ms")
+        what = f"{RULES[rule]}, {DTYPES[dtype]}, H {heads.replace(':', ' / ')}, D {d}, n {n}, forward"
+        rows.append([f"{DTYPES[dtype]}, {RULES[rule]}", heads.replace(":", " / "), d, f"{int(n):,}", number(own),
+                     results.ratio(what, "vLLM", theirs, own, spread), spread_cell(spread)])
+    return table(["", "H / HV", "D", "n", "forward, ms", "vLLM / ours", "spread"], rows)
+
+
 def peers(results):
     data = results.data["peers"]
     if "why" in data:
@@ -611,6 +657,19 @@ the growth of time, forward + backward, with n; *peak* the most bytes that forwa
 
 {eager_commands}
 
+## Recurrences
+
+`recurrence()` alone, B = 1; *of linear*: its time as a share of causal linear attention's on the same heads and tokens,
+both in turn.
+
+{recurrences}
+
+One token, whose state is written over:
+
+{recurrence_tokens}
+
+{recurrences_commands}
+
 ## Packed batches
 
 Eight sequences of up to 1,024 tokens, a batch that is 60 % padding, as one packed row (`documents`) against the padded
@@ -621,6 +680,14 @@ batch.
 {packed_commands}
 
 ## Other libraries
+
+vLLM's CPU kernels, on the same tensors and in turn, in one process:
+
+{vllm}
+
+{vllm_commands}
+
+(with `--vllm=` and the path of its library). Others, each in its turn:
 
 {peers}
 
@@ -662,11 +729,12 @@ def write(out, docs):
     picture_core(results, out / "performance/core.svg")
     picture_decode(results, out / "performance/decode.svg")
     picture_all(results, out / "performance/mechanisms.svg")
-    tables = (core, patterns, modifiers, decode, steps, mechanisms, against_torch, packed, peers)
+    tables = (core, patterns, modifiers, decode, steps, mechanisms, against_torch, packed, recurrences,
+              recurrence_tokens, vllm, peers)
     parts = {write_table.__name__: write_table(results) for write_table in tables}
     parts["picture_recurrences"] = picture_recurrences(results, out / "performance/recurrences.svg")
     parts |= {f"{name}_commands": commands(results, name)
-              for name in ("core", "patterns", "decode", "steps", "mechanisms", "eager", "packed")}
+              for name in ("core", "patterns", "decode", "steps", "mechanisms", "eager", "packed", "recurrences", "vllm")}
     peaks = ", ".join(f"{DTYPES[dtype]} {number(results.peak(dtype) / 1e9)} GFLOP/s"
                       for dtype in DTYPES if results.peak(dtype))
     (out / "performance.md").write_text(PAGE.format(

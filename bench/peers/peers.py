@@ -6,8 +6,9 @@
     python bench/peers/peers.py --attzoo build/bench --out peers.json
 
 Batch 1, d_model 512, 8 heads, float32; forward, and forward + backward; least of several runs, in ms.
+The gated delta rule is measured of given queries, keys, values, decays and beta.
 Peers that are not installed, or that refuse the work, are listed with the reason in place of a time.
-attzoo's own rows come from attention_bench and attzoo_bench, run here between the peers. bench/run runs
+attzoo's own rows come from its benchmarks, run here between the peers. bench/run runs
 this for docs/performance.md.
 """
 import argparse
@@ -80,6 +81,57 @@ def lucidrains_local(n):
     return lambda q, k, v: attention(q, k, v)
 
 
+def delta_inputs(n):
+    """q, k of unit length, v, decays as natural logs, and beta: [1, n, HEADS, ..]."""
+    q, k = (torch.nn.functional.normalize(torch.randn(1, n, HEADS, HEAD_DIM), dim=-1) for _ in "qk")
+    return [q, k, torch.randn(1, n, HEADS, HEAD_DIM), -0.2 * torch.rand(1, n, HEADS),
+            torch.rand(1, n, HEADS)]
+
+
+def hf_gated_delta(n):
+    del n
+    from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
+
+    return lambda q, k, v, g, beta: torch_chunk_gated_delta_rule(q, k, v, g=g, beta=beta)[0]
+
+
+def mlx_gated_delta(n):
+    """MLX has arrays and gradients of its own: its two times."""
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)
+    inputs = [mx.array(x.numpy()) for x in delta_inputs(n)]
+    inputs[3] = mx.exp(inputs[3])
+
+    def loss(*x):
+        return mx.fast.gated_delta_update(*x)[0].sum()
+
+    gradients = mx.grad(loss, argnums=list(range(5)))
+    return [least_ms(lambda: mx.eval(mx.fast.gated_delta_update(*inputs)), 3),
+            least_ms(lambda: mx.eval(gradients(*inputs)), 3)]
+
+
+def onnx_gated_delta(n, threads):
+    """ONNX Runtime's LinearAttention, which has no gradients."""
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    names = ["query", "key", "value", "decay", "beta"]
+    inputs = {name: x.flatten(2).numpy() for name, x in zip(names, delta_inputs(n), strict=True)}
+    node = helper.make_node("LinearAttention", [*names[:3], "", *names[3:]], ["output", "state"],
+                            q_num_heads=HEADS, kv_num_heads=HEADS, update_rule="gated_delta")
+    graph = helper.make_graph(
+        [node], "gated_delta",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name, x in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("output", "state")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 27)], ir_version=11)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options,
+                                           providers=["CPUExecutionProvider"])
+    return [least_ms(lambda: session.run(None, inputs), 3), "no: it has no gradients"]
+
+
 def hf_longformer(n):
     from transformers import LongformerConfig
     from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
@@ -124,6 +176,13 @@ PEERS = [
     ("Hugging Face Longformer, 128, 16 global", hf_longformer, tokens),
     ("Hugging Face BigBird, a whole layer", hf_bigbird, tokens),
     ("Hugging Face Reformer LSH, 64", hf_reformer, tokens),
+    ("Hugging Face Qwen3-Next, chunked gated delta rule", hf_gated_delta, delta_inputs),
+]
+
+# Those that are not torch: functions of n and the threads that give both times.
+OTHERS = [
+    ("MLX gated delta rule", lambda n, threads: mlx_gated_delta(n)),
+    ("ONNX Runtime LinearAttention, gated delta rule", onnx_gated_delta),
 ]
 
 OWN = {
@@ -132,6 +191,7 @@ OWN = {
     "attzoo LongformerSelfAttention, 128, 16 global": ("attzoo_bench", "longformer_128_g16/",
                                                        "least_ms"),
     "attzoo LSHSelfAttention, 64": ("attzoo_bench", "lsh_64/", "least_ms"),
+    "attzoo recurrence(), gated delta rule": ("recurrence_bench", "gated_delta/forward", "own_ms"),
 }
 
 
@@ -156,7 +216,9 @@ def own_rows(folder, n, threads):
     rows = []
     for name, (program, prefix, counter) in OWN.items():
         core = program == "attention_bench"
-        pattern = f"^{prefix}.*/n:{n}/.*threads:{threads}/" if core else f"^{prefix}.*/{n}/"
+        shape = {"attention_bench": f".*/n:{n}/.*threads:{threads}/", "attzoo_bench": f".*/{n}/",
+                 "recurrence_bench": f".*/f32/.*/D:{HEAD_DIM}/n:{n}/threads:{threads}/"}
+        pattern = f"^{prefix}{shape[program]}"
         times = benchmark(folder, program, pattern, counter, threads)
         if not times:
             continue
@@ -169,7 +231,7 @@ def own_rows(folder, n, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--attzoo", help="folder of attention_bench and attzoo_bench")
+    parser.add_argument("--attzoo", help="folder of attzoo's benchmarks")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", default="peers.json")
@@ -177,7 +239,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     versions = {"torch": torch.__version__}
-    for package in ("transformers", "local-attention"):
+    for package in ("transformers", "local-attention", "mlx", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -187,6 +249,13 @@ def main():
         for name, make, inputs in PEERS:
             try:
                 times = both_ways(lambda: make(n), inputs(n))
+            except Exception as error:
+                times = ["no: " + str(error).splitlines()[0][:60], ""]
+            rows.append([name, n, *times])
+            print(*rows[-1], flush=True)
+        for name, measure in OTHERS:
+            try:
+                times = measure(n, args.threads)
             except Exception as error:
                 times = ["no: " + str(error).splitlines()[0][:60], ""]
             rows.append([name, n, *times])
