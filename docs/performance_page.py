@@ -642,8 +642,8 @@ One token through a module, d_model 512, 8 heads, float32, with a cache.
 
 ## Mechanisms
 
-Batch 1, d_model 512, 8 heads, float32. The eager reference is the definition over n × n scores; *k* is the exponent of
-the growth of time, forward + backward, with n; *peak* the most bytes that forward + backward have allocated at once.
+Batch 1, d_model 512, 8 heads, float32. The eager reference is the definition over n × n scores, of
+recurrences token by token; *k* is the exponent of the growth of time, forward + backward, with n; *peak* the most bytes that forward + backward have allocated at once.
 
 ![Time and peak memory of all mechanisms](performance/mechanisms.svg)
 
