@@ -87,8 +87,8 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   for (const int threads : {1, 2}) {
     for (const Sizes& s : {Sizes{8, 8, 64, 4096}, {16, 32, 128, 512}, {16, 32, 128, 4096}}) {
-      const auto name = c10::str("vllm/gated_delta/bf16/H:", s.heads, ":", s.value_heads, "/D:", s.D,
-                                 "/n:", s.n, "/threads:", threads);
+      const auto name = c10::str("vllm/gated_delta/bf16/H:", s.heads, ":", s.value_heads,
+                                 "/D:", s.D, "/n:", s.n, "/threads:", threads);
       benchmark::RegisterBenchmark(name.c_str(),
                                    [=](benchmark::State& state) {
                                      at::set_num_threads(threads);

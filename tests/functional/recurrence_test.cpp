@@ -165,20 +165,46 @@ TEST(Recurrence, HasRightDerivatives) {
 
 TEST(Recurrence, FollowsTheErrorRuleInOtherTypes) {
   torch::manual_seed(4);
-  for (const auto& p : problems({.n = 200, .F = 16, .E = 16})) {
-    const auto gold = p.by_definition().output;
-    for (const auto dtype : {torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
-      auto x = p;
-      x.apply([&](const torch::Tensor& t) {
-        const bool is_state =
-            t.sizes() == x.options.initial_state.sizes() && t.size(2) == 16 && t.size(3) == 16;
-        return t.to(is_state ? torch::kFloat32 : dtype);
-      });
-      const auto rounded = x.by_definition().output;
-      const auto got = x.run();
-      EXPECT_EQ(got.output.scalar_type(), dtype);
-      EXPECT_EQ(got.state.scalar_type(), torch::kFloat32);
-      expect_within_rule(got.output, gold, rounded, 2, 4096, c10::str(p.name, " ", dtype));
+  const auto learning = [](const Problem& p, torch::ScalarType dtype) {
+    auto x = p;
+    x.apply([&](const torch::Tensor& t) {
+      const bool is_state = t.sizes() == p.options.initial_state.sizes();
+      return t.to(is_state && dtype != torch::kFloat64 ? torch::kFloat32 : dtype).requires_grad_();
+    });
+    return x;
+  };
+  for (const Sizes& n : {Sizes{.n = 200, .F = 16, .E = 16}, Sizes{.n = 150, .F = 40, .E = 72}}) {
+    for (auto p : problems(n)) {
+      if (!p.options.initial_state.defined()) {
+        p.options.initial_state = torch::randn({2, 2, n.F, n.E}, torch::kFloat64);
+      }
+      const auto weights = torch::randn({2, 2, n.n, n.E}, torch::kFloat64);
+      const auto both = [&](const Problem& x, const RecurrenceResult& y) {
+        return torch::autograd::grad({(y.output * weights.to(y.output.scalar_type())).sum()},
+                                     x.tensors());
+      };
+      for (const auto dtype : {torch::kFloat32, torch::kBFloat16, torch::kHalf}) {
+        const auto rounded = learning(p, dtype);
+        // Inputs are drawn in the type that is tested, then widened.
+        const auto gold = learning(
+            [&] {
+              auto x = rounded;
+              x.apply([](const torch::Tensor& t) { return t.detach(); });
+              return x;
+            }(),
+            torch::kFloat64);
+        const auto want = gold.by_definition(), own = rounded.by_definition(), got = rounded.run();
+        EXPECT_EQ(got.output.scalar_type(), dtype);
+        EXPECT_EQ(got.state.scalar_type(), torch::kFloat32);
+        const auto what = c10::str(p.name, " ", dtype);
+        expect_within_rule(got.output, want.output, own.output, 2, n.n, what);
+        const auto d_want = both(gold, want), d_own = both(rounded, own),
+                   d_got = both(rounded, got);
+        for (size_t i = 0; i < d_got.size(); ++i) {
+          expect_within_rule(d_got[i], d_want[i], d_own[i], 3, 2 * n.n,
+                             c10::str(what, ", gradient ", i));
+        }
+      }
     }
   }
 }

@@ -116,6 +116,55 @@ TYPED_TEST(BFloat16, GemmIsExactOnWholeNumbers) {
   }
 }
 
+/// Of whole numbers, so exactly; what lies beyond an operand is not read.
+TYPED_TEST(BFloat16, ProductsOfChunksAreThoseOfFloats) {
+  struct Buffers {
+    BFloat16ChunkProducts<TypeParam> multiply;
+    Buffers(Scratch<float>& memory, const RecurrenceProblem& p) : multiply(memory, p) {}
+  };
+  [[maybe_unused]] const typename TypeParam::Session session{};
+  Threads runtime(1);
+  RecurrenceProblem p;
+  p.F = 70, p.E = 100;
+  const Allocated<float, Buffers> s(runtime, p);
+  const auto at = [](int row, int64_t ld, int column) {
+    return static_cast<size_t>(row * ld + column);
+  };
+  for (const bool transposed : {false, true}) {
+    for (const int M : {1, 16, 37, 64}) {
+      for (const int K : {3, 16, 50, 64, 70, 100}) {
+        if (transposed && K > kC) continue;
+        for (const int N : {16, 80, 112}) {
+          const int64_t ldb = N + 16, ldc = N + 32, lda = padded(transposed ? M : K),
+                        rows = padded(transposed ? K : M);
+          auto a = whole_numbers(static_cast<size_t>(lda * rows), 1);
+          for (size_t i = 0; i < a.size(); ++i) {
+            const auto row = static_cast<int64_t>(i) / lda, column = static_cast<int64_t>(i) % lda;
+            if ((transposed ? row : column) >= K) a[i] = std::nanf("");
+          }
+          const auto b = whole_numbers(static_cast<size_t>(ldb * K), 2);
+          for (const bool add : {false, true}) {
+            std::vector<float> c(static_cast<size_t>(ldc * (M + 1)), 3);
+            const Operand<float> left =
+                transposed ? Operand<float>{a.data(), 1, lda} : Operand<float>{a.data(), lda, 1};
+            s.multiply(M, N, K, left, b.data(), ldb, c.data(), ldc, add);
+            for (int m = 0; m <= M; ++m) {
+              for (int n = 0; n < N; ++n) {
+                float want = add || m == M ? 3 : 0;
+                for (int k = 0; m < M && k < K; ++k) {
+                  want += (transposed ? a[at(k, lda, m)] : a[at(m, lda, k)]) * b[at(k, ldb, n)];
+                }
+                ASSERT_EQ(c[at(m, ldc, n)], want) << M << " x " << N << " x " << K << " at " << m
+                                                  << ", " << n << (transposed ? " transposed" : "");
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 /// A problem of bfloat16 tensors whose outputs and gradients are floats.
 struct HalfCase : Tensors<float, uint16_t> {
   explicit HalfCase(const Sizes& sizes, double p = 0) : Tensors(sizes, p) {
