@@ -121,7 +121,30 @@ ATTZOO_API Recurred CpuRecurrence::run(const Recurrence& x) const {
   return y;
 }
 
+/// Columns of the values that are a head of their own in the backward pass of a single one, so that
+/// it uses several threads.
+inline constexpr int64_t kColumnsOfOne = 32;
+
+/// [B, H, rows, columns] as [B, H * pieces, rows, kColumnsOfOne], and back.
+ATTZOO_API torch::Tensor in_pieces(const torch::Tensor& t) {
+  if (!t.defined()) return t;
+  return t.unflatten(3, {-1, kColumnsOfOne}).permute({0, 1, 3, 2, 4}).flatten(1, 2);
+}
+ATTZOO_API torch::Tensor joined(const torch::Tensor& t, int64_t heads) {
+  return t.unflatten(1, {heads, -1}).permute({0, 1, 3, 2, 4}).flatten(3);
+}
+
 ATTZOO_API Recurrence CpuRecurrence::run_backward(const Recurrence& x, const Recurred& grad) const {
+  const int64_t heads = x.v.size(1), E = x.v.size(3);
+  if (x.v.size(0) * heads == 1 && E > kColumnsOfOne && E % kColumnsOfOne == 0) {
+    auto pieces = x;
+    pieces.v = in_pieces(x.v);
+    pieces.state = in_pieces(x.state);
+    auto d = run_backward(pieces, {in_pieces(grad.out), in_pieces(grad.state)});
+    d.v = joined(d.v, heads);
+    d.state = joined(d.state, heads);
+    return d;
+  }
   check_isa();
   CpuRecurrenceProblem problem(x);
   const auto& p = problem.p;
