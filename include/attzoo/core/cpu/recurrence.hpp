@@ -173,8 +173,8 @@ ATTZOO_API Recurrence CpuRecurrence::run_backward(const Recurrence& x, const Rec
   });
   const auto shared = [](torch::Tensor& t, const torch::Tensor& like) {  // heads, and the dtype
     if (!t.defined()) return;
-    const int64_t heads = like.size(1);
-    if (t.size(1) != heads) t = t.unflatten(1, {heads, t.size(1) / heads}).sum(2);
+    const int64_t of_like = like.size(1);
+    if (t.size(1) != of_like) t = t.unflatten(1, {of_like, t.size(1) / of_like}).sum(2);
     t = t.to(like.scalar_type());
   };
   shared(d.q, x.q), shared(d.k, x.k), shared(d.v, x.v), shared(d.decay, x.decay);
