@@ -5,6 +5,7 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/checks.hpp>
+#include <attzoo/functional/cuda_source.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/masks.hpp>

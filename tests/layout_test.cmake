@@ -31,11 +31,12 @@ set(kernel/modifier_includes kernel kernel/isa kernel/modifier)
 set(kernel/isa_includes kernel kernel/isa)
 set(kernel_includes kernel)
 # Files that know more than their layer: who chooses a backend, modifiers of any type, which carry a
-# form for the CPU, what makes modules of a checkpoint's config.json, what gives them adapters, and
+# form for the CPU, what shows the source for CUDA, what makes modules of a checkpoint's config.json, what gives them adapters, and
 # the list of all that is compiled for each instruction set.
 set(core/attention/dispatch_knows core/cpu)
 set(core/recurrence/recur_knows core/cpu)
 set(core/recurrence/short_convolution_knows core/cpu)
+set(functional/cuda_source_knows core/cuda)
 set(io/model_config_knows mechanism module functional)
 set(io/adapter_knows module core/layers)
 set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)

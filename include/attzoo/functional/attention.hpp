@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <optional>
+#include <string>
 #include <type_traits>
 
 namespace attzoo {
@@ -42,6 +43,14 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
                                      const torch::Tensor& v, const core::AnyMask& mask = {},
                                      const core::AnyScore& score = {},
                                      const AttentionOptions& options = {});
+
+/// How attention() would run this, in lines for people: how many pairs the mask reaches, and which
+/// way is taken and why none of those before it. Throws what attention() throws. Example:
+/// `std::cout << explain(q, k, v, mask_mod(f));`
+ATTZOO_API std::string explain(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v, const core::AnyMask& mask = {},
+                               const core::AnyScore& score = {},
+                               const AttentionOptions& options = {});
 
 namespace core {
 
@@ -126,6 +135,7 @@ requires(std::is_class_v<Second> && !std::same_as<Second, AttentionOptions> &&
 
 #ifdef ATTZOO_DEFINE_FUNCTIONAL
 
+#include <attzoo/core/attention/chunked.hpp>
 #include <attzoo/core/attention/dispatch.hpp>
 #include <attzoo/functional/checks.hpp>
 
@@ -183,30 +193,44 @@ ATTZOO_API AttentionResult with_sink(const AttentionResult& r, const torch::Tens
           torch::where(empty, logit, torch::logaddexp(lse, logit))};
 }
 
-ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor& k,
-                                     const torch::Tensor& v, const AnyMask& mask,
-                                     const AnyScore& score, const AttentionOptions& options,
-                                     bool private_qk) {
+/// What attention() computes.
+struct Task {
+  Qkv tensors;
+  Rule rule;
+};
+/// Of inputs that it checks.
+ATTZOO_API Task attention_task(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v, const AnyMask& mask, const AnyScore& score,
+                               const AttentionOptions& options) {
   check_attention(q, k, v, options);
   const int64_t batch = batch_size(q, k, v);
-  if (q.size(0) != batch || k.size(0) != batch || v.size(0) != batch) {
-    const auto expand = [&](const torch::Tensor& t) { return t.expand({batch, -1, -1, -1}); };
-    return attention(expand(q), expand(k), expand(v), mask, score, options, private_qk);
-  }
-  const Qkv tensors{q, k, v};
-  const auto n = tensors.shape();
+  const auto expand = [&](const torch::Tensor& t) {
+    return t.size(0) == batch ? t : t.expand({batch, -1, -1, -1});
+  };
+  Task task{{expand(q), expand(k), expand(v)}, {}};
+  const auto n = task.tensors.shape();
   const auto places = asked_places(mask, score.asks_places(), n, q.device());
-  if (places.defined()) {
-    return attention(q, k, v, mask.placed(places), score.placed(places), options, private_qk);
-  }
-  mask.check(n, q.device());
-  score.check(n, q.device());
-  Rule rule{.mask = mask,
-            .score = score.resolve(n),
-            .scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3)))),
-            .dropout = {options.dropout},
-            .wide = score.sink().defined()};
-  if (rule.dropout.p > 0) rule.dropout.seed = options.seed.value_or(random_seed());
+  const auto placed_mask = places.defined() ? mask.placed(places) : mask;
+  const auto placed_score = places.defined() ? score.placed(places) : score;
+  placed_mask.check(n, q.device());
+  placed_score.check(n, q.device());
+  auto& rule = task.rule;
+  rule.mask = placed_mask;
+  rule.score = placed_score.resolve(n);
+  rule.scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))));
+  rule.dropout = {options.dropout};
+  rule.wide = score.sink().defined();
+  if (rule.dropout.p > 0) rule.dropout.seed = options.seed ? *options.seed : random_seed();
+  return task;
+}
+
+ATTZOO_API AttentionResult attention(const torch::Tensor& q_in, const torch::Tensor& k_in,
+                                     const torch::Tensor& v_in, const AnyMask& mask,
+                                     const AnyScore& score, const AttentionOptions& options,
+                                     bool private_qk) {
+  auto [tensors, rule] = attention_task(q_in, k_in, v_in, mask, score, options);
+  const auto n = tensors.shape();
+  const auto &q = tensors.q, &k = tensors.k;
   const auto computed = dispatch(tensors, rule);
   Captured read;
   if (!private_qk || !q.is_inference()) read = {q, k};
@@ -230,6 +254,19 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q, const torch::Tensor
                                      const torch::Tensor& v, const core::AnyMask& mask,
                                      const core::AnyScore& score, const AttentionOptions& options) {
   return core::attention(q, k, v, mask, score, options, /*private_qk=*/false);
+}
+
+ATTZOO_API std::string explain(const torch::Tensor& q, const torch::Tensor& k,
+                               const torch::Tensor& v, const core::AnyMask& mask,
+                               const core::AnyScore& score, const AttentionOptions& options) {
+  auto asked = options;
+  asked.seed = options.seed.value_or(0);  // no number of torch's generator is drawn
+  const auto [tensors, rule] = core::attention_task(q, k, v, mask, score, asked);
+  return c10::str("q ", tensors.q.sizes(), " and k ", tensors.k.sizes(), ", ", q.scalar_type(),
+                  ", ", q.device(), "\n", "64 queries at a time, the mask reaches ",
+                  std::lround(100 * core::reached(rule.mask, tensors.shape())),
+                  " % of all pairs\n") +
+         core::explain(tensors, rule);
 }
 
 }  // namespace attzoo

@@ -37,8 +37,10 @@ struct Cotangents {
 class Backend {
  public:
   virtual ~Backend() = default;
-  /// Whether this problem is one that it runs, exactly, and better than by definition.
-  virtual bool takes(const Qkv& t, const Call& call) const = 0;
+  virtual const char* name() const = 0;
+  /// Why it does not run this problem; null: it does, exactly, and better than by definition.
+  virtual const char* why_not(const Qkv& t, const Call& call) const = 0;
+  bool takes(const Qkv& t, const Call& call) const { return !why_not(t, call); }
   virtual OutputAndLse run(const Qkv& t, const Call& call) const = 0;
   virtual Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                                  const Cotangents& from) const = 0;

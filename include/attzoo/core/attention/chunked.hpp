@@ -23,16 +23,23 @@ struct Chunk {
   int64_t pairs() const;
 };
 
+/// 64 MiB in float32.
+inline constexpr int64_t kMostScores = int64_t{1} << 24;
+
 /// All of a problem; every query lies in one chunk. A chunk has at most `most_scores` scores, all
 /// heads together, where 16 rows do.
-ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_t most_scores);
+ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n,
+                                     int64_t most_scores = kMostScores);
+
+/// The share of all pairs that a mask says it reaches, for 64 queries at a time.
+ATTZOO_API double reached(const AnyMask& mask, const Shape& n);
 
 class ChunkedBackend final : public Backend {
  public:
-  /// The default is 64 MiB in float32.
-  explicit ChunkedBackend(int64_t most_scores = int64_t{1} << 24) : most_scores_(most_scores) {}
-  /// What has more than one chunk, or reaches less than half of all pairs.
-  bool takes(const Qkv& t, const Call& call) const override;
+  explicit ChunkedBackend(int64_t most_scores = kMostScores) : most_scores_(most_scores) {}
+  const char* name() const override { return "chunks of query rows"; }
+  /// It takes what has more than one chunk, or reaches less than half of all pairs.
+  const char* why_not(const Qkv& t, const Call& call) const override;
   OutputAndLse run(const Qkv& t, const Call& call) const override;
   Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                          const Cotangents& from) const override;
@@ -97,6 +104,21 @@ class Reach {
   kernel::Mask mask_;
 };
 
+ATTZOO_API double reached(const AnyMask& mask, const Shape& n) {
+  constexpr int64_t kRows = 64;
+  const Reach reach(mask, n);
+  const int64_t stride = reach.stride();
+  double pairs = 0;
+  for (int64_t first = 0; first < n.L; first += kRows * stride) {
+    const int64_t end = std::min(n.L, first + kRows * stride);
+    for (int64_t begin = first; begin < std::min(end, first + stride); ++begin) {
+      const int64_t rows = (end - begin + stride - 1) / stride;
+      pairs += static_cast<double>(rows * reach.count(begin, end));
+    }
+  }
+  return pairs == 0 ? 0 : pairs / (static_cast<double>(n.L) * static_cast<double>(n.S));
+}
+
 /// Rows of a chunk: as many as memory allows, but in a sparse pattern not so many that the chunk
 /// reaches far more keys than a row does.
 ATTZOO_API int64_t chunk_rows(const Reach& reach, const Shape& n, int64_t most_scores) {
@@ -158,10 +180,13 @@ ATTZOO_API const std::vector<Chunk>& ChunkedBackend::chunks_of(const Qkv& t,
   return *static_cast<const std::vector<Chunk>*>(call.plan.get());
 }
 
-ATTZOO_API bool ChunkedBackend::takes(const Qkv& t, const Call& call) const {
+ATTZOO_API const char* ChunkedBackend::why_not(const Qkv& t, const Call& call) const {
   const auto& all = chunks_of(t, call);
-  if (all.size() != 1) return !all.empty();
-  return 2 * all[0].pairs() < t.q.size(2) * t.k.size(2);
+  if (all.empty()) return "there is nothing to compute";
+  if (all.size() == 1 && 2 * all[0].pairs() >= t.q.size(2) * t.k.size(2)) {
+    return "one chunk has all rows, and half of all pairs or more";
+  }
+  return nullptr;
 }
 
 ATTZOO_API OutputAndLse attend_rows(const Grid& grid, const Qkv& part, const Rule& rule,

@@ -4,11 +4,16 @@
 
 #include <attzoo/core/attention/backend.hpp>
 
+#include <string>
+
 namespace attzoo::core {
 
 /// Softmax attention by the best way that is exact for it: fused on CPU; in chunks what is large or
 /// sparse; by definition what is small, empty, or asked for by an EagerReferenceGuard.
 ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule);
+
+/// Which of these dispatch() takes, and why none of those before it.
+ATTZOO_API std::string explain(const Qkv& t, const Rule& rule);
 
 }  // namespace attzoo::core
 
@@ -20,13 +25,30 @@ ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule);
 
 namespace attzoo::core {
 
-ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule) {
+ATTZOO_API const std::array<const Backend*, 2>& backends() {
   static const FusedCpuBackend fused;
   static const ChunkedBackend chunked;
-  const std::array<const Backend*, 2> in_order{&fused, &chunked};
+  static const std::array<const Backend*, 2> in_order{&fused, &chunked};
+  return in_order;
+}
+
+ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule) {
   Call call(rule);
-  const auto* backend = choose(in_order, t, call);
+  const auto* backend = choose(backends(), t, call);
   return backend ? run(*backend, t, std::move(call)) : reference(t, rule);
+}
+
+ATTZOO_API std::string explain(const Qkv& t, const Rule& rule) {
+  const Call call(rule);
+  const auto* taken = choose(backends(), t, call);
+  std::string text;
+  for (const auto* backend : backends()) {
+    if (backend == taken) return text + backend->name() + ": taken\n";
+    const char* why =
+        eager_reference() ? "an EagerReferenceGuard lives" : backend->why_not(t, call);
+    text += c10::str(backend->name(), ": not taken, ", why, "\n");
+  }
+  return text + "the definition, n x n in memory: taken\n";
 }
 
 }  // namespace attzoo::core

@@ -9,7 +9,8 @@ namespace attzoo::core {
 
 class FusedCpuBackend final : public Backend {
  public:
-  bool takes(const Qkv& t, const Call& call) const override;
+  const char* name() const override { return "the fused CPU kernels"; }
+  const char* why_not(const Qkv& t, const Call& call) const override;
   OutputAndLse run(const Qkv& t, const Call& call) const override;
   Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                          const Cotangents& from) const override;
@@ -29,16 +30,25 @@ class FusedCpuBackend final : public Backend {
 
 namespace attzoo::core {
 
-/// Something to compute, sizes that the kernel's 32-bit indices hold, features whose rows do not
-/// fill the threads' scratch memory, and modifiers that have a form for it.
-ATTZOO_API bool FusedCpuBackend::takes(const Qkv& t, const Call& call) const {
+ATTZOO_API const char* FusedCpuBackend::why_not(const Qkv& t, const Call& call) const {
   constexpr int64_t kMost = int64_t{1} << 30, kMostFeatures = int64_t{1} << 16;
   const auto n = t.shape();
-  return t.q.device().is_cpu() && t.q.numel() > 0 && t.k.numel() > 0 && t.v.numel() > 0 &&
-         n.L < kMost && n.S < kMost && product_at_most({n.B, n.H}, kMost) &&
-         t.q.size(3) <= kMostFeatures && t.v.size(3) <= kMostFeatures &&
-         call.rule.mask.has_form(typeid(kernel::Mask)) &&
-         call.rule.score.has_form(typeid(kernel::Score<float>));
+  if (!t.q.device().is_cpu()) return "the tensors are not on the CPU";
+  if (t.q.numel() == 0 || t.k.numel() == 0 || t.v.numel() == 0)
+    return "there is nothing to compute";
+  if (n.L >= kMost || n.S >= kMost || !product_at_most({n.B, n.H}, kMost)) {
+    return "a length, or batch times heads, is beyond 2^30, what its indices hold";
+  }
+  if (t.q.size(3) > kMostFeatures || t.v.size(3) > kMostFeatures) {
+    return "more than 65536 features would fill its threads' scratch memory";
+  }
+  if (!call.rule.mask.has_form(typeid(kernel::Mask))) {
+    return "the mask has no form for it (a bind() of its type), or numbers beyond 2^30";
+  }
+  if (!call.rule.score.has_form(typeid(kernel::Score<float>))) {
+    return "the score modifier has no form for it (a bind() of its type), or numbers beyond 2^30";
+  }
+  return nullptr;
 }
 
 template <class T>

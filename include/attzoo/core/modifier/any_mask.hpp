@@ -19,6 +19,7 @@ struct MaskNode;
 class MaskPart : public AnyPart {
  public:
   virtual torch::Tensor evaluate(const Grid& g) const = 0;
+  virtual Symbol symbol(const SymbolPair& pair) const = 0;
   virtual kernel::Mask reach(const Shape& n) const = 0;
   virtual const DocumentsMask* documents() const = 0;
   virtual AnyMask placed(const torch::Tensor& places) const = 0;
@@ -42,6 +43,8 @@ class AnyMask {
   /// Whether nothing is masked.
   bool is_full() const { return !node_; }
   torch::Tensor evaluate(const Grid& g) const;
+  /// Whether a pair may attend. Throws c10::NotImplementedError where a part has no such form.
+  Symbol symbol(const SymbolPair& pair) const;
   void check(const Shape& n, const torch::Device& device) const;
   void tensors(Captured& out) const;
   /// Whether a part of it counts queries from the first one, wherever that stands among the keys.
@@ -124,6 +127,10 @@ class MaskOf final : public Part<M, MaskPart, kernel::Mask> {
  public:
   using Part<M, MaskPart, kernel::Mask>::Part, Part<M, MaskPart, kernel::Mask>::m;
   torch::Tensor evaluate(const Grid& g) const override { return m.evaluate(g); }
+  Symbol symbol([[maybe_unused]] const SymbolPair& pair) const override {
+    if constexpr (requires { m.symbol(pair); }) return m.symbol(pair);
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "a mask of this type has no symbolic form");
+  }
   kernel::Mask reach([[maybe_unused]] const Shape& n) const override {
     if constexpr (requires { m.reach(n); }) return m.reach(n);
     if constexpr (requires { m.fits_kernel(); }) {
@@ -198,6 +205,7 @@ struct BlockMask {
   AnyMask at(const PairNumbers& numbers) const { return mask.at(numbers); }
   const DocumentsMask* kept_apart() const { return mask.documents(); }
   torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g); }
+  Symbol symbol(const SymbolPair& pair) const { return mask.symbol(pair); }
   kernel::Mask reach(const Shape& n) const { return tiled(mask.reach(n), tiles); }
   bool has_form(const std::type_info& type) const { return mask.has_form(type); }
 };
@@ -280,6 +288,9 @@ ATTZOO_API torch::Tensor AnyMask::evaluate(const Grid& g) const {
     default:
       return node_->part->evaluate(g);
   }
+}
+ATTZOO_API Symbol AnyMask::symbol(const SymbolPair& pair) const {
+  return fold<SymbolTruth>([&](const MaskPart& part) { return part.symbol(pair); }).truth;
 }
 ATTZOO_API AnyMask AnyMask::placed(const torch::Tensor& places) const {
   return fold<AnyMask>([&](const MaskPart& part) { return part.placed(places); });

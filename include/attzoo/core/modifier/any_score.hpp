@@ -17,6 +17,7 @@ class AnyScore;
 class ScorePart : public AnyPart {
  public:
   virtual torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const = 0;
+  virtual Symbol symbol(const Symbol& s, const SymbolPair& pair) const = 0;
   virtual void learnable(std::vector<Learnable>& out) const = 0;
   virtual AnyScore resolve(const Shape& n) const = 0;
   virtual torch::Tensor sink() const = 0;
@@ -49,6 +50,11 @@ class AnyScore {
       changed = part->evaluate(part == parts_.front() ? changed : g.counted(changed), g);
     }
     return changed;
+  }
+  /// Throws c10::NotImplementedError where a part has no such form.
+  Symbol symbol(Symbol s, const SymbolPair& pair) const {
+    for (const auto& part : parts_) s = part->symbol(s, pair);
+    return s;
   }
   void check(const Shape& n, const torch::Device& device) const {
     int sinks = 0;
@@ -148,6 +154,11 @@ class ScoreOf final : public Part<M, ScorePart, kernel::Score<float>, kernel::Sc
   using Base::Base, Base::m;
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const override {
     return m.evaluate(s, g);
+  }
+  Symbol symbol([[maybe_unused]] const Symbol& s,
+                [[maybe_unused]] const SymbolPair& pair) const override {
+    if constexpr (requires { m.symbol(s, pair); }) return m.symbol(s, pair);
+    TORCH_CHECK_NOT_IMPLEMENTED(false, "a score modifier of this type has no symbolic form");
   }
   void learnable([[maybe_unused]] std::vector<Learnable>& out) const override {
     if constexpr (requires { m.learnable(out); }) m.learnable(out);

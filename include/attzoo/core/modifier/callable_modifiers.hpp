@@ -68,6 +68,9 @@ struct MaskFunction : MaskCallable<F> {
                         TensorLane(g.kv)))
         .t.to(torch::kBool);
   }
+  Symbol symbol(const SymbolPair& p) const {
+    return f(p.b, p.h, aligned ? p.aligned_q() : p.q, p.kv);
+  }
   /// On numbers, one pair at a time.
   kernel::CallableMask<ReachingCallable<F>> bind(const Shape& n) const {
     return {{bind_tables(f)}, aligned ? shift(n) : 0};
@@ -100,6 +103,9 @@ struct ScoreFunction : ScoreCallable<F> {
                             ? call(copy_with_tables(f, [&](Table& t) { t.look_up_on(g); }), s, g)
                             : call(f, s, g);
     return result.to(s.scalar_type()).expand_as(s);
+  }
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const {
+    return f(s, p.b, p.h, aligned ? p.aligned_q() : p.q, p.kv);
   }
   ScoreFunction resolve(const Shape&) const {
     if constexpr (!kHoldsTables) return *this;

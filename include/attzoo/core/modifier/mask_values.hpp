@@ -5,6 +5,7 @@
 
 #include <attzoo/core/documents.hpp>
 #include <attzoo/core/modifier/grid.hpp>
+#include <attzoo/core/modifier/symbol.hpp>
 #include <attzoo/kernel/modifier/mask_forms.hpp>
 
 #include <algorithm>
@@ -18,7 +19,8 @@ namespace attzoo {
 /// not fit a problem, before anything is computed; `tensors(out)` appends what it reads, so that
 /// changes in place are noticed. With `bind(shape)`, its form for the kernels
 /// (kernel/modifier/form.hpp), it says what it reaches and runs in the fused CPU kernels, without
-/// in chunks of query rows.
+/// in chunks of query rows; with `symbol(pair)` (core/modifier/symbol.hpp) it has a source in CUDA
+/// C++ (functional/cuda_source.hpp).
 template <class M>
 concept MaskMod = std::copy_constructible<M> && M::is_mask &&
     requires(const M& m, const core::Grid& g) {
@@ -43,6 +45,9 @@ struct NamedMask {
   bool aligned = true;
   bool is_raw() const { return !aligned; }
   torch::Tensor evaluate(const Grid& g) const;
+  Symbol symbol(const SymbolPair& p) const {
+    return f(p.b, p.h, aligned ? p.aligned_q() : p.q, p.kv);
+  }
   kernel::CallableMask<F> bind(const Shape& n) const {
     auto g = f;
     // A rate beyond the lengths leaves the same pairs, and the kernel walks rate residues.
@@ -72,6 +77,7 @@ struct DocumentsMask {
   const DocumentsMask* kept_apart() const { return this; }
   kernel::Documents bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
+  Symbol symbol(const SymbolPair& p) const;
 };
 
 struct GlobalTokensMask {
@@ -82,6 +88,7 @@ struct GlobalTokensMask {
   void tensors(Captured& out) const { out.push_back(is_global); }
   kernel::GlobalTokens bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
+  Symbol symbol(const SymbolPair& p) const;
 };
 
 struct TensorMask {
@@ -92,6 +99,9 @@ struct TensorMask {
   kernel::DenseMask bind(const Shape& n) const;
   TensorMask at(const PairNumbers& numbers) const { return {entries_at(mask, numbers)}; }
   torch::Tensor evaluate(const Grid& g) const { return g.of(mask); }
+  Symbol symbol(const SymbolPair& p) const {
+    return SymbolPair::of(mask, {p.b, p.h, p.q, p.kv}) != 0;
+  }
 };
 
 /// An interval of keys for every query, int32 [B, H, L], contiguous. Intervals of later queries
@@ -102,6 +112,7 @@ struct BandMask {
   void tensors(Captured& out) const { out.insert(out.end(), {begin, end}); }
   kernel::Bands bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
+  Symbol symbol(const SymbolPair& p) const;
 };
 
 }  // namespace core
@@ -158,6 +169,22 @@ ATTZOO_API void TensorMask::check(const Shape& n, const torch::Device& device) c
 ATTZOO_API torch::Tensor BandMask::evaluate(const Grid& g) const {
   const auto of_query = [&](const torch::Tensor& t) { return g.rows.of(t, 2).unsqueeze(-1); };
   return torch::logical_and(g.kv >= of_query(begin), g.kv < of_query(end));
+}
+
+// ---- as symbols ---------------------------------------------------------------------------------
+
+ATTZOO_API Symbol DocumentsMask::symbol(const SymbolPair& p) const {
+  const auto ids = document_ids(documents);  // [1 or B, S]
+  return SymbolPair::of(ids, {p.b, p.aligned_q()}) == SymbolPair::of(ids, {p.b, p.kv});
+}
+ATTZOO_API Symbol GlobalTokensMask::symbol(const SymbolPair& p) const {
+  const auto of = [&](const Symbol& token) { return SymbolPair::of(is_global, {p.b, token}) != 0; };
+  if (!keys) return of(p.aligned_q());
+  return queries ? of(p.aligned_q()) || of(p.kv) : of(p.kv);
+}
+ATTZOO_API Symbol BandMask::symbol(const SymbolPair& p) const {
+  const auto of_query = [&](const torch::Tensor& t) { return SymbolPair::of(t, {p.b, p.h, p.q}); };
+  return p.kv >= of_query(begin) && p.kv < of_query(end);
 }
 
 // ---- as the kernels see them --------------------------------------------------------------------

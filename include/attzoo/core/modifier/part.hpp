@@ -3,6 +3,7 @@
 /// What AnyMask and AnyScore are made of: masks and score modifiers of any type by one interface.
 
 #include <attzoo/core/modifier/grid.hpp>
+#include <attzoo/core/modifier/symbol.hpp>
 #include <attzoo/kernel/modifier/form.hpp>
 
 #include <type_traits>

@@ -4,6 +4,7 @@
 /// mean on tensors, and as plain numbers and pointers.
 
 #include <attzoo/core/modifier/grid.hpp>
+#include <attzoo/core/modifier/symbol.hpp>
 #include <attzoo/kernel/modifier/score_forms.hpp>
 
 #include <array>
@@ -17,7 +18,7 @@ namespace attzoo {
 /// of a mask; `learnable(out)`: tensors that gradients may flow to; `resolve(shape)`: the modifier
 /// that takes its place in a problem; `sink()`: logits [H] in the softmax's denominator. With
 /// `bind<T>(shape)`, its form for the kernels (kernel/modifier/form.hpp) in T = float or double, it
-/// runs in the fused CPU kernels.
+/// runs in the fused CPU kernels; with `symbol(s, pair)` it has a source in CUDA C++.
 template <class M>
 concept ScoreMod = std::copy_constructible<M> && M::is_score &&
     requires(const M& m, const torch::Tensor& s, const core::Grid& g) {
@@ -36,6 +37,7 @@ struct Learnable {
 struct IdentityScore {
   static constexpr bool is_score = true;
   torch::Tensor evaluate(const torch::Tensor& s, const Grid&) const { return s; }
+  Symbol symbol(const Symbol& s, const SymbolPair&) const { return s; }
 };
 
 /// The numbers of a captured tensor in the type that the kernel computes in.
@@ -53,6 +55,7 @@ struct AlibiScore {
   void tensors(Captured& out) const { out.push_back(slopes); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({slopes, {-1, 0, -1, -1}}); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const;
   template <class T>
   kernel::AlibiOfTensor<T> bind(const Shape& n) const {
     const auto t = in_type<T>(slopes);
@@ -65,6 +68,9 @@ struct SoftcapScore {
   double cap;
   SoftcapScore at(const PairNumbers&) const { return *this; }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const {
+    return kernel::Softcap{cap}(s, p.b, p.h, p.q, p.kv);
+  }
   template <class T>
   kernel::Softcap bind(const Shape&) const {
     return {cap};
@@ -82,6 +88,7 @@ struct TensorBias {
   void learnable(std::vector<Learnable>& out) const { out.push_back({bias, {0, 1, 2, 3}}); }
   TensorBias at(const PairNumbers& numbers) const { return {entries_at(bias, numbers)}; }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const;
   template <class T>
   kernel::Bias<T> bind(const Shape&) const {
     const auto t = in_type<T>(bias);
@@ -101,6 +108,7 @@ struct DistanceScore {
   void tensors(Captured& out) const { out.push_back(values); }
   void learnable(std::vector<Learnable>& out) const { out.push_back({values, {-1, 0, -1, 1}}); }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const;
   template <class T>
   kernel::DistanceBias<T> bind(const Shape& n) const {
     const auto t = in_type<T>(values.contiguous());
@@ -125,6 +133,9 @@ struct RelativeBiasScore {
   torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const {
     return resolve(g.shape).evaluate(s, g);
   }
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const {
+    return resolve(p.shape).symbol(s, p);
+  }
 
  private:
   torch::Tensor bucket(const torch::Tensor& distance) const;
@@ -139,6 +150,7 @@ struct SinkScore {
   }
   torch::Tensor sink() const { return logits; }
   SinkScore at(const PairNumbers&) const { return *this; }
+  Symbol symbol(const Symbol& s, const SymbolPair&) const { return s; }
   IdentityScore resolve(const Shape&) const { return {}; }
   torch::Tensor evaluate(const torch::Tensor& s, const Grid&) const { return s; }
 };
@@ -179,6 +191,20 @@ ATTZOO_API torch::Tensor DistanceScore::evaluate(const torch::Tensor& s, const G
           ? values.index_select(1, place.flatten()).view({1, -1, g.q.numel(), g.kv.numel()})
           : scattered(values, {g.h, place});
   return s + bias.to(s.scalar_type());
+}
+
+ATTZOO_API Symbol AlibiScore::symbol(const Symbol& s, const SymbolPair& p) const {
+  const auto slope = [&](const Symbol& h) { return SymbolPair::of(slopes, {h}); };
+  return kernel::Alibi<decltype(slope)>{slope}(s, p.b, p.h, p.aligned_q(), p.kv);
+}
+
+ATTZOO_API Symbol TensorBias::symbol(const Symbol& s, const SymbolPair& p) const {
+  const auto added = SymbolPair::of(bias, {p.b, p.h, p.q, p.kv});
+  return where(added == -std::numeric_limits<double>::infinity(), added, s + added);
+}
+
+ATTZOO_API Symbol DistanceScore::symbol(const Symbol& s, const SymbolPair& p) const {
+  return s + SymbolPair::of(values, {p.h, p.kv - p.q + (p.shape.L - 1)});
 }
 
 /// T5's bucket of a distance kv - q: exact for near ones, logarithmic beyond, one for all far ones.

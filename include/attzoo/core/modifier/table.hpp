@@ -9,6 +9,7 @@
 
 #include <attzoo/core/modifier/grid.hpp>
 #include <attzoo/core/modifier/interval.hpp>
+#include <attzoo/core/modifier/symbol.hpp>
 #include <attzoo/core/modifier/tensor_lane.hpp>
 #include <attzoo/kernel/modifier/lane.hpp>
 
@@ -50,11 +51,15 @@ class Table {
     static_assert(sizeof...(I) >= 1 && sizeof...(I) <= 4,
                   "attzoo: a table has one index for each of its 1 to 4 dimensions");
     static_assert(
-        ((kernel::Lane<I> || std::same_as<I, TensorLane> || std::same_as<I, Interval>) || ...),
+        ((kernel::Lane<I> || std::same_as<I, TensorLane> || std::same_as<I, Interval> ||
+          std::same_as<I, Symbol>) ||
+         ...),
         "attzoo: one index of a table at least must come from b, h, q or kv: write t(0 * h) "
         "for t(0)");
     if constexpr ((std::same_as<I, TensorLane> || ...)) {
       return gather({TensorLane(index)...});
+    } else if constexpr ((std::same_as<I, Symbol> || ...)) {
+      return SymbolGraph::current()->entry(tensor_, {Symbol(index)...});
     } else if constexpr ((std::same_as<I, Interval> || ...)) {
       if (uses()) note({Interval(index)...});
       return bounds();

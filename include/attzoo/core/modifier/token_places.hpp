@@ -4,6 +4,7 @@
 
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/modifier/interval.hpp>
+#include <attzoo/core/modifier/symbol.hpp>
 #include <attzoo/core/modifier/tensor_lane.hpp>
 #include <attzoo/kernel/modifier/lane.hpp>
 
@@ -26,6 +27,9 @@ class TokenPlaces {
   TensorLane operator()(const TensorLane& b, const TensorLane& i) const;
   Interval operator()(const Interval&, const Interval& i) const {
     return defined() ? Interval(low_, high_, true) : i;
+  }
+  Symbol operator()(const Symbol& b, const Symbol& i) const {
+    return defined() ? SymbolPair::of(tensor_, {b, i}) : i;
   }
   template <kernel::Lane I>
   ATTZOO_ALWAYS_INLINE I operator()(I b, I i) const {

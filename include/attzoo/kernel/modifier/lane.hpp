@@ -137,6 +137,7 @@ requires LaneTriple<A, Low, High> ATTZOO_ALWAYS_INLINE auto clamp(A x, Low low, 
   }                                                                                                \
   template <class T, class Tr>                                                                     \
   ATTZOO_ALWAYS_INLINE Dual<T, Tr> name(Dual<T, Tr> a) {                                           \
+    using std::cos, std::exp, std::sin;                                                            \
     const T x = a.v, y = value;                                                                    \
     return {y, change(a.d, static_cast<T>(derivative))};                                           \
   }                                                                                                \

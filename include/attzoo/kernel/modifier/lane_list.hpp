@@ -14,7 +14,7 @@
 #define ATTZOO_LANE_OPERATORS(X) \
   ATTZOO_LANE_ASSIGNMENTS(X) ATTZOO_LANE_COMPARISONS(X) ATTZOO_LANE_LOGIC(X)
 /// Functions of one number whose values are not whole; X(name, value, derivative) of x, y being the
-/// value.
+/// value. Derivatives are of any numbers that know sin, cos and exp.
 #define ATTZOO_LANE_FUNCTIONS(X)                         \
   X(exp, kernel::exp(x), y)                              \
   X(exp2, kernel::exp2(x), y* kLn2)                      \
@@ -23,6 +23,6 @@
   X(log, std::log(x), 1 / x)                             \
   X(log2, std::log2(x), 1 / (x * kLn2))                  \
   X(sqrt, std::sqrt(x), 1 / (2 * y))                     \
-  X(sin, std::sin(x), std::cos(x))                       \
-  X(cos, std::cos(x), -std::sin(x))                      \
-  X(erf, std::erf(x), 1.1283791670955126 * std::exp(-x * x)) /* 2 / sqrt(pi) */
+  X(sin, std::sin(x), cos(x))                            \
+  X(cos, std::cos(x), -sin(x))                           \
+  X(erf, std::erf(x), 1.1283791670955126 * exp(-x * x)) /* 2 / sqrt(pi) */

@@ -1,0 +1,209 @@
+#pragma once
+/// \file
+/// The graph of a callable as source in CUDA C++.
+
+#include <attzoo/config.hpp>
+#include <attzoo/core/modifier/symbol.hpp>
+
+#include <string>
+#include <vector>
+
+namespace attzoo::core {
+
+/// What the functions of the source call (numbers.inc).
+ATTZOO_API const char* cuda_numbers();
+
+/// Lines of a function's body that compute these nodes as constants, each once, and the names of
+/// the nodes in it. `number` and `table` are arguments of the function: struct Numbers { i64
+/// integer; double real; } for each literal, and a Table for each tensor.
+struct EmittedBody {
+  std::string lines;
+  std::vector<std::string> results;
+};
+ATTZOO_API EmittedBody emit(const SymbolGraph& graph, const std::vector<Symbol>& results);
+
+}  // namespace attzoo::core
+
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <cmath>
+#include <set>
+
+namespace attzoo::core {
+
+ATTZOO_API const char* cuda_numbers() {
+  return
+#include <attzoo/core/cuda/numbers.inc>
+      ;
+}
+
+class Emitter {
+ public:
+  explicit Emitter(const SymbolGraph& graph) : graph_(graph) {}
+
+  std::string name(int i) const {
+    const auto& node = graph_[i];
+    if (node.op == "literal") return literal(i);
+    return node.of.empty() ? node.op : "v" + std::to_string(i);
+  }
+  /// The line of a node, none for an argument.
+  std::string line(int i) const {
+    const auto& node = graph_[i];
+    if (node.of.empty()) return "";
+    constexpr unsigned kRow = SymbolGraph::kRow, kColumn = SymbolGraph::kColumn;
+    const auto of = node.depends & ~static_cast<unsigned>(SymbolGraph::kHead);
+    const char* comment = of == kRow      ? "  // of the row"
+                          : of == kColumn ? "  // of the column"
+                          : of == 0       ? "  // of the head"
+                                          : "";
+    return std::string("  const ") + kNames[type(i)] + " " + name(i) + " = " + value(node, i) +
+           ";" + comment + "\n";
+  }
+
+ private:
+  enum Type { kBool, kInt, kLong, kDouble, kScore };
+  static constexpr const char* kNames[] = {"bool", "int", "i64", "double", "float"};
+
+  Type type(int i) const {
+    const auto& node = graph_[i];
+    if (node.is_truth()) return kBool;
+    if (node.score) return kScore;
+    if (!node.is_integer()) return kDouble;
+    constexpr double kMost = 2147483647;
+    return node.range.low >= -kMost && node.range.high <= kMost ? kInt : kLong;
+  }
+  /// The type that all of these are computed in.
+  Type meet(const std::vector<int>& of) const {
+    Type all = kInt;
+    for (const int i : of) all = std::max(all, type(i));
+    return all;
+  }
+  std::string as(Type wanted, int i) const {
+    const Type is = type(i);
+    if (is == wanted) return name(i);
+    if (wanted == kBool) return "(" + name(i) + " != 0)";
+    return std::string("(") + kNames[wanted] + ")" + name(i);
+  }
+  /// Of whole numbers 0, 1 and 2 stand in the text, all others are arguments.
+  std::string literal(int i) const {
+    const auto& value = graph_.literals()[static_cast<size_t>(graph_[i].slot)];
+    if ((value.real == 0 && !std::signbit(value.real)) || value.real == 1 || value.real == 2) {
+      return std::to_string(static_cast<int>(value.real)) + (value.whole ? "" : ".0");
+    }
+    const auto number = "number[" + std::to_string(graph_[i].slot) + "]";
+    if (!value.whole) return number + ".real";
+    return (type(i) == kInt ? "(int)" : "") + number + ".integer";
+  }
+  /// A literal that is not 0 or -1, by which may be divided; else "".
+  std::string divisor(int i) const {
+    if (graph_[i].op != "literal" || !graph_[i].range.kind.whole) return "";
+    const auto value = graph_.literals()[static_cast<size_t>(graph_[i].slot)].integer;
+    if (value == 0 || value == -1) return "";
+    return value < 0 ? "(" + std::to_string(value) + ")" : std::to_string(value);
+  }
+  static std::string call(const std::string& f, const std::string& a, const std::string& b) {
+    return f + "(" + a + ", " + b + ")";
+  }
+
+  std::string value(const SymbolGraph::Node& node, int i) const {
+    const auto& op = node.op;
+    const auto& of = node.of;
+    const Type t = type(i);
+    if (op == "table") {
+      std::string text = "entry(table[" + std::to_string(node.slot) + "]";
+      for (const int index : of) {
+        text += ", " + as(type(index) == kDouble ? kDouble : kLong, index);
+      }
+      return text + ")";
+    }
+    if (op == "where") return as(kBool, of[0]) + " ? " + as(t, of[1]) + " : " + as(t, of[2]);
+    if (op == "&&" || op == "||") return as(kBool, of[0]) + " " + op + " " + as(kBool, of[1]);
+    if (op == "!") return "!" + as(kBool, of[0]);
+    if (t == kBool && (op == "&" || op == "|")) {
+      return as(kBool, of[0]) + " " + op + op + " " + as(kBool, of[1]);
+    }
+    if (t == kBool && op == "^") return as(kBool, of[0]) + " != " + as(kBool, of[1]);
+    if (t == kBool) return infix(meet(of), op, of);  // a comparison
+    if (t == kInt || t == kLong) return whole(op, of, t, node.range);
+    return floating(op, of, t, node.range.kind.whole);
+  }
+
+  std::string infix(Type t, const std::string& op, const std::vector<int>& of) const {
+    return as(t, of[0]) + " " + op + " " + as(t, of[1]);
+  }
+
+  std::string whole(const std::string& op, const std::vector<int>& of, Type t,
+                    const Interval& range) const {
+    const Type in = std::max(t, meet(of));
+    const auto cast = [&](const std::string& text) {
+      return in == t ? text : std::string("(") + kNames[t] + ")(" + text + ")";
+    };
+    const bool wraps = !std::isfinite(range.high - range.low);
+    if (op == "<<") return call("shift_left", as(kLong, of[0]), as(kLong, of[1]));
+    if (op == ">>") {
+      const auto text = call("shift_right", as(kLong, of[0]), as(kLong, of[1]));
+      return t == kLong ? text : "(int)" + text;
+    }
+    if (op == "/" || op == "%") {
+      if (const auto by = divisor(of[1]); !by.empty())
+        return cast(as(in, of[0]) + " " + op + " " + by);
+      const auto text =
+          call(op == "/" ? "quotient" : "remainder", as(kLong, of[0]), as(kLong, of[1]));
+      return t == kLong ? text : "(int)" + text;
+    }
+    if (op == "min" || op == "max") return cast(extreme(op, of, in));
+    if (op == "abs") {
+      const auto x = as(in, of[0]);
+      return cast(x + " < 0 ? " + (wraps ? "(i64)(0 - (u64)" + x + ")" : "-" + x) + " : " + x);
+    }
+    if (op == "-" && of.size() == 1) {
+      return wraps ? "(i64)(0 - (u64)" + as(in, of[0]) + ")" : cast("-" + as(in, of[0]));
+    }
+    if (op == "~") return cast("~" + as(in, of[0]));
+    if (wraps && (op == "+" || op == "-" || op == "*")) {
+      return "(i64)((u64)" + as(kLong, of[0]) + " " + op + " (u64)" + as(kLong, of[1]) + ")";
+    }
+    return cast(infix(in, op, of));
+  }
+
+  std::string floating(const std::string& op, const std::vector<int>& of, Type t,
+                       bool whole) const {
+    const auto a = as(t, of[0]);
+    if (op == "abs") return a + " < 0 ? -" + a + " : " + a;
+    if (op == "-" && of.size() == 1) return "-" + a;
+    if (op == "min" || op == "max") return extreme(op, of, t);
+    if (of.size() == 1) return "math::" + op + "(" + a + ")";
+    const auto b = as(t, of[1]);
+    if (op == "pow") return call("math::pow", a, b);
+    if (op == "%") return call("remainder", a, b);
+    if (op == "/" && whole) return call("whole_quotient", a, b);
+    if (t == kDouble && op == "+") return call("sum", a, b);
+    if (t == kDouble && op == "-") return call("difference", a, b);
+    if (t == kDouble && op == "*") return call("product", a, b);
+    return a + " " + op + " " + b;
+  }
+
+  std::string extreme(const std::string& op, const std::vector<int>& of, Type t) const {
+    const auto a = as(t, of[0]), b = as(t, of[1]);
+    return b + (op == "min" ? " < " : " > ") + a + " ? " + b + " : " + a;
+  }
+
+  const SymbolGraph& graph_;
+};
+
+ATTZOO_API EmittedBody emit(const SymbolGraph& graph, const std::vector<Symbol>& results) {
+  std::set<int> needed;
+  for (const auto& result : results) needed.insert(result.node());
+  for (auto i = needed.rbegin(); i != needed.rend(); ++i) {  // operands have smaller numbers
+    for (const int operand : graph[*i].of) needed.insert(operand);
+  }
+  const Emitter emitter(graph);
+  EmittedBody body;
+  for (const int i : needed) body.lines += emitter.line(i);
+  for (const auto& result : results) body.results.push_back(emitter.name(result.node()));
+  return body;
+}
+
+}  // namespace attzoo::core
+
+#endif
