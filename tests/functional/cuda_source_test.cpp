@@ -256,6 +256,9 @@ TEST(CudaSource, SaysWhatCallablesMean) {
               x -= 0.125 * abs(q - kv);
               return x;
             })},
+           {"nothing of a score", score_mod([](auto s, auto, auto, auto, auto kv) {
+              return 1 / (s * 0.0 + 2) - 3 / (0.0 * s + kv + 1);
+            })},
            {"max of equals",
             score_mod([](auto s, auto, auto, auto, auto) { return max(s, s) + min(s, 2 * s); })},
        }) {

@@ -29,8 +29,8 @@ struct RecurrenceOptions {
   std::optional<double> scale = std::nullopt;  ///< of q; default 1 / sqrt(F)
   /// Before the first token, [B, HV, F, E]; float32, for float64 inputs float64. Default: zeros.
   torch::Tensor initial_state = {};
-  /// Writes the state behind the last token over initial_state and returns that, as in decoding:
-  /// a third of the time of a token is that of another place. Not where gradients are recorded.
+  /// Writes the state behind the last token over initial_state and returns that: a token takes two
+  /// thirds of the time. Not where gradients are recorded.
   bool inplace = false;
   /// A packed batch: each document begins from a state of zeros, but for the first one of a row,
   /// which goes on from initial_state.

@@ -23,20 +23,17 @@ struct Chunk {
   int64_t pairs() const;
 };
 
-/// 64 MiB in float32.
-inline constexpr int64_t kMostScores = int64_t{1} << 24;
-
 /// All of a problem; every query lies in one chunk. A chunk has at most `most_scores` scores, all
 /// heads together, where 16 rows do.
-ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n,
-                                     int64_t most_scores = kMostScores);
+ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_t most_scores);
 
 /// The share of all pairs that a mask says it reaches, for 64 queries at a time.
 ATTZOO_API double reached(const AnyMask& mask, const Shape& n);
 
 class ChunkedBackend final : public Backend {
  public:
-  explicit ChunkedBackend(int64_t most_scores = kMostScores) : most_scores_(most_scores) {}
+  /// The default is 64 MiB in float32.
+  explicit ChunkedBackend(int64_t most_scores = int64_t{1} << 24) : most_scores_(most_scores) {}
   const char* name() const override { return "chunks of query rows"; }
   /// It takes what has more than one chunk, or reaches less than half of all pairs.
   const char* why_not(const Qkv& t, const Call& call) const override;
@@ -104,21 +101,6 @@ class Reach {
   kernel::Mask mask_;
 };
 
-ATTZOO_API double reached(const AnyMask& mask, const Shape& n) {
-  constexpr int64_t kRows = 64;
-  const Reach reach(mask, n);
-  const int64_t stride = reach.stride();
-  double pairs = 0;
-  for (int64_t first = 0; first < n.L; first += kRows * stride) {
-    const int64_t end = std::min(n.L, first + kRows * stride);
-    for (int64_t begin = first; begin < std::min(end, first + stride); ++begin) {
-      const int64_t rows = (end - begin + stride - 1) / stride;
-      pairs += static_cast<double>(rows * reach.count(begin, end));
-    }
-  }
-  return pairs == 0 ? 0 : pairs / (static_cast<double>(n.L) * static_cast<double>(n.S));
-}
-
 /// Rows of a chunk: as many as memory allows, but in a sparse pattern not so many that the chunk
 /// reaches far more keys than a row does.
 ATTZOO_API int64_t chunk_rows(const Reach& reach, const Shape& n, int64_t most_scores) {
@@ -157,9 +139,9 @@ ATTZOO_API int64_t Chunk::pairs() const {
   return rows(torch::kCPU).count() * columns(torch::kCPU).count();
 }
 
-ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_t most_scores) {
-  const Reach reach(mask, n);
-  const int64_t stride = reach.stride(), step = chunk_rows(reach, n, most_scores) * stride;
+/// All of a problem in chunks of so many rows.
+ATTZOO_API std::vector<Chunk> in_chunks(const Reach& reach, const Shape& n, int64_t rows) {
+  const int64_t stride = reach.stride(), step = rows * stride;
   std::vector<Chunk> all;
   for (int64_t first = 0; first < std::min(stride, n.L); ++first) {  // the queries of one residue
     const int64_t residue = ((first + n.S - n.L) % stride + stride) % stride;
@@ -169,6 +151,19 @@ ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_
     }
   }
   return all;
+}
+
+ATTZOO_API std::vector<Chunk> chunks(const AnyMask& mask, const Shape& n, int64_t most_scores) {
+  const Reach reach(mask, n);
+  return in_chunks(reach, n, chunk_rows(reach, n, most_scores));
+}
+
+ATTZOO_API double reached(const AnyMask& mask, const Shape& n) {
+  double pairs = 0;
+  for (const auto& chunk : in_chunks(Reach(mask, n), n, 64)) {
+    pairs += static_cast<double>(chunk.pairs());
+  }
+  return pairs == 0 ? 0 : pairs / (static_cast<double>(n.L) * static_cast<double>(n.S));
 }
 
 ATTZOO_API const std::vector<Chunk>& ChunkedBackend::chunks_of(const Qkv& t,

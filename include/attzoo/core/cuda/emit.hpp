@@ -13,14 +13,10 @@ namespace attzoo::core {
 /// What the functions of the source call (numbers.inc).
 ATTZOO_API const char* cuda_numbers();
 
-/// Lines of a function's body that compute these nodes as constants, each once, and the names of
-/// the nodes in it. `number` and `table` are arguments of the function: struct Numbers { i64
-/// integer; double real; } for each literal, and a Table for each tensor.
-struct EmittedBody {
-  std::string lines;
-  std::vector<std::string> results;
-};
-ATTZOO_API EmittedBody emit(const SymbolGraph& graph, const std::vector<Symbol>& results);
+/// Lines of a function's body that compute what the result needs, each node once, and return it.
+/// `number` and `table` are arguments of the function: struct Number { i64 integer; double real; }
+/// for each literal, and a Table for each tensor.
+ATTZOO_API std::string emit(const SymbolGraph& graph, const Symbol& result);
 
 }  // namespace attzoo::core
 
@@ -191,17 +187,15 @@ class Emitter {
   const SymbolGraph& graph_;
 };
 
-ATTZOO_API EmittedBody emit(const SymbolGraph& graph, const std::vector<Symbol>& results) {
-  std::set<int> needed;
-  for (const auto& result : results) needed.insert(result.node());
+ATTZOO_API std::string emit(const SymbolGraph& graph, const Symbol& result) {
+  std::set<int> needed{result.node()};
   for (auto i = needed.rbegin(); i != needed.rend(); ++i) {  // operands have smaller numbers
     for (const int operand : graph[*i].of) needed.insert(operand);
   }
   const Emitter emitter(graph);
-  EmittedBody body;
-  for (const int i : needed) body.lines += emitter.line(i);
-  for (const auto& result : results) body.results.push_back(emitter.name(result.node()));
-  return body;
+  std::string body;
+  for (const int i : needed) body += emitter.line(i);
+  return body + "  return " + emitter.name(result.node()) + ";\n";
 }
 
 }  // namespace attzoo::core

@@ -48,10 +48,9 @@ ATTZOO_API ModifierSource modifier_source(const AnyMask& mask, const AnyScore& s
       "struct Number {\n  i64 integer;\n  double real;\n};\n";
   const auto function = [&](const char* comment, const char* type, const char* head,
                             const Symbol& result) {
-    const auto body = emit(graph, {result});
     text += std::string("\n// ") + comment + "\nFN " + type + " " + head +
             "int b, int h, int q, int kv, const Number* number, const Table* table) {\n" +
-            body.lines + "  return " + body.results[0] + ";\n}\n";
+            emit(graph, result) + "}\n";
   };
   function("Whether query q attends to key kv.", "bool", "attends(", attends);
   function("What a score becomes.", "float", "modified(float s, ", modified);

@@ -85,6 +85,7 @@ class Differentiation {
   static Change of_quotient(const Symbol& y, const Symbol& b, const std::vector<Change>& d) {
     if (y->range.kind.whole && !y->score) return {};
     const auto change = sum(d[0], negative(times(d[1], y)));
+    if (!change) return {};
     return where(*change == 0, 0, *change / b);
   }
 
