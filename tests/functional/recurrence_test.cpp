@@ -174,7 +174,7 @@ TEST(Recurrence, FollowsTheErrorRuleInOtherTypes) {
     return x;
   };
   for (const Sizes& n : {Sizes{.n = 200, .F = 16, .E = 16}, Sizes{.n = 150, .F = 40, .E = 72},
-                         Sizes{.B = 1, .H = 1, .HV = 1, .n = 150, .F = 40, .E = 96}}) {
+                         Sizes{.B = 1, .H = 1, .HV = 1, .n = 150, .F = 40, .E = 128}}) {
     for (auto p : problems(n)) {
       if (!p.options.initial_state.defined()) {
         p.options.initial_state = torch::randn({n.B, n.HV, n.F, n.E}, torch::kFloat64);

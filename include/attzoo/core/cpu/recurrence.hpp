@@ -123,7 +123,7 @@ ATTZOO_API Recurred CpuRecurrence::run(const Recurrence& x) const {
 
 /// Columns of the values that are a head of their own in the backward pass of a single one, so that
 /// it uses several threads.
-inline constexpr int64_t kColumnsOfOne = 32;
+inline constexpr int64_t kColumnsOfOne = 64;
 
 /// [B, H, rows, columns] as [B, H * pieces, rows, kColumnsOfOne], and back.
 ATTZOO_API torch::Tensor in_pieces(const torch::Tensor& t) {
