@@ -18,7 +18,8 @@ set(functional_includes functional ${all_of_core})
 set(io_includes io core)
 set(core/cpu_includes ${all_of_core} core/cpu kernel kernel/attention kernel/decode kernel/modifier
   kernel/recurrence)
-set(core/cuda_includes ${all_of_core} core/cuda)
+set(core/cuda_includes ${all_of_core} core/cuda core/cuda/text kernel kernel/modifier)
+set(core/cuda/text_includes core/cuda/text)
 set(core/layers_includes core core/layers kernel kernel/decode)
 set(core/recurrence_includes core core/recurrence kernel)
 set(core/attention_includes core core/modifier core/attention kernel kernel/modifier)
@@ -33,10 +34,11 @@ set(kernel_includes kernel)
 # Files that know more than their layer: who chooses a backend, modifiers of any type, which carry a
 # form for the CPU, what shows the source for CUDA, what makes modules of a checkpoint's config.json, what gives them adapters, and
 # the list of all that is compiled for each instruction set.
-set(core/attention/dispatch_knows core/cpu)
+set(core/attention/dispatch_knows core/cpu core/cuda)
 set(core/recurrence/recur_knows core/cpu)
 set(core/recurrence/short_convolution_knows core/cpu)
 set(functional/cuda_source_knows core/cuda)
+set(functional/cuda_jit_knows core/cuda)
 set(io/model_config_knows mechanism module functional)
 set(io/adapter_knows module core/layers)
 set(kernel/bodies_knows kernel/isa kernel/modifier kernel/attention kernel/decode kernel/recurrence)

@@ -8,7 +8,8 @@
 
 namespace attzoo::core {
 
-/// Softmax attention by the best way that is exact for it: fused on CPU; in chunks what is large or
+/// Softmax attention by the best way that is exact for it: fused on CPU, and on CUDA where that was
+/// asked for; in chunks what is large or
 /// sparse; by definition what is small, empty, or asked for by an EagerReferenceGuard.
 ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule);
 
@@ -22,13 +23,15 @@ ATTZOO_API std::string explain(const Qkv& t, const Rule& rule);
 #include <attzoo/core/attention/chunked.hpp>
 #include <attzoo/core/choose.hpp>
 #include <attzoo/core/cpu/fused.hpp>
+#include <attzoo/core/cuda/fused.hpp>
 
 namespace attzoo::core {
 
-ATTZOO_API const std::array<const Backend*, 2>& backends() {
-  static const FusedCpuBackend fused;
+ATTZOO_API const std::array<const Backend*, 3>& backends() {
+  static const FusedCpuBackend fused_cpu;
+  static const FusedCudaBackend fused_cuda;
   static const ChunkedBackend chunked;
-  static const std::array<const Backend*, 2> in_order{&fused, &chunked};
+  static const std::array<const Backend*, 3> in_order{&fused_cpu, &fused_cuda, &chunked};
   return in_order;
 }
 

@@ -10,13 +10,12 @@
 
 namespace attzoo::core {
 
-/// What the functions of the source call (numbers.inc).
-ATTZOO_API const char* cuda_numbers();
+/// Lines of a function's body that compute what the results need, each node once. `number` and
+/// `table` are arguments of the function (problem.hpp).
+ATTZOO_API std::string emit(const SymbolGraph& graph, const std::vector<Symbol>& results);
 
-/// Lines of a function's body that compute what the result needs, each node once, and return it.
-/// `number` and `table` are arguments of the function: struct Number { i64 integer; double real; }
-/// for each literal, and a Table for each tensor.
-ATTZOO_API std::string emit(const SymbolGraph& graph, const Symbol& result);
+/// The name of a node there, or what stands for it.
+ATTZOO_API std::string name_of(const SymbolGraph& graph, const Symbol& node);
 
 }  // namespace attzoo::core
 
@@ -26,12 +25,6 @@ ATTZOO_API std::string emit(const SymbolGraph& graph, const Symbol& result);
 #include <set>
 
 namespace attzoo::core {
-
-ATTZOO_API const char* cuda_numbers() {
-  return
-#include <attzoo/core/cuda/numbers.inc>
-      ;
-}
 
 class Emitter {
  public:
@@ -57,22 +50,60 @@ class Emitter {
   }
 
  private:
-  enum Type { kBool, kInt, kLong, kDouble, kScore };
-  static constexpr const char* kNames[] = {"bool", "int", "i64", "double", "float"};
+  /// kFloat: what is computed with in double, but is a float's number.
+  enum Type { kBool, kInt, kLong, kFloat, kDouble, kScore };
+  static constexpr const char* kNames[] = {"bool", "int", "i64", "float", "double", "float"};
 
   Type type(int i) const {
     const auto& node = graph_[i];
     if (node.is_truth()) return kBool;
     if (node.score) return kScore;
+    if (node.op == "table" && is_of_floats(node.slot)) return kFloat;
     if (!node.is_integer()) return kDouble;
     constexpr double kMost = 2147483647;
     return node.range.low >= -kMost && node.range.high <= kMost ? kInt : kLong;
   }
+  torch::ScalarType dtype(int slot) const {
+    return graph_.tables()[static_cast<size_t>(slot)].scalar_type();
+  }
+  bool is_of_floats(int slot) const {
+    return torch::isFloatingType(dtype(slot)) && dtype(slot) != torch::kFloat64;
+  }
+  std::string entry_type(int slot) const {
+    switch (dtype(slot)) {
+      case torch::kFloat64:
+        return "double";
+      case torch::kFloat32:
+        return "float";
+      case torch::kBFloat16:
+        return "bf16";
+      case torch::kHalf:
+        return "f16";
+      case torch::kInt64:
+        return "i64";
+      case torch::kInt32:
+        return "int";
+      case torch::kInt16:
+        return "short";
+      case torch::kInt8:
+        return "signed char";
+      case torch::kUInt16:
+        return "unsigned short";
+      case torch::kUInt32:
+        return "unsigned";
+      case torch::kUInt64:
+        return "u64";
+      default:
+        return "unsigned char";  // and bool
+    }
+  }
+  /// Indices are whole numbers, entries of tables among them.
+  Type index_type(int i) const { return std::max(kInt, meet({i})); }
   /// The type that all of these are computed in.
   Type meet(const std::vector<int>& of) const {
     Type all = kInt;
     for (const int i : of) all = std::max(all, type(i));
-    return all;
+    return all == kFloat ? kDouble : all;
   }
   std::string as(Type wanted, int i) const {
     const Type is = type(i);
@@ -106,10 +137,9 @@ class Emitter {
     const auto& of = node.of;
     const Type t = type(i);
     if (op == "table") {
-      std::string text = "entry(table[" + std::to_string(node.slot) + "]";
-      for (const int index : of) {
-        text += ", " + as(type(index) == kDouble ? kDouble : kLong, index);
-      }
+      std::string text =
+          "entry<" + entry_type(node.slot) + ">(table[" + std::to_string(node.slot) + "]";
+      for (const int index : of) text += ", " + as(index_type(index), index);
       return text + ")";
     }
     if (op == "where") return as(kBool, of[0]) + " ? " + as(t, of[1]) + " : " + as(t, of[2]);
@@ -187,15 +217,20 @@ class Emitter {
   const SymbolGraph& graph_;
 };
 
-ATTZOO_API std::string emit(const SymbolGraph& graph, const Symbol& result) {
-  std::set<int> needed{result.node()};
+ATTZOO_API std::string emit(const SymbolGraph& graph, const std::vector<Symbol>& results) {
+  std::set<int> needed;
+  for (const auto& result : results) needed.insert(result.node());
   for (auto i = needed.rbegin(); i != needed.rend(); ++i) {  // operands have smaller numbers
     for (const int operand : graph[*i].of) needed.insert(operand);
   }
   const Emitter emitter(graph);
   std::string body;
   for (const int i : needed) body += emitter.line(i);
-  return body + "  return " + emitter.name(result.node()) + ";\n";
+  return body;
+}
+
+ATTZOO_API std::string name_of(const SymbolGraph& graph, const Symbol& node) {
+  return Emitter(graph).name(node.node());
 }
 
 }  // namespace attzoo::core

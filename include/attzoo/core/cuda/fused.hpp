@@ -1,0 +1,121 @@
+#pragma once
+/// \file
+/// Kernels made of the problem's own mask and score modifier as a backend: text (program.hpp),
+/// compiled and launched by the driver (driver.hpp).
+
+#include <attzoo/core/attention/backend.hpp>
+
+namespace attzoo::core {
+
+/// Whether CUDA tensors go to kernels that are compiled while the program runs: at first as the
+/// environment variable ATTZOO_CUDA_JIT says (1: yes).
+ATTZOO_API bool& cuda_jit();
+
+class FusedCudaBackend final : public Backend {
+ public:
+  const char* name() const override { return "CUDA kernels compiled at run time"; }
+  /// Compiles them where nothing else speaks against it.
+  const char* why_not(const Qkv& t, const Call& call) const override;
+  OutputAndLse run(const Qkv& t, const Call& call) const override;
+  Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
+                         const Cotangents& from) const override;
+};
+
+}  // namespace attzoo::core
+
+#ifdef ATTZOO_DEFINE_CORE
+
+#include <attzoo/core/attention/chunked.hpp>
+#include <attzoo/core/cuda/driver.hpp>
+#include <attzoo/core/cuda/launch.hpp>
+
+#include <cstdlib>
+#include <cstring>
+
+namespace attzoo::core {
+
+ATTZOO_API bool& cuda_jit() {
+  static bool on = [] {
+    const char* asked = std::getenv("ATTZOO_CUDA_JIT");
+    return asked && std::strcmp(asked, "1") == 0;
+  }();
+  return on;
+}
+
+/// Why no kernels can be made for it, whatever the machine.
+ATTZOO_API const char* why_no_kernel(const Qkv& t, const Call& call) {
+  constexpr int64_t kMost = int64_t{1} << 30, kMostBlocks = 65535, kMostFeatures = 256;
+  const auto n = t.shape();
+  if (t.q.numel() == 0 || t.k.numel() == 0 || t.v.numel() == 0)
+    return "there is nothing to compute";
+  if (t.q.scalar_type() == torch::kFloat64) return "they have no float64";
+  if (t.q.size(3) > kMostFeatures || t.v.size(3) > kMostFeatures) return "more than 256 features";
+  if (n.L >= kMost || n.S >= kMost) return "a length is beyond 2^30, what their indices hold";
+  if (n.B > kMostBlocks || n.H > kMostBlocks) return "more than 65535 sequences or heads";
+  Captured tensors;
+  call.rule.mask.tensors(tensors);
+  call.rule.score.tensors(tensors);
+  for (const auto& x : tensors) {
+    if (x.defined() && x.device() != t.q.device())
+      return "a modifier's tensor is on another device";
+  }
+  return nullptr;
+}
+
+ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call) const {
+  if (!t.q.device().is_cuda()) return "the tensors are not on CUDA";
+  if (!cuda_jit()) return "not asked for (ATTZOO_CUDA_JIT=1, or set_cuda_jit(true))";
+  if (const char* why = why_no_kernel(t, call)) return why;
+  try {
+    if (cuda::facts(t.q.device()).capability < 80) return "compute capability below 8.0";
+    if (!call.plan) call.plan = std::make_shared<CudaPlan>(t, call);
+  } catch (const c10::NotImplementedError&) {
+    return "the mask or the score modifier has no symbol() (docs/cuda.md)";
+  } catch (const c10::Error& e) {
+    call.plan = nullptr;
+    TORCH_WARN_ONCE("attzoo: CUDA kernels could not be compiled, attention runs in chunks: ",
+                    e.what_without_backtrace());
+    return "they could not be compiled (a warning said why)";
+  }
+  return nullptr;
+}
+
+/// What a backend does without kernels, after a launch has failed.
+template <class F>
+auto in_chunks_instead(const Call& call, const c10::Error& e, F run) {
+  TORCH_WARN_ONCE("attzoo: CUDA kernels could not be launched, attention runs in chunks: ",
+                  e.what_without_backtrace());
+  cuda_jit() = false;
+  Call chunked = call;
+  chunked.plan = nullptr;
+  return run(ChunkedBackend(), chunked);
+}
+
+ATTZOO_API OutputAndLse FusedCudaBackend::run(const Qkv& t, const Call& call) const {
+  try {
+    return static_cast<const CudaPlan*>(call.plan.get())->run(t, call);
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::Error& e) {
+    return in_chunks_instead(
+        call, e, [&](const auto& chunked, const Call& other) { return chunked.run(t, other); });
+  }
+}
+
+ATTZOO_API Gradients FusedCudaBackend::run_backward(const Qkv& t, const Call& call,
+                                                    const OutputAndLse& result,
+                                                    const Cotangents& from) const {
+  try {
+    return static_cast<const CudaPlan*>(call.plan.get())->run_backward(t, call, result, from);
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::Error& e) {
+    return in_chunks_instead(call, e, [&](const auto& chunked, const Call& other) {
+      return chunked.run_backward(t, other, result, from);
+    });
+  }
+}
+
+}  // namespace attzoo::core
+
+#endif
