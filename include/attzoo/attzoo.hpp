@@ -26,6 +26,7 @@
 
 #include <attzoo/functional/apply_linear.hpp>
 #include <attzoo/functional/attention.hpp>
+#include <attzoo/functional/cuda_jit.hpp>
 #include <attzoo/functional/cuda_source.hpp>
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/linear_attention.hpp>

@@ -186,6 +186,14 @@ TEST_F(CudaKernels, KeepWhatIsNoNumberWhereItIs) {
                         k.slice(2, 310).fill_(kNan);
                         v.slice(2, 305).fill_(kInf);
                       }});
+    expect_attention(
+        {.name = "a hidden key of a part",
+         .dtype = dtype,
+         .H = 4,
+         .L = 3,
+         .S = 1200,
+         .make = constant(mask_mod([](auto, auto, auto, auto kv) { return kv != 700; })),
+         .spoil = [&](auto&, auto&, auto& v) { v.slice(2, 700, 701).fill_(kInf); }});
     expect_attention({.name = "later values",
                       .dtype = dtype,
                       .L = 330,

@@ -67,7 +67,7 @@ int run(const Function& f, AttzooLaunch& launch, void* const* parameters) {
       launch.instructions = s.total;
       launch.products = s.count("mma");
     } catch (const std::exception& e) {
-      error = e.what();
+      if (error.empty()) error = e.what();
       return kLaunchFailed;
     }
   }

@@ -17,7 +17,7 @@ int attzoo_launches();
 AttzooLaunch attzoo_launch(int i);
 /// Forgets launches, the error, and what attzoo_fail() and attzoo_seed() said.
 void attzoo_reset();
-/// What the interpreter said last; empty: nothing.
+/// What the interpreter said first; empty: nothing.
 const char* attzoo_error();
 /// The compute capability of all devices, 80 at first.
 void attzoo_capability(int capability);

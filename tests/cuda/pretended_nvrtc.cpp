@@ -18,9 +18,9 @@
 namespace {
 
 struct Settings {
-  std::string target = "compute_80", from, to;
+  std::string target = "compute_80", from, to, architecture;
   bool on_cpu = false;
-  int compilations = 0, fails_with = 0;
+  int compilations = 0, fails_with = 0, mutations = 0;
 } settings;
 
 struct Program {
@@ -85,7 +85,7 @@ std::string with_launches(const std::string& text) {
     const auto name = (*i)[1].str();
     all += "extern \"C\" void launch_" + name +
            "(const unsigned* blocks, unsigned threads, size_t bytes, void* const* parameters) {\n"
-           "  warps::run(blocks, threads, bytes, [=] { " +
+           "  fibres::run(blocks, threads, bytes, [=] { " +
            name + "(*(const Problem*)parameters[0], *(const Modifier*)parameters[1]); });\n}\n";
   }
   return all;
@@ -114,11 +114,14 @@ int attzoo_has_real_nvrtc() { return real_nvrtc() != nullptr; }
 void attzoo_compile_for_cpu(int on) { settings.on_cpu = on != 0; }
 void attzoo_target(const char* target) { settings.target = target; }
 void attzoo_fail_compilations(int code) { settings.fails_with = code; }
+const char* attzoo_architecture() { return settings.architecture.c_str(); }
 int attzoo_compilations() { return settings.compilations; }
 void attzoo_mutate(const char* from, const char* to) {
   settings.from = from;
   settings.to = to;
+  settings.mutations = 0;
 }
+int attzoo_mutations() { return settings.mutations; }
 
 int nvrtcVersion(int* major, int* minor) {
   *major = 13;
@@ -144,8 +147,9 @@ int nvrtcDestroyProgram(void** program) {
   delete static_cast<Program*>(*program);
   return 0;
 }
-int nvrtcCompileProgram(void* handle, int, const char* const*) {
+int nvrtcCompileProgram(void* handle, int, const char* const* options) {
   auto& program = *static_cast<Program*>(handle);
+  settings.architecture = options[0];
   ++settings.compilations;
   if (settings.fails_with != 0) {
     program.log = "a pretended failure";
@@ -153,7 +157,10 @@ int nvrtcCompileProgram(void* handle, int, const char* const*) {
   }
   if (!settings.from.empty()) {
     const auto at = program.text.find(settings.from);
-    if (at != std::string::npos) program.text.replace(at, settings.from.size(), settings.to);
+    if (at != std::string::npos) {
+      program.text.replace(at, settings.from.size(), settings.to);
+      ++settings.mutations;
+    }
   }
   return settings.on_cpu ? compile_for_cpu(program) : compile_ptx(program);
 }

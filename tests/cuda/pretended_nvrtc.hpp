@@ -14,7 +14,11 @@ void attzoo_target(const char* target);
 void attzoo_fail_compilations(int code);
 /// How many there were.
 int attzoo_compilations();
+/// The option that named the device of the last one.
+const char* attzoo_architecture();
 /// Where the text has `from`, it gets `to`; empty: it stays as it is.
 void attzoo_mutate(const char* from, const char* to);
+/// In how many texts that was since.
+int attzoo_mutations();
 
 }  // extern "C"

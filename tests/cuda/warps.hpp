@@ -20,7 +20,7 @@
 #define GRID_CONSTANT
 #define UNROLL
 
-namespace warps {
+namespace fibres {
 
 struct Copy {
   void* to;
@@ -56,7 +56,7 @@ struct Block {
 inline Block* block = nullptr;
 
 [[noreturn]] inline void fail(const char* what) {
-  std::fprintf(stderr, "warps: %s\n", what);
+  std::fprintf(stderr, "fibres: %s\n", what);
   std::abort();
 }
 inline Lane& own() { return block->lanes[static_cast<size_t>(block->now)]; }
@@ -202,28 +202,28 @@ inline unsigned bits(float x, f16) {
   return out;
 }
 
-}  // namespace warps
+}  // namespace fibres
 
 inline char* shared_memory_now() {
-  auto* p = warps::block->shared.data();
+  auto* p = fibres::block->shared.data();
   return p + (16 - reinterpret_cast<size_t>(p) % 16) % 16;
 }
 #define shared_memory shared_memory_now()
-FN int thread() { return warps::block->now; }
-FN int block_x() { return warps::block->x; }
-FN int block_y() { return warps::block->y; }
-FN int block_z() { return warps::block->z; }
-FN int blocks_x() { return warps::block->blocks_x; }
-FN int threads() { return static_cast<int>(warps::block->lanes.size()); }
+FN int thread() { return fibres::block->now; }
+FN int block_x() { return fibres::block->x; }
+FN int block_y() { return fibres::block->y; }
+FN int block_z() { return fibres::block->z; }
+FN int blocks_x() { return fibres::block->blocks_x; }
+FN int threads() { return static_cast<int>(fibres::block->lanes.size()); }
 FN void copy16(void* to, const void* from, bool valid) {
   std::memset(to, 0xff, 16);
-  warps::own().copies.push_back({to, from, valid, warps::own().groups});
+  fibres::own().copies.push_back({to, from, valid, fibres::own().groups});
 }
-FN void commit_copies() { ++warps::own().groups; }
+FN void commit_copies() { ++fibres::own().groups; }
 template <int Pending>
 FN void wait_for_copies() {
-  auto& lane = warps::own();
-  std::vector<warps::Copy> later;
+  auto& lane = fibres::own();
+  std::vector<fibres::Copy> later;
   for (const auto& copy : lane.copies) {
     if (copy.group >= lane.groups - Pending) {
       later.push_back(copy);
@@ -236,46 +236,46 @@ FN void wait_for_copies() {
   lane.copies = later;
 }
 FN void barrier() {
-  auto& b = *warps::block;
+  auto& b = *fibres::block;
   if (++b.at_barrier == static_cast<int>(b.lanes.size())) {
     b.at_barrier = 0;
     ++b.barrier_turn;
   } else {
-    for (const auto turn = b.barrier_turn; b.barrier_turn == turn;) warps::wait_a_turn();
+    for (const auto turn = b.barrier_turn; b.barrier_turn == turn;) fibres::wait_a_turn();
   }
 }
-FN void load_matrices(unsigned (&r)[4], const void* p) { warps::load(r, p, false); }
-FN void load_transposed(unsigned (&r)[4], const void* p) { warps::load(r, p, true); }
+FN void load_matrices(unsigned (&r)[4], const void* p) { fibres::load(r, p, false); }
+FN void load_transposed(unsigned (&r)[4], const void* p) { fibres::load(r, p, true); }
 FN void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, bf16) {
-  warps::multiply(d, a, b0, b1, 4, warps::of_bf16);
+  fibres::multiply(d, a, b0, b1, 4, fibres::of_bf16);
 }
 FN void multiply(float (&d)[4], const unsigned (&a)[4], unsigned b0, unsigned b1, f16) {
-  warps::multiply(d, a, b0, b1, 5, warps::of_f16);
+  fibres::multiply(d, a, b0, b1, 5, fibres::of_f16);
 }
 template <class T>
 FN unsigned pack(float low, float high, T type) {
-  return warps::bits(low, type) | warps::bits(high, type) << 16;
+  return fibres::bits(low, type) | fibres::bits(high, type) << 16;
 }
 FN float power_of_two(float x) { return exp2f(x); }
 FN float shuffle_xor(float x, int mask) {
   return float_of_bits(
-      static_cast<unsigned>(warps::exchange(6 + mask, bits_of_float(x), [mask](warps::Warp& w) {
+      static_cast<unsigned>(fibres::exchange(6 + mask, bits_of_float(x), [mask](fibres::Warp& w) {
         for (int i = 0; i < 32; ++i) w.result[i] = w.number[i ^ mask];
       })));
 }
 FN i64 shuffle(i64 x, int lane) {
-  return static_cast<i64>(warps::exchange(40, static_cast<u64>(x), [lane](warps::Warp& w) {
+  return static_cast<i64>(fibres::exchange(40, static_cast<u64>(x), [lane](fibres::Warp& w) {
     for (int i = 0; i < 32; ++i) w.result[i] = w.number[lane];
   }));
 }
 FN unsigned ballot(bool x) {
-  return static_cast<unsigned>(warps::exchange(41, x, [](warps::Warp& w) {
+  return static_cast<unsigned>(fibres::exchange(41, x, [](fibres::Warp& w) {
     u64 all = 0;
     for (int i = 0; i < 32; ++i) all |= w.number[i] << i;
     for (int i = 0; i < 32; ++i) w.result[i] = all;
   }));
 }
 FN void order_of_warp() {
-  warps::together(42, [](warps::Warp&) {});
+  fibres::together(42, [](fibres::Warp&) {});
 }
 FN int lowest_bit(unsigned x) { return __builtin_ctz(x); }

@@ -1,4 +1,5 @@
-// Whether kernels are compiled at run time is asked of CUDA tensors alone (tests/cuda has the kernels).
+// Whether kernels are compiled at run time is asked of CUDA tensors alone (tests/cuda has the
+// kernels).
 
 #include <gtest/gtest.h>
 #include <attzoo/functional/attention.hpp>

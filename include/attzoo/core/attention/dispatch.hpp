@@ -43,12 +43,11 @@ ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule) {
 
 ATTZOO_API std::string explain(const Qkv& t, const Rule& rule) {
   const Call call(rule);
-  const auto* taken = choose(backends(), t, call);
   std::string text;
   for (const auto* backend : backends()) {
-    if (backend == taken) return text + backend->name() + ": taken\n";
     const char* why =
         eager_reference() ? "an EagerReferenceGuard lives" : backend->why_not(t, call);
+    if (!why) return text + backend->name() + ": taken\n";
     text += c10::str(backend->name(), ": not taken, ", why, "\n");
   }
   return text + "the definition, n x n in memory: taken\n";

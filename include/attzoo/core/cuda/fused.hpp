@@ -80,15 +80,16 @@ ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call)
   return nullptr;
 }
 
-/// What a backend does without kernels, after a launch has failed.
-template <class F>
-auto in_chunks_instead(const Call& call, const c10::Error& e, F run) {
+/// Says why, once; attention runs in chunks from now on.
+ATTZOO_API void after_failed_launch(const c10::Error& e) {
   TORCH_WARN_ONCE("attzoo: CUDA kernels could not be launched, attention runs in chunks: ",
                   e.what_without_backtrace());
   cuda_jit() = false;
-  Call chunked = call;
-  chunked.plan = nullptr;
-  return run(ChunkedBackend(), chunked);
+}
+ATTZOO_API Call for_chunks(const Call& call) {
+  Call other = call;
+  other.plan = nullptr;
+  return other;
 }
 
 ATTZOO_API OutputAndLse FusedCudaBackend::run(const Qkv& t, const Call& call) const {
@@ -97,23 +98,24 @@ ATTZOO_API OutputAndLse FusedCudaBackend::run(const Qkv& t, const Call& call) co
   } catch (const c10::OutOfMemoryError&) {
     throw;
   } catch (const c10::Error& e) {
-    return in_chunks_instead(
-        call, e, [&](const auto& chunked, const Call& other) { return chunked.run(t, other); });
+    after_failed_launch(e);
   }
+  return ChunkedBackend().run(t, for_chunks(call));
 }
 
 ATTZOO_API Gradients FusedCudaBackend::run_backward(const Qkv& t, const Call& call,
                                                     const OutputAndLse& result,
                                                     const Cotangents& from) const {
-  try {
-    return static_cast<const CudaPlan*>(call.plan.get())->run_backward(t, call, result, from);
-  } catch (const c10::OutOfMemoryError&) {
-    throw;
-  } catch (const c10::Error& e) {
-    return in_chunks_instead(call, e, [&](const auto& chunked, const Call& other) {
-      return chunked.run_backward(t, other, result, from);
-    });
+  if (result.softmax.defined()) {  // else the forward pass ran in chunks
+    try {
+      return static_cast<const CudaPlan*>(call.plan.get())->run_backward(t, call, result, from);
+    } catch (const c10::OutOfMemoryError&) {
+      throw;
+    } catch (const c10::Error& e) {
+      after_failed_launch(e);
+    }
   }
+  return ChunkedBackend().run_backward(t, for_chunks(call), result, from);
 }
 
 }  // namespace attzoo::core
