@@ -35,7 +35,7 @@ Case problem(Kind kind, int mutant) {
   Case c{.name = "mutant", .dtype = kF16, .H = 4, .Hkv = 2, .D = 24, .E = 48};
   c.B = kind == kLong ? 2 : 1;
   c.L = kind == kLong ? 170 : split ? 3 : 250;
-  c.S = kind == kLong ? 310 : split ? 1200 : 150;
+  c.S = kind == kLong ? 310 : split ? 1090 : 150;
   c.options = {.dropout = kind == kLong ? 0.2 : 0.0, .seed = 9};
   c.make = [=](Setting& at) {
     const auto entries = table(at.learn_wide(torch::ones({50})));
@@ -43,10 +43,10 @@ Case problem(Kind kind, int mutant) {
       return q - kv < 200 - 20 * h && kv - q < 100 + 50 * b;
     });
     const auto score = score_mod([=](auto s, auto, auto, auto q, auto kv) {
-      return s * entries(abs(q - kv) % 50) + 0.02 * kv;
+      return s * entries(abs(q - kv) % 50) + 0.02 * (kv % 50);
     });
-    const auto hole = mask_mod([](auto, auto, auto, auto kv) { return kv != 700; });
-    return Modifiers{split ? AnyMask(hole) : AnyMask(mask), unlike(mutant) + score};
+    const auto hole = mask_mod([](auto, auto, auto, auto kv) { return kv != 700 && kv != 149; });
+    return Modifiers{split ? AnyMask(hole) : mask && hole, unlike(mutant) + score};
   };
   c.spoil = [=](auto& q, auto& k, auto& v) {
     if (kind == kSplitSpoiled) v.slice(2, 700, 701).fill_(kInf);

@@ -67,11 +67,11 @@ ATTZOO_API int padded_features(int features) {
 ATTZOO_API int parts(const KernelKind& kind) { return kind.scalar == torch::kFloat32 ? 3 : 1; }
 
 /// The first of these sizes that fits. 99 KiB of shared memory are there on all GPUs, and
-/// `registers(columns)` numbers of a thread, at most 176, leave place for what else it needs.
+/// `registers(columns)` numbers of a thread, at most 152, leave place for what else it needs.
 template <class Registers>
 BlockSizes blocks_that_fit(const KernelKind& kind, int row_features, int column_features,
                            int numbers, Registers registers) {
-  constexpr int kMost = 99 * 1024, kMostRegisters = 176;
+  constexpr int kMost = 99 * 1024, kMostRegisters = 152;
   for (const auto& [rows, columns] : {std::pair(64, 64), std::pair(64, 32), std::pair(64, 16),
                                       std::pair(32, 32), std::pair(32, 16), std::pair(16, 16)}) {
     const int fixed = 2 * parts(kind) * rows * row_features;
@@ -92,7 +92,7 @@ ATTZOO_API BlockSizes forward_blocks(const KernelKind& kind) {
 }
 ATTZOO_API BlockSizes query_blocks(const KernelKind& kind) {
   const int D = padded_features(kind.D), E = padded_features(kind.E);
-  return blocks_that_fit(kind, D + E, D + E, 0, [&](int columns) { return D / 2 + columns; });
+  return blocks_that_fit(kind, D + E, D + E, 0, [&](int columns) { return (D + 3 * columns) / 2; });
 }
 ATTZOO_API bool keys_and_values_apart(const KernelKind& kind) {
   return padded_features(kind.D) + padded_features(kind.E) > 256;
