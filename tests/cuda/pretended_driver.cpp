@@ -6,6 +6,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -18,8 +19,33 @@
 
 namespace {
 
-constexpr int kDevices = 2, kInvalidValue = 1, kInvalidContext = 201, kNotFound = 500,
-              kLaunchFailed = 719, kSharedMemory = 99 * 1024;
+constexpr int kDevices = 2, kInvalidValue = 1, kInvalidDevice = 101, kInvalidImage = 200,
+              kInvalidContext = 201, kInvalidPtx = 218, kInvalidHandle = 400, kNotFound = 500,
+              kLaunchFailed = 719;
+constexpr int kUsualSharedMemory = 48 * 1024, kSharedMemory = 99 * 1024, kMostThreads = 1024;
+
+struct Error {
+  int code;
+  const char *name, *text;
+};
+constexpr Error kErrors[] = {
+    {0, "CUDA_SUCCESS", "no error"},
+    {kInvalidValue, "CUDA_ERROR_INVALID_VALUE", "invalid argument"},
+    {2, "CUDA_ERROR_OUT_OF_MEMORY", "out of memory"},
+    {kInvalidDevice, "CUDA_ERROR_INVALID_DEVICE", "invalid device ordinal"},
+    {kInvalidImage, "CUDA_ERROR_INVALID_IMAGE", "device kernel image is invalid"},
+    {kInvalidContext, "CUDA_ERROR_INVALID_CONTEXT", "invalid device context"},
+    {kInvalidPtx, "CUDA_ERROR_INVALID_PTX", "a PTX JIT compilation failed"},
+    {kInvalidHandle, "CUDA_ERROR_INVALID_HANDLE", "invalid resource handle"},
+    {kNotFound, "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
+    {kLaunchFailed, "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
+};
+const Error* find_error(int code) {
+  for (const auto& e : kErrors) {
+    if (e.code == code) return &e;
+  }
+  return nullptr;
+}
 
 struct Module {
   std::unique_ptr<attzoo::ptx::Module> ptx;
@@ -29,7 +55,7 @@ struct Module {
 struct Function {
   Module* module;
   std::string name;
-  int most_shared = 48 * 1024;
+  int most_shared = kUsualSharedMemory;
 };
 
 int contexts[kDevices];  // their addresses are the contexts
@@ -51,25 +77,53 @@ int failure(const char* function) {
   return code;
 }
 int current_device() { return static_cast<int>(static_cast<int*>(current) - contexts); }
+bool is_device(int device) { return device >= 0 && device < kDevices; }
+
+void* entry(const Module& m, const std::string& kernel) {
+  return dlsym(m.library, ("launch_" + kernel).c_str());
+}
 
 /// Runs a kernel; 0 or what the driver would say.
-int run(const Function& f, AttzooLaunch& launch, void* const* parameters) {
+int run(const Function& f, attzoo::ptx::Size3 block, AttzooLaunch& launch,
+        void* const* parameters) {
   const auto& m = *f.module;
   if (m.library) {
     using Run = void (*)(const unsigned*, unsigned, size_t, void* const*);
-    const auto run = reinterpret_cast<Run>(dlsym(m.library, ("launch_" + f.name).c_str()));
-    run(launch.blocks, launch.threads, launch.shared_bytes, parameters);
+    const auto fibres = reinterpret_cast<Run>(entry(m, f.name));
+    fibres(launch.blocks, launch.threads, launch.shared_bytes, parameters);
   } else if (m.ptx) {
     try {
       const auto& b = launch.blocks;
-      const auto s = m.ptx->run(f.name, {b[0], b[1], b[2]}, {launch.threads, 1, 1},
-                                launch.shared_bytes, parameters, seed);
+      const auto s =
+          m.ptx->run(f.name, {b[0], b[1], b[2]}, block, launch.shared_bytes, parameters, seed);
       launch.instructions = s.total;
       launch.products = s.count("mma");
+      launch.conflicts = std::max({s.matrices.ratio(), s.copies.ratio()});
     } catch (const std::exception& e) {
       if (error.empty()) error = e.what();
       return kLaunchFailed;
     }
+  }
+  return 0;
+}
+
+/// What a module can be made of: PTX, the name of a library of fibres, or code of a real device.
+int load(const std::string& image, Module& module) {
+  if (image.rfind("library ", 0) == 0) {
+    module.library = dlopen(image.substr(8).c_str(), RTLD_NOW | RTLD_LOCAL);
+    return module.library ? 0 : kNotFound;
+  }
+  if (image.rfind("\x7f"
+                  "ELF",
+                  0) == 0)
+    return 0;
+  if (image.find(".version") == std::string::npos) return kInvalidImage;
+  try {
+    module.ptx = std::make_unique<attzoo::ptx::Module>(image);
+  } catch (const std::exception& e) {
+    const std::lock_guard lock(mutex);
+    if (error.empty()) error = e.what();
+    return kInvalidPtx;
   }
   return 0;
 }
@@ -94,90 +148,152 @@ void attzoo_reset() {
   seed = 1;
 }
 const char* attzoo_error() { return error.c_str(); }
-void attzoo_capability(int of) { capability = of; }
+void attzoo_capability(int of) {
+  const std::lock_guard lock(mutex);
+  capability = of;
+}
 void attzoo_fail(const char* function, int code) {
   const std::lock_guard lock(mutex);
   fails[function] = code;
 }
-void attzoo_seed(unsigned of) { seed = of; }
+void attzoo_seed(unsigned of) {
+  const std::lock_guard lock(mutex);
+  seed = of;
+}
 
 int cuInit(unsigned) { return failure("cuInit"); }
 int cuGetExportTable(const void** table, const void*) {  // NVRTC asks for it
   *table = nullptr;
   return kNotFound;
 }
+int cuDriverGetVersion(int* version) {
+  if (const int code = failure("cuDriverGetVersion")) return code;
+  *version = 13000;
+  return 0;
+}
+int cuDeviceGetCount(int* count) {
+  if (const int code = failure("cuDeviceGetCount")) return code;
+  *count = kDevices;
+  return 0;
+}
+int cuDeviceGet(int* device, int index) {
+  if (!is_device(index)) return kInvalidDevice;
+  if (const int code = failure("cuDeviceGet")) return code;
+  *device = index;
+  return 0;
+}
 int cuDeviceGetAttribute(int* value, int attribute, int device) {
-  if (device < 0 || device >= kDevices) return 101;
-  *value = attribute == 75   ? capability / 10
-           : attribute == 76 ? capability % 10
-           : attribute == 97 ? kSharedMemory
-           : attribute == 16 ? 4
-                             : 0;
-  return failure("cuDeviceGetAttribute");
+  if (!is_device(device)) return kInvalidDevice;
+  if (const int code = failure("cuDeviceGetAttribute")) return code;
+  const std::lock_guard lock(mutex);
+  switch (attribute) {
+    case 1:
+      *value = kMostThreads;
+      break;
+    case 8:
+      *value = kUsualSharedMemory;
+      break;
+    case 10:
+      *value = 32;
+      break;  // threads of a warp
+    case 16:
+      *value = 4;
+      break;  // processors
+    case 75:
+      *value = capability / 10;
+      break;
+    case 76:
+      *value = capability % 10;
+      break;
+    case 97:
+      *value = kSharedMemory;
+      break;
+    default:
+      *value = 0;
+  }
+  return 0;
 }
 int cuCtxGetCurrent(void** context) {
+  if (const int code = failure("cuCtxGetCurrent")) return code;
   *context = current;
-  return failure("cuCtxGetCurrent");
+  return 0;
 }
 int cuCtxSetCurrent(void* context) {
+  if (const int code = failure("cuCtxSetCurrent")) return code;
+  if (context && context != &contexts[0] && context != &contexts[1]) return kInvalidContext;
   current = context;
-  return failure("cuCtxSetCurrent");
+  return 0;
 }
 int cuDevicePrimaryCtxRetain(void** context, int device) {
+  if (!is_device(device)) return kInvalidDevice;
+  if (const int code = failure("cuDevicePrimaryCtxRetain")) return code;
   *context = &contexts[device];
-  return failure("cuDevicePrimaryCtxRetain");
+  return 0;
 }
 int cuModuleLoadData(void** to, const void* data) {
   if (!current) return kInvalidContext;
   if (const int code = failure("cuModuleLoadData")) return code;
-  const std::string image(static_cast<const char*>(data));
   auto module = std::make_unique<Module>();
   module->device = current_device();
-  if (image.rfind("library ", 0) == 0) {
-    module->library = dlopen(image.substr(8).c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!module->library) return kNotFound;
-  } else if (image.find(".version") != std::string::npos) {
-    try {
-      module->ptx = std::make_unique<attzoo::ptx::Module>(image);
-    } catch (const std::exception& e) {
-      const std::lock_guard lock(mutex);
-      error = e.what();
-      return 218;  // invalid PTX
-    }
-  }
+  if (const int code = load(static_cast<const char*>(data), *module)) return code;
   *to = module.release();
   return 0;
 }
+int cuModuleLoadDataEx(void** to, const void* data, unsigned, int*, void**) {
+  if (const int code = failure("cuModuleLoadDataEx")) return code;
+  return cuModuleLoadData(to, data);
+}
 int cuModuleUnload(void* module) {
+  if (const int code = failure("cuModuleUnload")) return code;
   delete static_cast<Module*>(module);
   return 0;
 }
 int cuModuleGetFunction(void** to, void* of, const char* name) {
+  if (const int code = failure("cuModuleGetFunction")) return code;
   auto* const module = static_cast<Module*>(of);
   if (module->ptx && !module->ptx->has(name)) return kNotFound;
+  if (module->library && !entry(*module, name)) return kNotFound;
   *to = new Function{module, name};
-  return failure("cuModuleGetFunction");
-}
-int cuFuncSetAttribute(void* function, int attribute, int value) {
-  if (attribute != 8 || value > kSharedMemory) return kInvalidValue;
-  static_cast<Function*>(function)->most_shared = value;
-  return failure("cuFuncSetAttribute");
-}
-int cuGetErrorString(int code, const char** text) {
-  *text = code == kInvalidContext ? "invalid device context" : "a pretended error";
   return 0;
 }
-int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned,
-                   unsigned, unsigned shared_bytes, void* stream, void* const* parameters, void**) {
+int cuFuncSetAttribute(void* function, int attribute, int value) {
+  if (const int code = failure("cuFuncSetAttribute")) return code;
+  if (attribute != 8 || value < 0 || value > kSharedMemory) return kInvalidValue;
+  static_cast<Function*>(function)->most_shared = value;
+  return 0;
+}
+int cuGetErrorString(int code, const char** text) {
+  const auto* const found = find_error(code);
+  *text = found ? found->text : nullptr;
+  return found ? 0 : kInvalidValue;
+}
+int cuGetErrorName(int code, const char** name) {
+  const auto* const found = find_error(code);
+  *name = found ? found->name : nullptr;
+  return found ? 0 : kInvalidValue;
+}
+int cuStreamIsCapturing(void*, int* status) {
+  *status = 0;
+  return failure("cuStreamIsCapturing");
+}
+int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads_x,
+                   unsigned threads_y, unsigned threads_z, unsigned shared_bytes, void* stream,
+                   void* const* parameters, void**) {
+  if (!function) return kInvalidHandle;
   const auto& f = *static_cast<Function*>(function);
   if (!current || current_device() != f.module->device) return kInvalidContext;
-  const bool fits = static_cast<int>(shared_bytes) <= f.most_shared && y <= 65535 && z <= 65535;
-  if (!fits || x == 0 || y == 0 || z == 0) return kInvalidValue;
+  const auto threads = 1ULL * threads_x * threads_y * threads_z;
+  const bool none = x == 0 || y == 0 || z == 0 || threads == 0;
+  const bool fits = x <= 0x7fffffff && y <= 65535 && z <= 65535 && threads <= kMostThreads &&
+                    shared_bytes <= static_cast<unsigned>(f.most_shared);
+  if (none || !fits) return kInvalidValue;
   if (const int code = failure("cuLaunchKernel")) return code;
   const std::lock_guard lock(mutex);
-  AttzooLaunch launch{{}, {x, y, z}, threads, shared_bytes, stream, f.module->device, 0, 0};
+  AttzooLaunch launch{
+      {}, {x, y, z}, static_cast<unsigned>(threads), shared_bytes, stream, f.module->device, 0,
+      0,  0};
   std::strncpy(launch.kernel, f.name.c_str(), sizeof(launch.kernel) - 1);
-  const int code = run(f, launch, parameters);
+  const int code = run(f, {threads_x, threads_y, threads_z}, launch, parameters);
   launches.push_back(launch);
   return code;
 }

@@ -10,6 +10,7 @@ struct AttzooLaunch {
   void* stream;
   int device;
   unsigned long long instructions, products;  // of all warps; mma among them
+  double conflicts;                           // turns that shared memory takes for each it needs
 };
 
 /// Launches since the last attzoo_reset().

@@ -67,16 +67,18 @@ ATTZOO_API int padded_features(int features) {
 ATTZOO_API int parts(const KernelKind& kind) { return kind.scalar == torch::kFloat32 ? 3 : 1; }
 
 /// The first of these sizes that fits. 99 KiB of shared memory are there on all GPUs, and
-/// `registers(columns)` numbers of a thread, at most 152, leave place for what else it needs.
+/// `registers(columns)` numbers of a thread, at most 176, leave place for what else it needs.
 template <class Registers>
 BlockSizes blocks_that_fit(const KernelKind& kind, int row_features, int column_features,
                            int numbers, Registers registers) {
-  constexpr int kMost = 99 * 1024, kMostRegisters = 152;
+  constexpr int kMost = 99 * 1024, kMostRegisters = 176;
   for (const auto& [rows, columns] : {std::pair(64, 64), std::pair(64, 32), std::pair(64, 16),
                                       std::pair(32, 32), std::pair(32, 16), std::pair(16, 16)}) {
     const int fixed = 2 * parts(kind) * rows * row_features;
     const int stage = columns * (2 * parts(kind) * column_features + 4 * numbers);
-    if (fixed + stage > kMost || registers(columns) > kMostRegisters) continue;
+    // Operands of products take 8 numbers for each part; no tile is narrower than 16 columns.
+    const int taken = registers(columns) + 8 * parts(kind);
+    if (fixed + stage > kMost || (columns > 16 && taken > kMostRegisters)) continue;
     const int stages = fixed + 2 * stage <= kMost ? 2 : 1;
     return {rows, columns, stages, fixed + stages * stage};
   }
@@ -85,14 +87,14 @@ BlockSizes blocks_that_fit(const KernelKind& kind, int row_features, int column_
 
 ATTZOO_API BlockSizes forward_blocks(const KernelKind& kind) {
   const int D = padded_features(kind.D), E = padded_features(kind.E);
-  auto sizes = blocks_that_fit(kind, D, D + E, 0, [&](int columns) { return (E + columns) / 2; });
+  auto sizes = blocks_that_fit(kind, D, D + E, 0, [&](int columns) { return E / 2 + columns; });
   sizes.bytes -= (sizes.stages - 1) * sizes.columns * 2 * parts(kind) * (D + E);
   sizes.stages = 1;
   return sizes;
 }
 ATTZOO_API BlockSizes query_blocks(const KernelKind& kind) {
   const int D = padded_features(kind.D), E = padded_features(kind.E);
-  return blocks_that_fit(kind, D + E, D + E, 0, [&](int columns) { return (D + 3 * columns) / 2; });
+  return blocks_that_fit(kind, D + E, D + E, 0, [&](int columns) { return D / 2 + 2 * columns; });
 }
 ATTZOO_API bool keys_and_values_apart(const KernelKind& kind) {
   return padded_features(kind.D) + padded_features(kind.E) > 256;
