@@ -170,7 +170,7 @@ TEST_P(StaticGates, RegistersSuffice) {
 TEST_P(StaticGates, OfManyFeaturesAreKnown) {
   if (GetParam() != 80) GTEST_SKIP() << "sm_80 says enough";
   for (const auto scalar : {kBf16, kF16, kF32}) {
-    for (const bool plain : {true, false}) check({scalar, 256, plain}, GetParam(), 256);
+    for (const bool plain : {true, false}) check({scalar, 256, plain}, GetParam(), 512);
   }
 }
 
