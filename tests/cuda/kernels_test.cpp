@@ -177,6 +177,18 @@ TEST_F(CudaKernels, TakeAnyScale) {
   }
 }
 
+TEST_F(CudaKernels, TakeAScaleThatIsNearlyNothing) {
+  const auto q = torch::randn({1, 2, 130, 16}), v = torch::randn({1, 2, 330, 16});
+  const auto at = [&](const torch::Device& d) {
+    const auto k = v.to(d);
+    return attention(q.to(d), k, k, causal(), {.scale = 1e-40});
+  };
+  const auto got = at(torch::Device(torch::kCUDA, 0)), want = at(torch::kCPU);
+  EXPECT_TRUE(launched("forward")) << attzoo_error();
+  EXPECT_TRUE(torch::allclose(got.lse.cpu(), want.lse));
+  EXPECT_TRUE(torch::allclose(got.output.cpu(), want.output, 1e-5, 1e-6));
+}
+
 TEST_F(CudaKernels, KeepWhatIsNoNumberWhereItIs) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   const double kNan = std::numeric_limits<double>::quiet_NaN();

@@ -103,18 +103,13 @@ ATTZOO_API torch::Tensor accumulator(const torch::Tensor& like) {
       .zero_();
 }
 
-/// Whether the gradient of a tensor has a place of its own for each query.
-ATTZOO_API bool is_by_query(const Learnable& l) {
-  return l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1;
-}
-
 /// Copies of the gradients that are summed at the end, so many threads can add: a large tensor, as
 /// a table with an entry for each pair, has few.
 ATTZOO_API int gradient_slots(const std::vector<Learnable>& tensors, int most) {
   constexpr int64_t kMostNumbers = int64_t{1} << 24;
   int64_t in_slots = 1;
   for (const auto& l : tensors) {
-    in_slots += l.tensor.defined() && !is_by_query(l) ? l.tensor.numel() : 0;
+    in_slots += l.tensor.defined() && !l.is_by_query() ? l.tensor.numel() : 0;
   }
   return static_cast<int>(std::clamp<int64_t>(kMostNumbers / in_slots, 1, most));
 }
@@ -133,14 +128,14 @@ std::vector<torch::Tensor> learning_gradients(const Call& call, const kernel::Pr
     to.slot_stride.push_back(0);
     if (!l.tensor.defined()) continue;
     auto sizes = l.tensor.sizes().vec();
-    sizes.insert(sizes.begin(), is_by_query(l) ? 1 : to.slots);
+    sizes.insert(sizes.begin(), l.is_by_query() ? 1 : to.slots);
     sums.push_back(torch::zeros(sizes, c10::CppTypeToScalarType<T>::value));
     const auto& sum = sums.back();
     const auto stride = [&](size_t d) {
       return l.dims[d] < 0 ? int64_t{0} : step(sum, l.dims[d] + 1);
     };
     to.tensors.back() = {sum.template data_ptr<T>(), stride(0), stride(1), stride(2), stride(3)};
-    if (!is_by_query(l)) to.slot_stride.back() = sum.stride(0);
+    if (!l.is_by_query()) to.slot_stride.back() = sum.stride(0);
   }
   if (sums.empty()) return sums;
   kernel::attend_backward_tensors(p, m, gradients, to, runtime);

@@ -164,15 +164,15 @@ class DriverModule final : public Module {
   void* function(const char* kernel, int shared_bytes) const {
     constexpr int kDefault = 48 * 1024, kMaxDynamicSharedMemory = 8;
     const std::lock_guard lock(mutex_);
-    auto& found = functions_[kernel];
-    if (!found) {
-      driver_.check(driver_.get_function(&found, module_, kernel), "cuModuleGetFunction");
-      if (shared_bytes > kDefault) {
-        driver_.check(driver_.set_function_attribute(found, kMaxDynamicSharedMemory, shared_bytes),
-                      "cuFuncSetAttribute");
-      }
+    auto& known = functions_[kernel];
+    if (known) return known;
+    void* found = nullptr;
+    driver_.check(driver_.get_function(&found, module_, kernel), "cuModuleGetFunction");
+    if (shared_bytes > kDefault) {
+      driver_.check(driver_.set_function_attribute(found, kMaxDynamicSharedMemory, shared_bytes),
+                    "cuFuncSetAttribute");
     }
-    return found;
+    return known = found;
   }
 
   const Driver& driver_ = Driver::get();

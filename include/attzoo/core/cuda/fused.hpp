@@ -5,11 +5,13 @@
 
 #include <attzoo/core/attention/backend.hpp>
 
+#include <atomic>
+
 namespace attzoo::core {
 
 /// Whether CUDA tensors go to kernels that are compiled while the program runs: at first as the
 /// environment variable ATTZOO_CUDA_JIT says (1: yes).
-ATTZOO_API bool& cuda_jit();
+ATTZOO_API std::atomic<bool>& cuda_jit();
 
 class FusedCudaBackend final : public Backend {
  public:
@@ -34,8 +36,8 @@ class FusedCudaBackend final : public Backend {
 
 namespace attzoo::core {
 
-ATTZOO_API bool& cuda_jit() {
-  static bool on = [] {
+ATTZOO_API std::atomic<bool>& cuda_jit() {
+  static std::atomic<bool> on = [] {
     const char* asked = std::getenv("ATTZOO_CUDA_JIT");
     return asked && std::strcmp(asked, "1") == 0;
   }();

@@ -38,6 +38,8 @@ class CudaPlan {
 
 #include <attzoo/kernel/dropout.hpp>
 
+#include <c10/core/impl/VirtualGuardImpl.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -79,22 +81,23 @@ ATTZOO_API bool are_aligned(const Qkv& t) {
   return is_aligned(t.q) && is_aligned(t.k) && is_aligned(t.v);
 }
 
-/// A schedule in the device's memory. The same again is the same tensor, so that calls that repeat
-/// copy nothing.
+/// A schedule in the device's memory. The same again on the same stream is the same tensor, so that
+/// calls that repeat copy nothing; on another one nothing would say that the copy is done.
 ATTZOO_API torch::Tensor on_device(const HostSchedule& s, const torch::Device& device) {
   auto all = s.entries;
   all.insert(all.end(), s.segments.begin(), s.segments.end());
   struct Known {
-    torch::Device device;
+    c10::Stream stream;
     std::vector<int> numbers;
     torch::Tensor tensor;
   };
   constexpr size_t kMost = 64;
   static std::mutex mutex;
   static auto& known = *new std::vector<Known>();  // the latest last
+  const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
   const std::lock_guard lock(mutex);
   const auto found = std::find_if(known.begin(), known.end(), [&](const Known& k) {
-    return k.device == device && k.numbers == all;
+    return k.stream == stream && k.numbers == all;
   });
   if (found != known.end()) {
     std::rotate(found, found + 1, known.end());
@@ -102,7 +105,7 @@ ATTZOO_API torch::Tensor on_device(const HostSchedule& s, const torch::Device& d
   }
   if (known.size() == kMost) known.erase(known.begin());
   const auto tensor = torch::tensor(all, torch::kInt32).to(device);
-  known.push_back({device, std::move(all), tensor});
+  known.push_back({stream, std::move(all), tensor});
   return tensor;
 }
 ATTZOO_API cuda::Schedule cuda_schedule(const HostSchedule& s, const torch::Tensor& on) {
@@ -126,7 +129,7 @@ struct LearningPlaces {
     for (const auto& l : call.tensors) {
       if (!l.tensor.defined()) continue;
       learning.push_back(l.tensor);
-      by_query.push_back(l.dims[2] >= 0 && l.tensor.size(l.dims[2]) > 1);
+      by_query.push_back(l.is_by_query());
       (by_query.back() ? once : each) += l.tensor.numel();
     }
   }
@@ -222,6 +225,7 @@ ATTZOO_API CudaPlan::CudaPlan(const Qkv& any, const Call& call)
   const auto& rule = call.rule;
   const auto n = t.shape();
   constexpr size_t kMostBytes = 4096;
+  constexpr double kLeastScale = 1e-30;  // scores in units of less are beyond float32
   TORCH_CHECK(sizeof(cuda::Problem) + ModifierArguments::size(source_) <= kMostBytes,
               "a mask and a score modifier with so many numbers and tables (",
               source_.numbers.size(), ", ", source_.tables.size(),
@@ -232,7 +236,7 @@ ATTZOO_API CudaPlan::CudaPlan(const Qkv& any, const Call& call)
            .E = static_cast<int>(t.v.size(3)),
            .aligned = are_aligned(t),
            .dropout = rule.dropout.p > 0,
-           .plain = rule.score.is_identity() && rule.scale > 0,
+           .plain = rule.score.is_identity() && rule.scale > kLeastScale,
            .shared = false,
            .split = false};
   const auto blocks = forward_blocks(kind_);

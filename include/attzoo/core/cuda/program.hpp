@@ -64,7 +64,7 @@ ATTZOO_API int padded_features(int features) {
   return 256;
 }
 /// bfloat16 numbers that make one number.
-ATTZOO_API int parts(const KernelKind& kind) { return kind.scalar == torch::kFloat32 ? 3 : 1; }
+ATTZOO_API int parts_of(const KernelKind& kind) { return kind.scalar == torch::kFloat32 ? 3 : 1; }
 
 /// The first of these sizes that fits. 99 KiB of shared memory are there on all GPUs, and
 /// `registers(columns)` numbers of a thread, at most 176, leave place for what else it needs.
@@ -74,10 +74,10 @@ BlockSizes blocks_that_fit(const KernelKind& kind, int row_features, int column_
   constexpr int kMost = 99 * 1024, kMostRegisters = 176;
   for (const auto& [rows, columns] : {std::pair(64, 64), std::pair(64, 32), std::pair(64, 16),
                                       std::pair(32, 32), std::pair(32, 16), std::pair(16, 16)}) {
-    const int fixed = 2 * parts(kind) * rows * row_features;
-    const int stage = columns * (2 * parts(kind) * column_features + 4 * numbers);
+    const int fixed = 2 * parts_of(kind) * rows * row_features;
+    const int stage = columns * (2 * parts_of(kind) * column_features + 4 * numbers);
     // Operands of products take 8 numbers for each part; no tile is narrower than 16 columns.
-    const int taken = registers(columns) + 8 * parts(kind);
+    const int taken = registers(columns) + 8 * parts_of(kind);
     if (fixed + stage > kMost || (columns > 16 && taken > kMostRegisters)) continue;
     const int stages = fixed + 2 * stage <= kMost ? 2 : 1;
     return {rows, columns, stages, fixed + stages * stage};
@@ -88,7 +88,7 @@ BlockSizes blocks_that_fit(const KernelKind& kind, int row_features, int column_
 ATTZOO_API BlockSizes forward_blocks(const KernelKind& kind) {
   const int D = padded_features(kind.D), E = padded_features(kind.E);
   auto sizes = blocks_that_fit(kind, D, D + E, 0, [&](int columns) { return E / 2 + columns; });
-  sizes.bytes -= (sizes.stages - 1) * sizes.columns * 2 * parts(kind) * (D + E);
+  sizes.bytes -= (sizes.stages - 1) * sizes.columns * 2 * parts_of(kind) * (D + E);
   sizes.stages = 1;
   return sizes;
 }
@@ -139,11 +139,11 @@ ATTZOO_API std::string program_head(const ModifierSource& source, const KernelKi
 }
 
 /// A kernel that calls `body`, an instance for these sizes.
-ATTZOO_API std::string kernel(const std::string& name, int threads, const std::string& body) {
+ATTZOO_API std::string kernel_text(const std::string& name, int threads, const std::string& body) {
   return "KERNEL(" + std::to_string(threads) + ") " + name +
          "(const GRID_CONSTANT Problem p, const GRID_CONSTANT Modifier m) {\n  " + body + "\n}\n";
 }
-ATTZOO_API std::string arguments(const BlockSizes& sizes, bool with_stages = true) {
+ATTZOO_API std::string template_arguments(const BlockSizes& sizes, bool with_stages = true) {
   return std::to_string(sizes.rows) + ", " + std::to_string(sizes.columns) +
          (with_stages ? ", " + std::to_string(sizes.stages) : "");
 }
@@ -154,8 +154,9 @@ ATTZOO_API std::string forward_program(const ModifierSource& source, const Kerne
       ;
   const auto sizes = forward_blocks(kind);
   auto text = program_head(source, kind) + kForward + "\n" +
-              kernel("forward", sizes.threads(), "attend<" + arguments(sizes, false) + ">(p, m);");
-  if (kind.split) text += kernel("merge_parts", 32, "merge(p, m);");
+              kernel_text("forward", sizes.threads(),
+                          "attend<" + template_arguments(sizes, false) + ">(p, m);");
+  if (kind.split) text += kernel_text("merge_parts", 32, "merge(p, m);");
   return text;
 }
 
@@ -172,22 +173,23 @@ ATTZOO_API std::string backward_program(const ModifierSource& source, const Kern
   text +=
       learns ? kLearn
              : "FN void learn_of(const Problem&, const Modifier&, float, const Place&, float) {}\n";
-  text += kernel("backward_queries", queries.threads(),
-                 "const int i = p.schedule.count - 1 - block_x();\n"
-                 "  differentiate_queries<" +
-                     arguments(queries) +
-                     ", false>(p, m, block_z(), block_y(), "
-                     "entry_of(p.schedule, block_z(), block_y(), i));");
+  text += kernel_text("backward_queries", queries.threads(),
+                      "const int i = p.schedule.count - 1 - block_x();\n"
+                      "  differentiate_queries<" +
+                          template_arguments(queries) +
+                          ", false>(p, m, block_z(), block_y(), "
+                          "entry_of(p.schedule, block_z(), block_y(), i));");
   const bool apart = keys_and_values_apart(kind);
   const auto of = [&](const char* name, const char* which) {
-    return kernel(name, keys.threads(),
-                  "differentiate_keys<" + arguments(keys) + ", " + which + ">(p, m);");
+    return kernel_text(
+        name, keys.threads(),
+        "differentiate_keys<" + template_arguments(keys) + ", " + which + ">(p, m);");
   };
   text += of("backward_keys", apart ? "true, false" : "true, true");
   if (apart) text += of("backward_values", "false, true");
   if (learns) {
-    text += kernel("backward_tables", queries.threads(),
-                   "learn_tables<" + arguments(queries) + ">(p, m);");
+    text += kernel_text("backward_tables", queries.threads(),
+                        "learn_tables<" + template_arguments(queries) + ">(p, m);");
   }
   return text;
 }

@@ -52,6 +52,7 @@ ATTZOO_API bool depends_on(const SymbolGraph& graph, int node, const std::string
   return false;
 }
 
+/// Structs, which the preprocessor made one line of, as lines.
 ATTZOO_API std::string struct_lines(std::string text) {
   for (const char* mark : {"; ", "{ "}) {
     for (size_t i = 0; (i = text.find(mark, i)) != std::string::npos; i += 2) {

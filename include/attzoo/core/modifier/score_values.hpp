@@ -32,6 +32,8 @@ struct Learnable {
   torch::Tensor tensor;
   std::array<int, 4> dims;
   bool learns() const { return tensor.defined() && tensor.requires_grad(); }
+  /// Whether its gradient has a place of its own for each query.
+  bool is_by_query() const { return dims[2] >= 0 && tensor.size(dims[2]) > 1; }
 };
 
 struct IdentityScore {
