@@ -102,12 +102,12 @@ inline Results run(const Case& c, torch::ScalarType dtype, const torch::Device& 
   return all;
 }
 
-inline void expect_attention(const Case& c) {
+inline void expect_attention(const Case& c, const char* forward = "forward") {
   SCOPED_TRACE(c.name);
   const torch::Device cuda(torch::kCUDA, 0), cpu(torch::kCPU);
   attzoo_reset();
   const auto got = run(c, c.dtype, cuda);
-  EXPECT_TRUE(launched("forward") && launched("backward_queries") && launched("backward_keys"))
+  EXPECT_TRUE(launched(forward) && launched("backward_queries") && launched("backward_keys"))
       << "not by kernels: " << attzoo_error();
   const EagerReferenceGuard eager;
   const auto gold = run(c, torch::kFloat64, cpu), own = run(c, c.dtype, cpu);

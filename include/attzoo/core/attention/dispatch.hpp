@@ -9,8 +9,8 @@
 namespace attzoo::core {
 
 /// Softmax attention by the best way that is exact for it: fused on CPU, and on CUDA where that was
-/// asked for; in chunks what is large or
-/// sparse; by definition what is small, empty, or asked for by an EagerReferenceGuard.
+/// asked for; in chunks what is large or sparse; by definition what is small, empty, or asked for
+/// by an EagerReferenceGuard.
 ATTZOO_API OutputAndLse dispatch(const Qkv& t, const Rule& rule);
 
 /// Which of these dispatch() takes, and why none of those before it.
@@ -27,11 +27,12 @@ ATTZOO_API std::string explain(const Qkv& t, const Rule& rule);
 
 namespace attzoo::core {
 
-ATTZOO_API const std::array<const Backend*, 3>& backends() {
+ATTZOO_API const std::array<const Backend*, 4>& backends() {
   static const FusedCpuBackend fused_cpu;
+  static const FlashBackend flash;
   static const FusedCudaBackend fused_cuda;
   static const ChunkedBackend chunked;
-  static const std::array<const Backend*, 3> in_order{&fused_cpu, &fused_cuda, &chunked};
+  static const std::array<const Backend*, 4> in_order{&fused_cpu, &flash, &fused_cuda, &chunked};
   return in_order;
 }
 

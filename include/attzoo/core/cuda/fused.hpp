@@ -13,7 +13,7 @@ namespace attzoo::core {
 /// environment variable ATTZOO_CUDA_JIT says (1: yes).
 ATTZOO_API std::atomic<bool>& cuda_jit();
 
-class FusedCudaBackend final : public Backend {
+class FusedCudaBackend : public Backend {
  public:
   const char* name() const override { return "CUDA kernels compiled at run time"; }
   /// Compiles them where nothing else speaks against it.
@@ -21,6 +21,20 @@ class FusedCudaBackend final : public Backend {
   OutputAndLse run(const Qkv& t, const Call& call) const override;
   Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                          const Cotangents& from) const override;
+
+ protected:
+  /// With a forward pass by ATen's flash attention or by kernels alone.
+  const char* why_not(const Qkv& t, const Call& call, bool by_flash) const;
+};
+
+/// The forward pass of what is a window, if anything, by ATen's flash attention. The backward one
+/// stays ours: ATen's adds by several blocks, in any order.
+class FlashBackend final : public FusedCudaBackend {
+ public:
+  const char* name() const override { return "ATen's flash attention, CUDA kernels backward"; }
+  const char* why_not(const Qkv& t, const Call& call) const override;
+  /// By kernels alone where the operator fails, from then on.
+  OutputAndLse run(const Qkv& t, const Call& call) const override;
 };
 
 }  // namespace attzoo::core
@@ -44,6 +58,11 @@ ATTZOO_API std::atomic<bool>& cuda_jit() {
   return on;
 }
 
+ATTZOO_API std::atomic<bool>& flash_works() {
+  static std::atomic<bool> works = true;
+  return works;
+}
+
 /// Why no kernels can be made for it, whatever the machine.
 ATTZOO_API const char* why_no_kernel(const Qkv& t, const Call& call) {
   constexpr int64_t kMost = int64_t{1} << 30, kMostBlocks = 65535, kMostFeatures = 256;
@@ -64,13 +83,17 @@ ATTZOO_API const char* why_no_kernel(const Qkv& t, const Call& call) {
   return nullptr;
 }
 
-ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call) const {
+ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call,
+                                                 bool by_flash) const {
   if (!t.q.device().is_cuda()) return "the tensors are not on CUDA";
   if (!cuda_jit()) return "not asked for (ATTZOO_CUDA_JIT=1, or set_cuda_jit(true))";
   if (const char* why = why_no_kernel(t, call)) return why;
+  if (by_flash && !flash_works()) return "it failed (a warning said why)";
+  const char* why = by_flash ? why_no_flash(t, call.rule) : nullptr;
+  if (why) return why;
   try {
     if (cuda::facts(t.q.device()).capability < 80) return "compute capability below 8.0";
-    if (!call.plan) call.plan = std::make_shared<CudaPlan>(t, call);
+    if (!call.plan) call.plan = std::make_shared<CudaPlan>(t, call, by_flash);
   } catch (const c10::NotImplementedError&) {
     return "the mask or the score modifier has no symbol() (docs/cuda.md)";
   } catch (const c10::Error& e) {
@@ -80,6 +103,13 @@ ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call)
     return "they could not be compiled (a warning said why)";
   }
   return nullptr;
+}
+
+ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call) const {
+  return why_not(t, call, false);
+}
+ATTZOO_API const char* FlashBackend::why_not(const Qkv& t, const Call& call) const {
+  return FusedCudaBackend::why_not(t, call, true);
 }
 
 /// Says why, once; attention runs in chunks from now on.
@@ -103,6 +133,21 @@ ATTZOO_API OutputAndLse FusedCudaBackend::run(const Qkv& t, const Call& call) co
     after_failed_launch(e);
   }
   return ChunkedBackend().run(t, for_chunks(call));
+}
+
+ATTZOO_API OutputAndLse FlashBackend::run(const Qkv& t, const Call& call) const {
+  try {
+    return static_cast<const CudaPlan*>(call.plan.get())->run(t, call);
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::Error& e) {
+    TORCH_WARN_ONCE("attzoo: ATen's flash attention failed, attention runs by its own kernels: ",
+                    e.what_without_backtrace());
+    flash_works() = false;
+  }
+  call.plan = nullptr;
+  if (FusedCudaBackend::why_not(t, call, false)) return ChunkedBackend().run(t, for_chunks(call));
+  return FusedCudaBackend::run(t, call);
 }
 
 ATTZOO_API Gradients FusedCudaBackend::run_backward(const Qkv& t, const Call& call,

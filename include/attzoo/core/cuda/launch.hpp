@@ -4,7 +4,6 @@
 
 #include <attzoo/core/attention/backend.hpp>
 #include <attzoo/core/cuda/driver.hpp>
-#include <attzoo/core/cuda/problem.hpp>
 #include <attzoo/core/cuda/program.hpp>
 #include <attzoo/core/cuda/schedule.hpp>
 
@@ -17,8 +16,9 @@ namespace attzoo::core {
 /// which tiles are visited.
 class CudaPlan {
  public:
-  /// Compiles the forward kernels. Throws c10::Error where that fails.
-  CudaPlan(const Qkv& t, const Call& call);
+  /// Compiles the forward kernels, or, `by_flash`, what comes behind ATen's. Throws c10::Error
+  /// where that fails.
+  CudaPlan(const Qkv& t, const Call& call, bool by_flash);
   OutputAndLse run(const Qkv& t, const Call& call) const;
   Gradients run_backward(const Qkv& t, const Call& call, const OutputAndLse& result,
                          const Cotangents& from) const;
@@ -29,203 +29,45 @@ class CudaPlan {
   kernel::Mask reach_;
   HostSchedule forward_;
   int parts_ = 1;
+  bool by_flash_;
   std::shared_ptr<const cuda::Module> module_;
+
+  void prepare_forward(const Qkv& t);
+  OutputAndLse run_flash(const Qkv& t, const Call& call) const;
 };
+
+/// Why a problem is none of ATen's flash attention; null: it is one, unless the operator fails.
+ATTZOO_API const char* why_no_flash(const Qkv& t, const Rule& rule);
 
 }  // namespace attzoo::core
 
 #ifdef ATTZOO_DEFINE_CORE
 
-#include <attzoo/kernel/dropout.hpp>
+#include <attzoo/core/cuda/arguments.hpp>
 
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/_flash_attention_forward.h>
 
 #include <algorithm>
 #include <array>
-#include <cstring>
-#include <mutex>
+#include <optional>
 #include <utility>
 
 namespace attzoo::core {
 
-/// A tensor whose last dimension is contiguous.
-ATTZOO_API torch::Tensor with_rows(const torch::Tensor& x) {
-  const auto t = plain(x.detach());
-  return t.size(3) == 1 || t.stride(3) == 1 ? t : t.contiguous();
-}
-ATTZOO_API Qkv with_rows(const Qkv& t) { return {with_rows(t.q), with_rows(t.k), with_rows(t.v)}; }
-
-ATTZOO_API cuda::View cuda_view(const torch::Tensor& t) {
-  return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)};
+/// Whether scores are products in a positive unit; in units of less they are beyond float32.
+ATTZOO_API bool is_plain(const Rule& rule) {
+  constexpr double kLeastScale = 1e-30;
+  return rule.score.is_identity() && rule.scale > kLeastScale;
 }
 
-/// Empty, with heads inside of tokens where `like` has them so.
-ATTZOO_API torch::Tensor empty_rows(const torch::Tensor& like, int64_t features,
-                                    torch::ScalarType dtype) {
-  const auto options = like.options().dtype(dtype).requires_grad(false);
-  const int64_t B = like.size(0), H = like.size(1), N = like.size(2);
-  if (like.stride(1) >= like.stride(2)) return torch::empty({B, H, N, features}, options);
-  return torch::empty({B, N, H, features}, options).transpose(1, 2);
-}
-
-/// Whether each row begins at 16 bytes and is made of so many.
-ATTZOO_API bool is_aligned(const torch::Tensor& t) {
-  const auto bytes = [&](int64_t numbers) {
-    return numbers * static_cast<int64_t>(t.element_size());
-  };
-  bool aligned = reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0 && bytes(t.size(3)) % 16 == 0;
-  for (int64_t d = 0; d < 3; ++d) aligned &= t.size(d) == 1 || bytes(t.stride(d)) % 16 == 0;
-  return aligned;
-}
-ATTZOO_API bool are_aligned(const Qkv& t) {
-  return is_aligned(t.q) && is_aligned(t.k) && is_aligned(t.v);
-}
-
-/// A schedule in the device's memory. The same again on the same stream is the same tensor, so that
-/// calls that repeat copy nothing; on another one nothing would say that the copy is done.
-ATTZOO_API torch::Tensor on_device(const HostSchedule& s, const torch::Device& device) {
-  auto all = s.entries;
-  all.insert(all.end(), s.segments.begin(), s.segments.end());
-  struct Known {
-    c10::Stream stream;
-    std::vector<int> numbers;
-    torch::Tensor tensor;
-  };
-  constexpr size_t kMost = 64;
-  static std::mutex mutex;
-  static auto& known = *new std::vector<Known>();  // the latest last
-  const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-  const std::lock_guard lock(mutex);
-  const auto found = std::find_if(known.begin(), known.end(), [&](const Known& k) {
-    return k.stream == stream && k.numbers == all;
-  });
-  if (found != known.end()) {
-    std::rotate(found, found + 1, known.end());
-    return known.back().tensor;
-  }
-  if (known.size() == kMost) known.erase(known.begin());
-  const auto tensor = torch::tensor(all, torch::kInt32).to(device);
-  known.push_back({stream, std::move(all), tensor});
-  return tensor;
-}
-ATTZOO_API cuda::Schedule cuda_schedule(const HostSchedule& s, const torch::Tensor& on) {
-  const int* entries = on.const_data_ptr<int>();
-  return {entries, entries + s.entries.size(), s.count, s.by_batch, s.by_head};
-}
-
-/// Gradients of tables: in doubles, those with an entry for each query once, the others once for
-/// each warp.
-struct LearningPlaces {
-  std::vector<torch::Tensor> learning;  // as Call::learning() has them
-  std::vector<bool> by_query;
-  int64_t once = 0, each = 0;  // numbers
-  int64_t place(size_t i) const {
-    int64_t at = by_query[i] ? 0 : once;
-    for (size_t j = 0; j < i; ++j) at += by_query[j] == by_query[i] ? learning[j].numel() : 0;
-    return at;
-  }
-
-  explicit LearningPlaces(const Call& call) {
-    for (const auto& l : call.tensors) {
-      if (!l.tensor.defined()) continue;
-      learning.push_back(l.tensor);
-      by_query.push_back(l.is_by_query());
-      (by_query.back() ? once : each) += l.tensor.numel();
-    }
-  }
-  bool rows_apart() const { return once > 0; }
-};
-
-/// Numbers and tables as kernels read them, and the tensors that they point into.
-class ModifierArguments {
- public:
-  ModifierArguments(const ModifierSource& source, const LearningPlaces& places) {
-    const size_t numbers = std::max<size_t>(source.numbers.size(), 1);
-    bytes_.resize(numbers * sizeof(cuda::Number) +
-                  std::max<size_t>(source.tables.size(), 1) * sizeof(cuda::Table));
-    auto* to = bytes_.data();
-    for (const auto& x : source.numbers) to = put(to, cuda::Number{x.integer, x.real});
-    to = bytes_.data() + numbers * sizeof(cuda::Number);
-    for (const auto& t : source.tables) to = put(to, table(t, places));
-  }
-  void* data() { return bytes_.data(); }
-  static size_t size(const ModifierSource& source) {
-    return std::max<size_t>(source.numbers.size(), 1) * sizeof(cuda::Number) +
-           std::max<size_t>(source.tables.size(), 1) * sizeof(cuda::Table);
-  }
-
- private:
-  template <class T>
-  static char* put(char* to, const T& x) {
-    std::memcpy(to, &x, sizeof(x));
-    return to + sizeof(x);
-  }
-  cuda::Table table(const torch::Tensor& of, const LearningPlaces& places) {
-    const auto t = plain(of.detach());
-    held_.push_back(t);
-    cuda::Table table{};
-    table.data = t.data_ptr();
-    int64_t stride = 1;
-    for (int64_t d = t.dim() - 1; d >= 0; --d) {
-      table.size[d] = static_cast<int>(t.size(d));
-      table.stride[d] = t.stride(d);
-      table.gradient_stride[d] = stride;
-      stride *= t.size(d);
-    }
-    const int i = learnable_of(of, places.learning);
-    if (i >= 0) {
-      const auto& l = places.learning[static_cast<size_t>(i)];
-      table.gradient = places.place(static_cast<size_t>(i)) +
-                       (of.is_same(l) ? 0 : of.storage_offset() - l.storage_offset());
-      table.slot = places.by_query[static_cast<size_t>(i)] ? 0 : places.each;
-    }
-    return table;
-  }
-
-  std::vector<char> bytes_;
-  std::vector<torch::Tensor> held_;
-};
-
-ATTZOO_API cuda::Problem cuda_problem(const Qkv& t, const Rule& rule, const HostSchedule& s,
-                                      const torch::Tensor& schedule) {
-  const auto n = [](int64_t size) { return static_cast<int>(size); };
-  const double p = rule.dropout.p;
-  cuda::Problem problem{};
-  problem.q = cuda_view(t.q);
-  problem.k = cuda_view(t.k);
-  problem.v = cuda_view(t.v);
-  problem.schedule = cuda_schedule(s, schedule);
-  problem.parts = 1;
-  problem.B = n(t.q.size(0));
-  problem.H = n(t.q.size(1));
-  problem.group = n(t.q.size(1) / t.k.size(1));
-  problem.L = n(t.q.size(2));
-  problem.S = n(t.k.size(2));
-  problem.D = n(t.q.size(3));
-  problem.E = n(t.v.size(3));
-  problem.step = s.step;
-  problem.scale = static_cast<float>(rule.scale);
-  problem.keep = static_cast<float>(p < 1 ? 1 / (1 - p) : 1);  // 1: none is kept
-  problem.seed = rule.dropout.seed;
-  problem.threshold = static_cast<unsigned long long>(kernel::dropout_threshold(p));
-  return problem;
-}
-
-/// What the forward pass keeps for the backward one.
-ATTZOO_API void put_softmax(cuda::Problem& problem, const OutputAndLse& result) {
-  if (!result.softmax.defined()) return;
-  problem.shift = result.softmax.data_ptr<float>();
-  problem.log_sum = problem.shift + result.lse.numel();
-}
-
-ATTZOO_API CudaPlan::CudaPlan(const Qkv& any, const Call& call)
+ATTZOO_API CudaPlan::CudaPlan(const Qkv& any, const Call& call, bool by_flash)
     : source_(modifier_source(call.rule.mask, call.rule.score, any.shape(), call.learning())),
-      reach_(call.rule.mask.reach(any.shape())) {
+      reach_(call.rule.mask.reach(any.shape())),
+      by_flash_(by_flash) {
   const auto t = with_rows(any);
   const auto& rule = call.rule;
-  const auto n = t.shape();
   constexpr size_t kMostBytes = 4096;
-  constexpr double kLeastScale = 1e-30;  // scores in units of less are beyond float32
   TORCH_CHECK(sizeof(cuda::Problem) + ModifierArguments::size(source_) <= kMostBytes,
               "a mask and a score modifier with so many numbers and tables (",
               source_.numbers.size(), ", ", source_.tables.size(),
@@ -236,9 +78,18 @@ ATTZOO_API CudaPlan::CudaPlan(const Qkv& any, const Call& call)
            .E = static_cast<int>(t.v.size(3)),
            .aligned = are_aligned(t),
            .dropout = rule.dropout.p > 0,
-           .plain = rule.score.is_identity() && rule.scale > kLeastScale,
+           .plain = is_plain(rule),
            .shared = false,
            .split = false};
+  if (by_flash) {
+    module_ = cuda::module_of(repair_program(source_, kind_), t.q.device());
+  } else {
+    prepare_forward(t);
+  }
+}
+
+ATTZOO_API void CudaPlan::prepare_forward(const Qkv& t) {
+  const auto n = t.shape();
   const auto blocks = forward_blocks(kind_);
   const int64_t group = n.H / t.k.size(1);
   kind_.shared = n.L * group <= blocks.rows;
@@ -263,16 +114,65 @@ ATTZOO_API CudaPlan::CudaPlan(const Qkv& any, const Call& call)
   module_ = cuda::module_of(forward_program(source_, kind_), t.q.device());
 }
 
+ATTZOO_API const char* why_no_flash(const Qkv& t, const Rule& rule) {
+  static const auto op =
+      c10::Dispatcher::singleton().findSchema({"aten::_flash_attention_forward", ""});
+  if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) return "LibTorch has it not";
+  const int64_t D = t.q.size(3);
+  if (t.q.scalar_type() != torch::kBFloat16 && t.q.scalar_type() != torch::kHalf)
+    return "it is for bfloat16 and float16";
+  if (rule.wide) return "its output is rounded";
+  if (t.v.size(3) != D || D % 8 != 0) return "it wants as many features of v, and multiples of 8";
+  if (rule.dropout.p > 0) return "its dropout is another one";
+  if (!is_plain(rule)) return "it knows no such scores";
+  const auto window = rule.mask.window_size(t.shape());
+  if (!window.known || window.left < 0 || window.right < 0)
+    return "the mask is no window (full(), causal(), window())";
+  if (!are_aligned(with_rows(t))) return "rows that do not begin at 16 bytes";
+  return nullptr;
+}
+
+/// ATen's flash attention (arXiv:2307.08691), and what its results lack: weights of 0 times values
+/// that are no numbers, and lse of rows without keys.
+ATTZOO_API OutputAndLse CudaPlan::run_flash(const Qkv& t, const Call& call) const {
+  const auto n = t.shape();
+  const auto window = call.rule.mask.window_size(n);
+  const auto side = [&](int64_t size) {
+    return size < n.L + n.S ? std::optional<int64_t>(size) : std::nullopt;
+  };
+  const bool causal = !side(window.left) && window.right == 0;
+  const auto tokens_first = [](const torch::Tensor& x) { return x.transpose(1, 2); };
+  const auto results = at::_flash_attention_forward(
+      tokens_first(t.q), tokens_first(t.k), tokens_first(t.v), {}, {}, n.L, n.S, /*dropout_p=*/0.0,
+      causal, /*return_debug_mask=*/false, call.rule.scale,
+      causal ? std::nullopt : side(window.left), causal ? std::nullopt : side(window.right));
+  OutputAndLse result{tokens_first(std::get<0>(results)), std::get<1>(results)};
+  TORCH_CHECK(result.lse.sizes() == torch::IntArrayRef({n.B, n.H, n.L}) &&
+                  result.lse.is_contiguous() && result.output.sizes() == t.q.sizes(),
+              "flash attention's results have another form");
+  if (call.learns) result.softmax = torch::empty({2, n.B, n.H, n.L}, result.lse.options());
+  auto problem = cuda_problem(t, call.rule);
+  problem.output = cuda_view(result.output);
+  put_softmax(problem, result);
+  ModifierArguments modifier(source_, LearningPlaces(call));
+  void* const parameters[] = {&problem, modifier.data()};
+  const auto u = [](int64_t size) { return static_cast<unsigned>(size); };
+  module_->launch("repair", {u((n.L + kRepairRows - 1) / kRepairRows), u(n.H), u(n.B)},
+                  32 * kRepairRows, 0, parameters);
+  return result;
+}
+
 ATTZOO_API OutputAndLse CudaPlan::run(const Qkv& any, const Call& call) const {
   const auto t = with_rows(any);
+  if (by_flash_) return run_flash(t, call);
   const auto n = t.shape();
   const auto floats = t.q.options().dtype(torch::kFloat32).requires_grad(false);
   OutputAndLse result{empty_rows(t.q, t.v.size(3), call.rule.output_dtype(t.q)),
                       torch::empty({n.B, n.H, n.L}, floats)};
   const auto schedule = on_device(forward_, t.q.device());
-  auto problem = cuda_problem(t, call.rule, forward_, schedule);
+  auto problem = cuda_problem(t, call.rule);
+  put_schedule(problem, forward_, schedule);
   problem.output = cuda_view(result.output);
-  problem.lse = result.lse.data_ptr<float>();
   if (call.learns) result.softmax = torch::empty({2, n.B, n.H, n.L}, floats);
   put_softmax(problem, result);
   problem.parts = parts_;
@@ -338,7 +238,8 @@ ATTZOO_API Gradients CudaPlan::run_backward(const Qkv& any, const Call& call,
   const auto launch = [&](const char* kernel, const BlockSizes& blocks, const HostSchedule& host,
                           const std::array<unsigned, 3>& grid, double* learning) {
     const auto schedule = on_device(host, t.q.device());
-    auto problem = cuda_problem(t, call.rule, host, schedule);
+    auto problem = cuda_problem(t, call.rule);
+    put_schedule(problem, host, schedule);
     problem.grad_output = cuda_view(grad_output);
     put_softmax(problem, result);
     problem.delta = delta.const_data_ptr<float>();

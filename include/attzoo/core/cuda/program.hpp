@@ -40,6 +40,10 @@ ATTZOO_API bool keys_and_values_apart(const KernelKind& kind);
 
 /// The kernels `forward` and, of split keys, `merge_parts`.
 ATTZOO_API std::string forward_program(const ModifierSource& source, const KernelKind& kind);
+/// The kernel `repair`, a warp for each row, which makes of another forward pass what ours would
+/// be.
+ATTZOO_API std::string repair_program(const ModifierSource& source, const KernelKind& kind);
+constexpr int kRepairRows = 4;  // of a block
 /// `backward_queries`, `backward_keys` and, where these are apart, `backward_values`; with a
 /// function learn() in the source `backward_tables`.
 ATTZOO_API std::string backward_program(const ModifierSource& source, const KernelKind& kind,
@@ -135,7 +139,8 @@ ATTZOO_API std::string program_head(const ModifierSource& source, const KernelKi
          ", kE = " + std::to_string(padded_features(kind.E)) + ";\n" +
          flag("kAligned", kind.aligned) + flag("kDropout", kind.dropout) +
          flag("kPlain", kind.plain) + flag("kShared", kind.shared) + flag("kSplit", kind.split) +
-         "\n" + kWarp + kTile + kPairs + kExact;
+         "constexpr int kRepairRows = " + std::to_string(kRepairRows) + ";\n\n" + kWarp + kTile +
+         kPairs + kExact;
 }
 
 /// A kernel that calls `body`, an instance for these sizes.
@@ -148,16 +153,23 @@ ATTZOO_API std::string template_arguments(const BlockSizes& sizes, bool with_sta
          (with_stages ? ", " + std::to_string(sizes.stages) : "");
 }
 
-ATTZOO_API std::string forward_program(const ModifierSource& source, const KernelKind& kind) {
+/// What forward kernels call.
+ATTZOO_API std::string forward_head(const ModifierSource& source, const KernelKind& kind) {
   static constexpr char kForward[] =
 #include <attzoo/core/cuda/text/forward.inc>
       ;
+  return program_head(source, kind) + kForward + "\n";
+}
+ATTZOO_API std::string forward_program(const ModifierSource& source, const KernelKind& kind) {
   const auto sizes = forward_blocks(kind);
-  auto text = program_head(source, kind) + kForward + "\n" +
+  auto text = forward_head(source, kind) +
               kernel_text("forward", sizes.threads(),
                           "attend<" + template_arguments(sizes, false) + ">(p, m);");
   if (kind.split) text += kernel_text("merge_parts", 32, "merge(p, m);");
   return text;
+}
+ATTZOO_API std::string repair_program(const ModifierSource& source, const KernelKind& kind) {
+  return forward_head(source, kind) + kernel_text("repair", 32 * kRepairRows, "repair_rows(p, m);");
 }
 
 ATTZOO_API std::string backward_program(const ModifierSource& source, const KernelKind& kind,

@@ -70,6 +70,32 @@ class Scheduler {
   }
   static int tiles_of(int places, int size) { return (places + size - 1) / size; }
 
+  /// Tiles [first, end) of a row or a column, whose pairs are asked or not.
+  struct Run {
+    int first, end;
+    bool asks;
+  };
+  using Runs = std::vector<Run>;
+  /// A tile that is there already is one of which parts are reached.
+  static void append(Runs& runs, int first, int end, bool asks) {
+    if (!runs.empty()) first = std::max(first, runs.back().end);
+    if (first >= end) return;
+    if (!runs.empty() && runs.back().end == first && runs.back().asks == asks) {
+      runs.back().end = end;
+    } else {
+      runs.push_back({first, end, asks});
+    }
+  }
+  /// The tiles of `size` out of so many keys that the keys [begin, end) lie in.
+  static void append_keys(Runs& runs, int begin, int end, bool asks, int size, int keys) {
+    if (begin >= end) return;
+    const int first = begin / size, last = (end - 1) / size;
+    const bool whole_first = begin % size == 0, whole_last = end % size == 0 || end == keys;
+    if (!whole_first) append(runs, first, first + 1, true);
+    append(runs, first, last + (whole_last ? 1 : 0), asks);
+    append(runs, last, last + 1, true);
+  }
+
   /// The queries of a residue, and the keys that lie where they do.
   void add_residue(int b, int h, int residue) {
     const int first_key =
@@ -77,35 +103,29 @@ class Scheduler {
     const int queries = count_of(residue, n_.L), keys = count_of(first_key, n_.S);
     const int query_tile = order_.shared_heads > 0 ? static_cast<int>(n_.L) : order_.queries;
     const int rows = tiles_of(queries, query_tile), columns = tiles_of(keys, order_.keys);
-    std::vector<kernel::Cover> cover(static_cast<size_t>(rows) * static_cast<size_t>(columns),
-                                     kernel::Cover::kEmpty);
-    const auto at = [&](int row, int column) -> kernel::Cover& {
-      return cover[static_cast<size_t>(row) * static_cast<size_t>(columns) +
-                   static_cast<size_t>(column)];
-    };
+    std::vector<Runs> of_columns(order_.rows_are_keys ? static_cast<size_t>(columns) : 0);
     for (int row = 0; row < rows; ++row) {
       const int begin = residue + row * query_tile * made_.step;
       const int end =
           static_cast<int>(std::min<int64_t>(n_.L, begin + int64_t{query_tile} * made_.step));
+      Runs runs;
       for (const auto& s : reached(b, h, begin, end)) {
-        const int from = count_of(first_key, s.begin), to = count_of(first_key, s.end);
-        for (int column = from / order_.keys; column * order_.keys < to; ++column) {
-          const bool whole =
-              from <= column * order_.keys && std::min(keys, (column + 1) * order_.keys) <= to;
-          at(row, column) = whole ? s.cover : kernel::Cover::kPartial;
+        append_keys(runs, count_of(first_key, s.begin), count_of(first_key, s.end),
+                    s.cover == kernel::Cover::kPartial, order_.keys, keys);
+      }
+      if (!order_.rows_are_keys) {
+        add_entries(begin, runs);
+        continue;
+      }
+      for (const auto& run : runs) {
+        for (int column = run.first; column < run.end; ++column) {
+          append(of_columns[static_cast<size_t>(column)], row, row + 1, run.asks);
         }
       }
     }
-    if (order_.rows_are_keys) {
-      for (int column = 0; column < columns; ++column) {
-        add_entries(first_key + column * order_.keys * made_.step, rows,
-                    [&](int row) { return at(row, column); });
-      }
-    } else {
-      for (int row = 0; row < rows; ++row) {
-        add_entries(residue + row * query_tile * made_.step, columns,
-                    [&](int column) { return at(row, column); });
-      }
+    for (int column = 0; order_.rows_are_keys && column < columns; ++column) {
+      add_entries(first_key + column * order_.keys * made_.step,
+                  of_columns[static_cast<size_t>(column)]);
     }
   }
 
@@ -126,33 +146,27 @@ class Scheduler {
     return all;
   }
 
-  template <class CoverOf>
-  void add_entries(int first, int tiles, CoverOf cover_of) {
+  /// Those of one block, or of one for each part.
+  void add_entries(int first, const Runs& runs) {
     int visited = 0;
-    for (int i = 0; i < tiles; ++i) visited += cover_of(i) != kernel::Cover::kEmpty;
+    for (const auto& run : runs) visited += run.end - run.first;
     made_.most_tiles = std::max(made_.most_tiles, visited);
-    int tile = 0;
+    const auto segments = [&] { return static_cast<int>(made_.segments.size() / 3); };
+    const auto until = [&](int part) {
+      return static_cast<int>(int64_t{visited} * part / order_.parts);
+    };
+    auto run = runs.begin();
+    int tile = runs.empty() ? 0 : run->first;
     for (int part = 0; part < order_.parts; ++part) {
-      const int begin = segments(),
-                until = static_cast<int>(int64_t{visited} * (part + 1) / order_.parts);
-      int left = until - static_cast<int>(int64_t{visited} * part / order_.parts);
-      for (; left > 0; ++tile) {
-        const auto cover = cover_of(tile);
-        if (cover == kernel::Cover::kEmpty) continue;
-        add_tile(tile, cover == kernel::Cover::kPartial, segments() == begin);
-        --left;
+      const int begin = segments();
+      for (int left = until(part + 1) - until(part); left > 0;) {
+        const int end = std::min(run->end, tile + left);
+        for (const int x : {tile, end, static_cast<int>(run->asks)}) made_.segments.push_back(x);
+        left -= end - tile;
+        tile = end == run->end && ++run != runs.end() ? run->first : end;
       }
       for (const int x : {first, begin, segments(), part}) made_.entries.push_back(x);
       ++made_.count;
-    }
-  }
-  int segments() const { return static_cast<int>(made_.segments.size() / 3); }
-  void add_tile(int tile, bool asks, bool is_first) {
-    auto& s = made_.segments;
-    if (!is_first && s[s.size() - 2] == tile && s.back() == static_cast<int>(asks)) {
-      ++s[s.size() - 2];
-    } else {
-      for (const int x : {tile, tile + 1, static_cast<int>(asks)}) s.push_back(x);
     }
   }
 

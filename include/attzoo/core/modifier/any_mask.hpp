@@ -21,6 +21,7 @@ class MaskPart : public AnyPart {
   virtual torch::Tensor evaluate(const Grid& g) const = 0;
   virtual Symbol symbol(const SymbolPair& pair) const = 0;
   virtual kernel::Mask reach(const Shape& n) const = 0;
+  virtual WindowSize window_size(const Shape& n) const = 0;
   virtual const DocumentsMask* documents() const = 0;
   virtual AnyMask placed(const torch::Tensor& places) const = 0;
   virtual AnyMask at(const PairNumbers& numbers) const = 0;
@@ -60,6 +61,8 @@ class AnyMask {
 
   /// Which keys are reached, for any device: kernel::reach() says of what queries.
   kernel::Mask reach(const Shape& n) const;
+  /// Of a full, a causal or a window mask, and of such composed by &&.
+  WindowSize window_size(const Shape& n) const;
   /// Whether a backend's form knows all its parts, and that form.
   bool has_form(const std::type_info& type) const;
   template <class Form>
@@ -139,6 +142,10 @@ class MaskOf final : public Part<M, MaskPart, kernel::Mask> {
     if constexpr (requires { m.bind(n); }) return kernel::reach_of(m.bind(n));
     return kernel::anywhere();
   }
+  WindowSize window_size([[maybe_unused]] const Shape& n) const override {
+    if constexpr (requires { m.window_size(n); }) return m.window_size(n);
+    return {.known = false};
+  }
   const DocumentsMask* documents() const override {
     if constexpr (requires { m.kept_apart(); }) return m.kept_apart();
     return nullptr;
@@ -206,6 +213,7 @@ struct BlockMask {
   const DocumentsMask* kept_apart() const { return mask.documents(); }
   torch::Tensor evaluate(const Grid& g) const { return mask.evaluate(g); }
   Symbol symbol(const SymbolPair& pair) const { return mask.symbol(pair); }
+  WindowSize window_size(const Shape& n) const { return mask.window_size(n); }
   kernel::Mask reach(const Shape& n) const { return tiled(mask.reach(n), tiles); }
   bool has_form(const std::type_info& type) const { return mask.has_form(type); }
 };
@@ -300,6 +308,9 @@ ATTZOO_API AnyMask AnyMask::at(const PairNumbers& numbers) const {
 }
 ATTZOO_API kernel::Mask AnyMask::reach(const Shape& n) const {
   return fold<kernel::Mask>([&](const MaskPart& part) { return part.reach(n); });
+}
+ATTZOO_API WindowSize AnyMask::window_size(const Shape& n) const {
+  return fold<WindowSize>([&](const MaskPart& part) { return part.window_size(n); });
 }
 ATTZOO_API const DocumentsMask* AnyMask::documents() const {
   if (!node_ || node_->op == MaskNode::Op::kAny || node_->op == MaskNode::Op::kNone) return nullptr;

@@ -32,6 +32,20 @@ inline constexpr int64_t kUnbounded = int64_t{1} << 40;
 
 namespace core {
 
+/// How many keys before and behind a query's place among the keys it attends to, where that is all
+/// that a mask says; kUnbounded and more lifts a side. All of no masks: none is forbidden.
+struct WindowSize {
+  int64_t left = kUnbounded, right = kUnbounded;
+  bool known = true;  // else the mask is no window
+  friend WindowSize all_of(const WindowSize& a, const WindowSize& b) {
+    return {std::min(a.left, b.left), std::min(a.right, b.right), a.known && b.known};
+  }
+  friend WindowSize any_of(const WindowSize&, const WindowSize&) { return {.known = false}; }
+  friend WindowSize none_of(const WindowSize&) { return {.known = false}; }
+};
+inline WindowSize window_size_of(const kernel::Causal&) { return {.right = 0}; }
+inline WindowSize window_size_of(const kernel::Window& w) { return {w.left, w.right}; }
+
 struct FullMask {
   static constexpr bool is_mask = true;
   torch::Tensor evaluate(const Grid& g) const;
@@ -47,6 +61,14 @@ struct NamedMask {
   torch::Tensor evaluate(const Grid& g) const;
   Symbol symbol(const SymbolPair& p) const {
     return f(p.b, p.h, aligned ? p.aligned_q() : p.q, p.kv);
+  }
+  WindowSize window_size([[maybe_unused]] const Shape& n) const {
+    if constexpr (requires { window_size_of(f); }) {
+      const auto w = window_size_of(f);
+      const int64_t by = aligned ? 0 : n.S - n.L;
+      return {w.left + by, w.right - by};
+    }
+    return {.known = false};
   }
   kernel::CallableMask<F> bind(const Shape& n) const {
     auto g = f;
