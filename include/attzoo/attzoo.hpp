@@ -39,6 +39,7 @@
 #include <attzoo/functional/short_convolution.hpp>
 #include <attzoo/io/adapter.hpp>
 #include <attzoo/io/checkpoint.hpp>
+#include <attzoo/io/latent_name_maps.hpp>
 #include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/recurrent_name_maps.hpp>

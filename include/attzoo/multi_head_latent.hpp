@@ -13,9 +13,10 @@
 /// head_h     = softmax_j((q_h . k_h + s_h . r_j) / sqrt(head_dim + rope_dim)) v_h
 /// ```
 /// That is the full form. Since q_h . (W_uk c_j) = (W_uk^T q_h) . c_j, a query may as well meet the
-/// latent itself: the absorbed form, multi-query attention with keys [c_j, r_j] and values c_j, which
-/// are the same memory, and W_uv behind the sum. Both give the same but for rounding. Few queries
-/// over many keys take the absorbed form, as in decoding, prompts the full one; see `absorb`.
+/// latent itself: the absorbed form, multi-query attention with keys [c_j, r_j] and values c_j,
+/// which are the same memory, and W_uv behind the sum. Both give the same but for rounding. Few
+/// queries over many keys take the absorbed form, as in decoding, prompts the full one; see
+/// `absorb`.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
 /// Cost: O(L^2 H (head_dim + rope_dim + value_head_dim)) time, O(L H head_dim) memory; a token of a
@@ -41,11 +42,11 @@ struct MultiHeadLatentAttentionOptions {
   /// made even.
   std::optional<int64_t> rope_dim = std::nullopt;
   std::optional<int64_t> value_head_dim = std::nullopt;  ///< of a head's values; default head_dim
-  std::optional<int64_t> kv_rank = std::nullopt;    ///< features of the latent; default 4 head_dim
-  std::optional<int64_t> q_rank = std::nullopt;     ///< of the queries' latent; default: there is none
+  std::optional<int64_t> kv_rank = std::nullopt;  ///< features of the latent; default 4 head_dim
+  std::optional<int64_t> q_rank = std::nullopt;  ///< of the queries' latent; default: there is none
   std::optional<int64_t> input_dim = std::nullopt;  ///< features of x; default d_model
   double dropout = 0.0;                             ///< of the weights, while training
-  bool bias = false;         ///< of w_q_a, w_kv_a and w_o, as DeepSeek's
+  bool bias = false;                                ///< of w_q_a, w_kv_a and w_o, as DeepSeek's
   double temperature = 1.0;  ///< divides the scores; > 0; for YaRN see yarn_magnitude()
   Rope rope = true;          ///< rotary positions of the rope_dim features; false: Kimi Linear's
   bool causal = false;       ///< nobody attends to later tokens
@@ -76,13 +77,13 @@ class MultiHeadLatentAttentionImpl
     const int64_t H = o.num_heads, dq = H * (*o.head_dim + *o.rope_dim);
     if (o.q_rank) {
       w_q_a = make_projection("w_q_a", input_dim(), *o.q_rank);
-      norm_q = make_norm("norm_q", *o.q_rank);
+      norm_q_a = make_norm("norm_q_a", *o.q_rank);
       w_q_b = make_projection("w_q_b", *o.q_rank, dq, /*bias=*/false);
     } else {
       w_q = make_projection("w_q", input_dim(), dq, /*bias=*/false);
     }
     w_kv_a = make_projection("w_kv_a", input_dim(), *o.kv_rank + *o.rope_dim);
-    norm_kv = make_norm("norm_kv", *o.kv_rank);
+    norm_kv_a = make_norm("norm_kv_a", *o.kv_rank);
     w_kv_b = make_projection("w_kv_b", *o.kv_rank, H * (*o.head_dim + *o.value_head_dim),
                              /*bias=*/false);
     w_o = make_projection("w_o", H * *o.value_head_dim, d_model());
@@ -125,9 +126,9 @@ class MultiHeadLatentAttentionImpl
   }
 
   /// The ways down to the latents and up to the heads. Without a q_rank w_q has the queries, else
-  /// w_q_a, norm_q and w_q_b; w_k, w_v and norm_k are empty.
+  /// w_q_a, norm_q_a and w_q_b; w_k, w_v, norm_q and norm_k are empty.
   torch::nn::Linear w_q_a{nullptr}, w_q_b{nullptr}, w_kv_a{nullptr}, w_kv_b{nullptr};
-  RMSNorm norm_kv{nullptr};
+  RMSNorm norm_q_a{nullptr}, norm_kv_a{nullptr};
 
  protected:
   void check_own_options() const override {
@@ -175,7 +176,7 @@ class MultiHeadLatentAttentionImpl
   }
   /// The latent [B, 1, S, kv_rank], normed, and the rotary key [B, 1, S, rope_dim], of w_kv_a's.
   std::pair<torch::Tensor, torch::Tensor> latent(const torch::Tensor& t) const {
-    return {normed(norm_kv, t.narrow(2, 0, *options.kv_rank)).unsqueeze(1),
+    return {normed(norm_kv_a, t.narrow(2, 0, *options.kv_rank)).unsqueeze(1),
             t.narrow(2, *options.kv_rank, *options.rope_dim).unsqueeze(1)};
   }
 
@@ -196,7 +197,7 @@ class MultiHeadLatentAttentionImpl
     } else {
       made = core::linear_each(x, {to_q, w_kv_a});
     }
-    if (options.q_rank) made[0] = core::linear(normed(norm_q, made[0]), w_q_b);
+    if (options.q_rank) made[0] = core::linear(normed(norm_q_a, made[0]), w_q_b);
     const int64_t nope = *options.head_dim, rope = *options.rope_dim;
     const auto q = core::split_heads(made[0], nope + rope);
     heads.q = q.narrow(3, nope, rope);
@@ -248,8 +249,8 @@ class MultiHeadLatentAttentionImpl
   void expand(Heads& heads) const {
     const int64_t nope = *options.head_dim, rope = *options.rope_dim, v = *options.value_head_dim;
     const auto rows = heads.k.squeeze(1).to(heads.q.scalar_type());
-    const auto kv = core::split_heads(core::linear(rows.narrow(2, 0, *options.kv_rank), w_kv_b),
-                                      nope + v);
+    const auto kv =
+        core::split_heads(core::linear(rows.narrow(2, 0, *options.kv_rank), w_kv_b), nope + v);
     const auto r = rows.narrow(2, *options.kv_rank, rope).unsqueeze(1);
     heads.k = torch::cat({kv.narrow(3, 0, nope), r.expand({-1, options.num_heads, -1, -1})}, 3);
     heads.v = kv.narrow(3, nope, v);

@@ -314,8 +314,8 @@ ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
                                /*unending=*/true);
   const auto [k, v] = project(context);
   const auto own = [&](const torch::Tensor& t) { return t.to(head.dtype).contiguous(); };
-  return Cache(std::make_shared<ContextCache>(head, own(k), own(v),
-                                              real.defined() ? real.clone() : real));
+  return Cache(
+      std::make_shared<ContextCache>(head, own(k), own(v), real.defined() ? real.clone() : real));
 }
 
 ATTZOO_API AttentionResult Projections::finish(AttentionResult result) {

@@ -186,7 +186,10 @@ ATTZOO_API KvCache::KvCache(const CacheHead& head, const KvRows& rows, const Kee
     : TokenCache(head),
       keeps_(keeps),
       rows_(no_rows(head, rows, globals), head.capacity,
-            {keeps.reach, keeps.unit, !globals ? -1 : rows.d_v > 0 ? 2 : 1}),
+            {keeps.reach, keeps.unit,
+             !globals       ? -1
+             : rows.d_v > 0 ? 2
+                            : 1}),
       has_values_(rows.d_v > 0),
       globals_(globals) {}
 
