@@ -34,6 +34,18 @@ torch::Tensor grouped(const torch::Tensor& x) {
   return torch::cat({prompt, next}, 1);
 }
 
+torch::Tensor multi_head_latent(const torch::Tensor& x) {
+  // [multi_head_latent]
+  attzoo::MultiHeadLatentAttention attn(
+      {.d_model = 64, .num_heads = 4, .kv_rank = 32, .q_rank = 48, .causal = true});
+  attn->eval();
+  auto cache = attn->make_cache(/*batch=*/2, /*capacity=*/256);     // 32 + 8 numbers a token
+  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;  // the full form
+  auto next = attn(x.slice(1, 255), {.cache = cache}).output;       // the absorbed one
+  // [/multi_head_latent]
+  return torch::cat({prompt, next}, 1);
+}
+
 torch::Tensor local(const torch::Tensor& x) {
   // [local]
   attzoo::LocalSelfAttention attn(
@@ -224,17 +236,29 @@ int main() {
   torch::NoGradGuard no_grad;
   const auto x = torch::randn({2, 256, 64});
   const auto real_tokens = attzoo::create_padding_mask(std::vector<int64_t>{256, 100});
-  const torch::Tensor outputs[] = {vanilla(x),      multi_head(x, real_tokens),
-                                   grouped(x),      local(x),
-                                   dilated(x),      block(x),
-                                   alibi(x),        longformer(x),
-                                   lsh(x),          linear(x),
-                                   gated(x),        combined(x),
-                                   delta_net(x),    gated_delta_net(x),
-                                   gated_linear(x), kimi_delta(x),
-                                   lightning(x),    mamba2(x),
-                                   retention(x),    rwkv7(x, real_tokens),
-                                   blocks(x),       stack(x)};
+  const torch::Tensor outputs[] = {vanilla(x),
+                                   multi_head(x, real_tokens),
+                                   grouped(x),
+                                   multi_head_latent(x),
+                                   local(x),
+                                   dilated(x),
+                                   block(x),
+                                   alibi(x),
+                                   longformer(x),
+                                   lsh(x),
+                                   linear(x),
+                                   gated(x),
+                                   combined(x),
+                                   delta_net(x),
+                                   gated_delta_net(x),
+                                   gated_linear(x),
+                                   kimi_delta(x),
+                                   lightning(x),
+                                   mamba2(x),
+                                   retention(x),
+                                   rwkv7(x, real_tokens),
+                                   blocks(x),
+                                   stack(x)};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

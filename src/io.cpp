@@ -7,6 +7,7 @@
 #include <attzoo/io/checkpoint.hpp>
 #include <attzoo/io/file.hpp>
 #include <attzoo/io/json.hpp>
+#include <attzoo/io/latent_name_maps.hpp>
 #include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_map.hpp>
 #include <attzoo/io/name_maps.hpp>

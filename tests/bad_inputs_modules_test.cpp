@@ -339,6 +339,7 @@ class OptionCases {
     odd.d_model = 7;
     odd.rope = true;
     if constexpr (requires { odd.num_heads; }) odd.num_heads = 1;
+    if constexpr (requires { odd.rope_dim; }) odd.rope_dim = 7;
     if constexpr (requires { odd.num_query_heads; }) odd.num_query_heads = odd.num_kv_heads = 1;
     all_.push_back(
         {who_ + " rope with an odd head size", [odd] { (void)Module(odd); }, {who_, "rope", "7"}});
@@ -388,6 +389,14 @@ TEST(BadModuleInputs, Options) {
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
   OptionCases<LongformerSelfAttention>(all).bad(&LongformerSelfAttentionOptions::window_size,
                                                 "window_size", kNotPositive);
+  using Latent = MultiHeadLatentAttentionOptions;
+  OptionCases<MultiHeadLatentAttention>(all)
+      .bad(&Latent::head_dim, "head_dim", kNotPositive, kTooLarge)
+      .bad(&Latent::rope_dim, "rope_dim", kNotPositive, kTooLarge)
+      .bad(&Latent::value_head_dim, "value_head_dim", kNotPositive, kTooLarge)
+      .bad(&Latent::kv_rank, "kv_rank", kNotPositive, kTooLarge)
+      .bad(&Latent::q_rank, "q_rank", kNotPositive, kTooLarge)
+      .bad(&Latent::norm_eps, "norm_eps", negative, kNotFinite);
   expect_all_refused(all, 500);
 }
 

@@ -19,6 +19,7 @@
 #include <attzoo/lsh.hpp>
 #include <attzoo/mamba2.hpp>
 #include <attzoo/multi_head.hpp>
+#include <attzoo/multi_head_latent.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/vanilla.hpp>
@@ -38,6 +39,7 @@
 #include <attzoo/functional/short_convolution.hpp>
 #include <attzoo/io/adapter.hpp>
 #include <attzoo/io/checkpoint.hpp>
+#include <attzoo/io/latent_name_maps.hpp>
 #include <attzoo/io/model_config.hpp>
 #include <attzoo/io/name_maps.hpp>
 #include <attzoo/io/recurrent_name_maps.hpp>

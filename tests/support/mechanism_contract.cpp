@@ -51,8 +51,8 @@ AnyMechanism make(torch::ScalarType dtype = torch::kFloat64) {
   auto m = param().make({});
   const torch::NoGradGuard no_grad;
   if (m.sinks.defined()) m.sinks.normal_();
-  for (const auto& norm : {m.norm_q, m.norm_k}) {
-    if (!norm.is_empty()) norm->weight.uniform_(0.5, 1.5);
+  for (const auto& part : m->modules()) {
+    if (auto* norm = part->as<RMSNormImpl>()) norm->weight.uniform_(0.5, 1.5);
   }
   m->to(dtype);
   m->eval();
@@ -65,10 +65,9 @@ torch::Tensor pattern(int64_t L, int64_t S) {
   return param().allowed(n).slice(-2, n - L).slice(-1, n - S);
 }
 
-/// The mechanism by its definition, dense and independent of the core. `mask`: bool, `bias`:
-/// floating, broadcastable to [B, H, L, S].
-Dense dense(AnyMechanism& m, const torch::Tensor& x, const torch::Tensor& context,
-            const torch::Tensor& mask, const torch::Tensor& bias = {}) {
+/// What the layers of most make: projections, norms of heads, and rotary positions.
+Projected project(AnyMechanism& m, const torch::Tensor& x, const torch::Tensor& context) {
+  if (m.project) return m.project(x, context);
   const int64_t dh = m.d_head, H = m.w_q->weight.size(0) / dh, Hkv = m.w_k->weight.size(0) / dh;
   auto q = split_heads(m.w_q(x), H), k = split_heads(m.w_k(context), Hkv);
   const auto normed = [&](const torch::Tensor& t, const RMSNorm& norm) {
@@ -79,9 +78,17 @@ Dense dense(AnyMechanism& m, const torch::Tensor& x, const torch::Tensor& contex
   q = normed(q, m.norm_q);
   k = normed(k, m.norm_k);
   if (m.rope) q = apply_rope(q, *m.rope.options()), k = apply_rope(k, *m.rope.options());
-  k = k.repeat_interleave(H / Hkv, 1);
-  const auto v = split_heads(m.w_v(context), Hkv).repeat_interleave(H / Hkv, 1);
-  auto s = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(dh));
+  const auto v = split_heads(m.w_v(context), Hkv);
+  return {q, k.repeat_interleave(H / Hkv, 1), v.repeat_interleave(H / Hkv, 1)};
+}
+
+/// The mechanism by its definition, dense and independent of the core. `mask`: bool, `bias`:
+/// floating, broadcastable to [B, H, L, S].
+Dense dense(AnyMechanism& m, const torch::Tensor& x, const torch::Tensor& context,
+            const torch::Tensor& mask, const torch::Tensor& bias = {}) {
+  const auto [q, k, v] = project(m, x, context);
+  const int64_t H = q.size(1);
+  auto s = torch::matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(q.size(-1)));
   if (m.softcap) s = *m.softcap * torch::tanh(s / *m.softcap);
   s = s + m.score_bias(x.size(1), context.size(1)).to(s.scalar_type());
   if (bias.defined()) s = s + bias;
@@ -290,9 +297,7 @@ TEST_P(MechanismContract, DropoutDropsTheSameEverywhere) {
   EXPECT_FALSE(torch::equal(first.output, second.output));
   const auto w = GetParam().head_axis ? torch::Tensor(first.weights)
                                       : torch::Tensor(first.weights).unsqueeze(1);
-  const int64_t H = w.size(1);
-  const auto v = split_heads(m.w_v(x), m.w_v->weight.size(0) / m.d_head);
-  auto joined = torch::matmul(w, v.repeat_interleave(H / v.size(1), 1)).transpose(1, 2).flatten(2);
+  auto joined = torch::matmul(w, project(m, x, x).v).transpose(1, 2).flatten(2);
   if (!m.w_g.is_empty()) joined = joined * torch::sigmoid(m.w_g(x));
   EXPECT_TRUE(torch::allclose(first.output, m.w_o(joined), 1e-10, 1e-12));
   m->eval();

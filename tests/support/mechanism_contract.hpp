@@ -47,6 +47,11 @@ struct Change {
   std::optional<bool> rope = {};
 };
 
+/// Queries, keys and values as a score multiplies them, [B, H, L, features].
+struct Projected {
+  torch::Tensor q, k, v;
+};
+
 /// A module of any mechanism, and the parts of it that its definition is made of.
 struct AnyMechanism : AnyAttention {
   template <class Traits>
@@ -65,6 +70,11 @@ struct AnyMechanism : AnyAttention {
         another([m] { return AnyMechanism(Traits(), typename Traits::Module(m->get_config())); }) {
     if constexpr (requires { m->options.rope; }) rope = m->options.rope;
     if constexpr (requires { m->options.softcap; }) softcap = m->options.softcap;
+    if constexpr (requires { Traits::project(*m, w_o->weight, w_o->weight); }) {
+      project = [m](const torch::Tensor& x, const torch::Tensor& context) mutable {
+        return Traits::project(*m, x, context);
+      };
+    }
   }
 
   torch::nn::Linear w_q, w_k, w_v, w_o, w_g;
@@ -75,6 +85,8 @@ struct AnyMechanism : AnyAttention {
   std::optional<double> softcap = {};
   std::function<torch::Tensor(int64_t L, int64_t S)> score_bias;
   std::function<AnyMechanism()> another;  ///< of the same options
+  /// Of x and of a context, where they are others than w_q, w_k, w_v, their norms and RoPE make.
+  std::function<Projected(const torch::Tensor& x, const torch::Tensor& context)> project;
 };
 
 /// What the contract knows of a mechanism.
@@ -136,7 +148,8 @@ class MechanismContract : public ::testing::TestWithParam<Mechanism> {
   void SetUp() override;
 };
 
-/// Defaults of a traits struct: everybody is allowed, no score bias, weights with a head axis.
+/// Defaults of a traits struct: everybody is allowed, no score bias, weights with a head axis. One
+/// whose projections are others has `static Projected project(Impl&, x, context)`.
 struct PlainTraits {
   static constexpr bool kHeadAxis = true;
   static torch::Tensor allowed(int64_t n) { return torch::ones({n, n}, torch::kBool); }

@@ -94,6 +94,12 @@ struct RopeFrequencies {
 /// c10::ValueError for options out of range, and a head_dim that has not as many features.
 ATTZOO_API RopeFrequencies rope_frequencies(const RopeOptions& options, int64_t head_dim);
 
+/// What YaRN multiplies queries and keys with: 0.1 mscale ln(factor) + 1, and 1 for a factor <= 1.
+/// DeepSeek's config.json has two for a model: attention_factor is yarn_magnitude(factor, mscale) /
+/// yarn_magnitude(factor, mscale_all_dim), and the scores are multiplied by the latter's square, so
+/// a module's `temperature` is 1 / that.
+ATTZOO_API double yarn_magnitude(double factor, double mscale = 1.0);
+
 /// Turns pair i of row p by the angle (p + position_offset) * rope_frequencies().radians[i].
 ///
 /// x [..., L, D], D even -> [..., L, D]. Angles are computed in float64 and applied in at least

@@ -60,7 +60,7 @@ struct RopeScaler {
     const double given = s.attention_factor.value_or(1.0);
     TORCH_CHECK_VALUE(given >= 1e-9 && given <= 1e9, who,
                       ": attention_factor must be > 0, within 1e-9 ... 1e9, got ", given);
-    attention_factor = s.attention_factor.value_or(0.1 * std::log(s.factor) + 1);
+    attention_factor = s.attention_factor.value_or(yarn_magnitude(s.factor));
     const auto features = static_cast<double>(D);
     // The pair that turns `turns` times within the old context.
     const auto pair = [&](double turns) {
@@ -248,6 +248,10 @@ struct RopeScalingPrinter {
 }  // namespace attzoo::core
 
 namespace attzoo {
+
+ATTZOO_API double yarn_magnitude(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1;
+}
 
 ATTZOO_API RopeFrequencies rope_frequencies(const RopeOptions& options, int64_t head_dim) {
   return core::rope_frequencies(options, head_dim, "rope_frequencies");

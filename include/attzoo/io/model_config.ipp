@@ -121,11 +121,10 @@ ATTZOO_API RopeScaling read_scaling(ConfigReader& rope, int64_t context) {
     double mscale = 0, mscale_all = 0, attention = 0;
     rope.read("mscale", mscale);
     rope.read("mscale_all_dim", mscale_all);
-    const auto of = [&](double m) { return factor <= 1 ? 1.0 : 0.1 * m * std::log(factor) + 1; };
     if (rope.read("attention_factor", attention)) {
       yarn.attention_factor = attention;
     } else if (mscale != 0 && mscale_all != 0) {
-      yarn.attention_factor = of(mscale) / of(mscale_all);
+      yarn.attention_factor = yarn_magnitude(factor, mscale) / yarn_magnitude(factor, mscale_all);
     }
     return yarn;
   }

@@ -10,6 +10,8 @@
 /// |-----------------------------------------|--------------------------------------------------|
 /// | w_q, w_k, w_v, w_o                      | projections (.weight, .bias)                     |
 /// | norm_q, norm_k                          | norms of queries and keys (.weight)              |
+/// | w_q_a, w_q_b, norm_q_a                  | the latent of DeepSeek's queries                 |
+/// | w_kv_a, w_kv_b, norm_kv_a               | and that of their keys and values                |
 /// | w_g                                     | output gate                                      |
 /// | sinks                                   | a logit for each head, [H]                       |
 /// | attn, cross                             | a block's attention, and that to a context       |

@@ -3,6 +3,7 @@
 /// NameMaps of models with recurrent layers; see io/name_maps.hpp. Their mechanisms keep the
 /// field's names: `conv`, `A_log`, `dt_bias`, `D`, `norm`.
 
+#include <attzoo/io/latent_name_maps.hpp>
 #include <attzoo/io/name_maps.hpp>
 
 #include <cstdint>
@@ -32,8 +33,8 @@ struct DeltaHeads {
 ATTZOO_API NameMap qwen3_next(int64_t num_heads, const DeltaHeads& linear);
 
 /// The Kimi Delta Attention layers of Kimi Linear, as Hugging Face names them: one convolution over
-/// queries, keys and values, `forget_gate.*`, A_log [1, 1, H, 1]. Norms and the MLP of a block are
-/// Llama's.
+/// queries, keys and values, `forget_gate.*`, A_log [1, 1, H, 1]; and its latent attention, as
+/// deepseek(). Norms and the MLP of a block are Llama's.
 ATTZOO_API NameMap kimi_linear();
 
 /// Mamba-2: `backbone.layers.N.mixer.*` behind one norm, `embeddings`, `norm_f`.
@@ -111,6 +112,7 @@ ATTZOO_API NameMap qwen3_next(int64_t num_heads, const DeltaHeads& linear) {
 ATTZOO_API NameMap kimi_linear() {
   core::LlamaNames names;
   names.plain_queries().two_norms().gated_mlp();
+  core::add_latents(names.attention);
   names.attention.rename("conv1d.weight", "conv.weight")
       .rename(
           "forget_gate.A_log", "A_log", [](const torch::Tensor& t) { return t.flatten(); },

@@ -45,7 +45,7 @@ namespace attzoo::core {
 
 ATTZOO_API BucketCache::BucketCache(const CacheHead& head, int64_t heads, int64_t d_head,
                                     std::vector<torch::Tensor> projections, int64_t buckets)
-    : KvCache(head, heads, d_head, d_head, {}, /*globals=*/false),
+    : KvCache(head, {heads, d_head, d_head}, {}, /*globals=*/false),
       projections_(std::move(projections)) {
   const auto rounds = static_cast<int64_t>(projections_.size());
   const auto none = [&](int64_t n) {

@@ -25,6 +25,9 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(num_kv_heads, true);
   ATTZOO_OPTION(num_value_heads, true);  // recurrences
   ATTZOO_OPTION(value_head_dim, true);
+  ATTZOO_OPTION(rope_dim, true);  // latent attention
+  ATTZOO_OPTION(kv_rank, true);
+  ATTZOO_OPTION(q_rank, true);
   ATTZOO_OPTION(state_size, true);
   ATTZOO_OPTION(num_groups, true);
   ATTZOO_OPTION(conv_size, true);
@@ -74,6 +77,7 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(sinks, true);
   ATTZOO_OPTION(output_gate, true);
   ATTZOO_OPTION(sliding_window, true);
+  ATTZOO_OPTION(absorb, false);
   ATTZOO_OPTION(python_slopes, true);
   ATTZOO_OPTION(python_blend, false);
   ATTZOO_OPTION(python_weights, false);

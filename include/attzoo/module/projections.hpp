@@ -9,7 +9,9 @@
 #include <attzoo/module/parts.hpp>
 #include <attzoo/module/rms_norm.hpp>
 
+#include <functional>
 #include <optional>
+#include <utility>
 
 namespace attzoo {
 
@@ -37,6 +39,9 @@ struct SelfAttentionSettings {
   bool sinks = false;                            ///< a logit of each head without a value
   bool output_gate = false;                      ///< of the heads' outputs, before w_o
   std::optional<int64_t> sliding_window = std::nullopt;  ///< tokens that a causal call sees
+  /// Features whose products a score sums, the scale being 1 / sqrt of them; default head_dim.
+  std::optional<int64_t> score_dim = std::nullopt;
+  bool own_layers = false;  ///< but for what it has, the mechanism makes its layers itself
 };
 
 namespace core {
@@ -92,6 +97,7 @@ class Projections : public MechanismParts {
               const SelfAttentionSettings& settings, TakenInputs takes);
 
   /// Makes w_q, w_k, w_v and w_o, and what the settings ask for besides: norm_q, norm_k, w_g.
+  /// With own_layers, nothing.
   void make_parameters(torch::nn::Module& module, bool bias);
 
   /// Checks all inputs, projects x [B, L, input_dim] and the context, splits heads, and rotates q
@@ -113,13 +119,22 @@ class Projections : public MechanismParts {
   /// The keys and values of a context for the module, which is this one; see MakesCache.
   Cache new_context_cache(const torch::nn::Module& module, const torch::Tensor& context,
                           const torch::Tensor& key_padding_mask) const;
+  /// The same, which `project` makes of it: [B, heads, S, features].
+  using MakeKeysAndValues =
+      std::function<std::pair<torch::Tensor, torch::Tensor>(const torch::Tensor& context)>;
+  Cache new_context_cache(const torch::nn::Module& module, const torch::Tensor& context,
+                          const torch::Tensor& key_padding_mask,
+                          const MakeKeysAndValues& project) const;
+
+  /// Turns queries and keys [B, H or Hkv, L, d_qk] by their positions, where there is RoPE.
+  void rotate_heads(Heads& heads, const torch::Tensor& x, const AttentionInputs& inputs) const;
+  /// Turns the keys of a context.
+  void rotate_context(torch::Tensor& k) const;
 
   const SelfAttentionSettings& settings() const { return settings_; }
   int64_t kv_heads() const { return settings_.kv_heads.value_or(settings_.heads.count); }
 
  private:
-  void rotate_heads(Heads& heads, const torch::Tensor& x, const AttentionInputs& inputs) const;
-  void rotate_context(torch::Tensor& k) const;
   void check_settings() const;
 
   SelfAttentionSettings settings_;
@@ -181,6 +196,7 @@ ATTZOO_API void Projections::check_settings() const {
 }
 
 ATTZOO_API void Projections::make_parameters(torch::nn::Module& module, bool bias) {
+  if (settings_.own_layers) return;
   const int64_t heads = settings_.heads.count;
   w_q = new_projection(module, "w_q", input_dim(), heads * d_qk(), bias);
   w_k =
@@ -235,12 +251,13 @@ ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::L
     take(qkv[0], qkv[1], qkv[2]);
   }
   if (!w_g.is_empty()) heads.gate = split_heads(torch::sigmoid(linear(x, w_g)), d_head());
-  if (rope_) rotate_heads(heads, x, inputs);
+  rotate_heads(heads, x, inputs);
   return heads;
 }
 
 ATTZOO_API void Projections::rotate_heads(Heads& heads, const torch::Tensor& x,
                                           const AttentionInputs& inputs) const {
+  if (!rope_) return;
   auto positions = heads.packing.position;
   int64_t offset = inputs.position_offset;
   if (heads.past) {
@@ -261,6 +278,7 @@ ATTZOO_API void Projections::rotate_heads(Heads& heads, const torch::Tensor& x,
 }
 
 ATTZOO_API void Projections::rotate_context(torch::Tensor& k) const {
+  if (!rope_) return;
   const auto& [frequencies, pairs] = *rope_;
   rotate_own(k, rotation(frequencies, pairs, k.size(2), 0, {}, k));
 }
@@ -268,26 +286,36 @@ ATTZOO_API void Projections::rotate_context(torch::Tensor& k) const {
 ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<int64_t> capacity,
                                                  const CacheOptions& options, bool unending) const {
   check_reads_x(callee());
-  return cache_head(callee().name, callee().identity, w_q->weight, batch, capacity, options,
+  return cache_head(callee().name, callee().identity, w_o->weight, batch, capacity, options,
                     unending);
 }
 
 ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
                                                 const torch::Tensor& context,
                                                 const torch::Tensor& key_padding_mask) const {
-  check_context(callee(), context, w_k->weight);
+  return new_context_cache(module, context, key_padding_mask, [this](const torch::Tensor& t) {
+    const auto kv = linear_each(t, {w_k, w_v});
+    auto k = split_and_norm(kv[0], d_qk(), norm_k);
+    rotate_context(k);
+    return std::pair(k, split_heads(kv[1], d_head()));
+  });
+}
+
+ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
+                                                const torch::Tensor& context,
+                                                const torch::Tensor& key_padding_mask,
+                                                const MakeKeysAndValues& project) const {
+  check_context(callee(), context, w_o->weight);
   const auto& real = key_padding_mask;
   const Shape n{context.size(0), callee().heads, 1, context.size(1)};
   if (real.defined()) check_key_padding(real, n, context.device(), callee().name);
   check_no_gradients(callee().name, module, context);
-  const auto head = cache_head(callee().name, callee().identity, w_k->weight, n.B, std::nullopt, {},
+  const auto head = cache_head(callee().name, callee().identity, w_o->weight, n.B, std::nullopt, {},
                                /*unending=*/true);
-  const auto kv = linear_each(context, {w_k, w_v});
-  auto k = split_and_norm(kv[0], d_qk(), norm_k);
-  if (rope_) rotate_context(k);
+  const auto [k, v] = project(context);
   const auto own = [&](const torch::Tensor& t) { return t.to(head.dtype).contiguous(); };
-  return Cache(std::make_shared<ContextCache>(head, own(k), own(split_heads(kv[1], d_head())),
-                                              real.defined() ? real.clone() : real));
+  return Cache(
+      std::make_shared<ContextCache>(head, own(k), own(v), real.defined() ? real.clone() : real));
 }
 
 ATTZOO_API AttentionResult Projections::finish(AttentionResult result) {

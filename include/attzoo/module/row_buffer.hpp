@@ -31,6 +31,11 @@ struct Keeps {
 
 namespace core {
 
+/// Heads of keys and values, and the features of each; d_v = 0: values are made of the keys.
+struct KvRows {
+  int64_t heads, d_k, d_v;
+};
+
 /// Which rows a view has, as tensors of numbers that few ask for.
 struct RowNumbers {
   torch::Tensor pinned;        ///< int64, those at the begin; undefined: no rows at all

@@ -40,7 +40,7 @@ class SoftmaxAttention : public Projections {
   AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, const CallMode& mode,
                          AnyMask pattern, AnyScore score) const;
 
-  /// 1 / (sqrt(d_head) * temperature).
+  /// 1 / (sqrt(d_head) * temperature), or of the setting score_dim in the place of d_head.
   double scale() const;
 
   /// What a cache must keep for the sliding window; all without one.
@@ -48,6 +48,9 @@ class SoftmaxAttention : public Projections {
   /// A cache of keys and values.
   Cache new_kv_cache(int64_t batch, std::optional<int64_t> capacity, const CacheOptions& options,
                      const Keeps& keeps) const;
+  /// The same of other rows than keys and values of kv_heads().
+  Cache new_kv_cache(int64_t batch, std::optional<int64_t> capacity, const CacheOptions& options,
+                     const Keeps& keeps, const KvRows& rows) const;
 };
 
 }  // namespace attzoo::core
@@ -82,7 +85,8 @@ ATTZOO_API SoftmaxAttention::SoftmaxAttention(const char* name, int64_t d_model,
 }
 
 ATTZOO_API double SoftmaxAttention::scale() const {
-  return 1.0 / (std::sqrt(static_cast<double>(d_head())) * settings().temperature.value_or(1.0));
+  const auto features = static_cast<double>(settings().score_dim.value_or(d_head()));
+  return 1.0 / (std::sqrt(features) * settings().temperature.value_or(1.0));
 }
 
 ATTZOO_API void SoftmaxAttention::make_parameters(torch::nn::Module& module, bool bias) {
@@ -200,11 +204,16 @@ ATTZOO_API Keeps SoftmaxAttention::keeps_window() const {
 ATTZOO_API Cache SoftmaxAttention::new_kv_cache(int64_t batch, std::optional<int64_t> capacity,
                                                 const CacheOptions& options,
                                                 const Keeps& keeps) const {
+  return new_kv_cache(batch, capacity, options, keeps, {kv_heads(), d_qk(), d_head()});
+}
+
+ATTZOO_API Cache SoftmaxAttention::new_kv_cache(int64_t batch, std::optional<int64_t> capacity,
+                                                const CacheOptions& options, const Keeps& keeps,
+                                                const KvRows& rows) const {
   const auto head = new_cache_head(batch, capacity, options, keeps.forgets());
   std::string what;
   try {
-    return Cache(std::make_shared<KvCache>(head, kv_heads(), d_qk(), d_head(), keeps,
-                                           takes().global_attention));
+    return Cache(std::make_shared<KvCache>(head, rows, keeps, takes().global_attention));
   } catch (const c10::Error& error) {
     what = error.what_without_backtrace();
   }

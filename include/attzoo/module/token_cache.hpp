@@ -38,10 +38,10 @@ class TokenCache : public CacheState {
 };
 
 /// Keys and values, all or those that are still in reach; with `globals`, of global tokens too.
+/// Where values are made of the keys, keys alone: then heads.v is neither read nor given.
 class KvCache : public TokenCache {
  public:
-  ATTZOO_API KvCache(const CacheHead& head, int64_t kv_heads, int64_t d_k, int64_t d_v,
-                     const Keeps& keeps, bool globals);
+  ATTZOO_API KvCache(const CacheHead& head, const KvRows& rows, const Keeps& keeps, bool globals);
 
   int64_t length() const override { return rows_.length(); }
   int64_t bytes() const override { return rows_.bytes(); }
@@ -66,7 +66,7 @@ class KvCache : public TokenCache {
  private:
   Keeps keeps_;
   RowBuffer rows_;  // keys, values, and with globals whether a token is one
-  bool globals_, any_global_ = false;
+  bool has_values_, globals_, any_global_ = false;
 };
 
 /// Keys and values of a context, projected once. Its tensors are never written to.
@@ -173,26 +173,30 @@ ATTZOO_API void TokenCache::reorder(const torch::Tensor& order) {
 }
 
 /// No rows yet of each kind that a KvCache keeps.
-inline std::vector<torch::Tensor> no_rows(const CacheHead& head, int64_t heads, int64_t d_k,
-                                          int64_t d_v, bool globals) {
+inline std::vector<torch::Tensor> no_rows(const CacheHead& head, const KvRows& rows, bool globals) {
   const auto options = torch::dtype(head.dtype).device(head.device);
-  std::vector<torch::Tensor> none{torch::empty({head.batch, heads, 0, d_k}, options),
-                                  torch::empty({head.batch, heads, 0, d_v}, options)};
+  std::vector<torch::Tensor> none{torch::empty({head.batch, rows.heads, 0, rows.d_k}, options)};
+  if (rows.d_v > 0) none.push_back(torch::empty({head.batch, rows.heads, 0, rows.d_v}, options));
   if (globals) none.push_back(torch::empty({head.batch, 1, 0, 1}, options.dtype(torch::kBool)));
   return none;
 }
 
-ATTZOO_API KvCache::KvCache(const CacheHead& head, int64_t kv_heads, int64_t d_k, int64_t d_v,
-                            const Keeps& keeps, bool globals)
+ATTZOO_API KvCache::KvCache(const CacheHead& head, const KvRows& rows, const Keeps& keeps,
+                            bool globals)
     : TokenCache(head),
       keeps_(keeps),
-      rows_(no_rows(head, kv_heads, d_k, d_v, globals), head.capacity,
-            {keeps.reach, keeps.unit, globals ? 2 : -1}),
+      rows_(no_rows(head, rows, globals), head.capacity,
+            {keeps.reach, keeps.unit,
+             !globals       ? -1
+             : rows.d_v > 0 ? 2
+                            : 1}),
+      has_values_(rows.d_v > 0),
       globals_(globals) {}
 
 ATTZOO_API void KvCache::append(Heads& heads) {
   auto& past = *heads.past;
-  std::vector<torch::Tensor> rows{heads.k, heads.v};
+  std::vector<torch::Tensor> rows{heads.k};
+  if (has_values_) rows.push_back(heads.v);
   const bool more_global = past.global.defined() && past.global.any().item<bool>();
   if (globals_) {
     const auto flags =
@@ -206,9 +210,9 @@ ATTZOO_API void KvCache::append(Heads& heads) {
   past.dtype = heads.q.scalar_type();
   if (past.dtype != head().dtype) heads.q = heads.q.to(head().dtype);
   heads.k = view.rows[0];
-  heads.v = view.rows[1];
+  heads.v = has_values_ ? view.rows[1] : torch::Tensor();
   past.keys = std::move(view.numbers);
-  past.global = any_global_ ? view.rows[2].squeeze(-1).squeeze(1) : torch::Tensor();
+  past.global = any_global_ ? view.rows.back().squeeze(-1).squeeze(1) : torch::Tensor();
   if (!heads.packing.defined() && padding_.defined()) past.real = past.places() >= 0;
 }
 
