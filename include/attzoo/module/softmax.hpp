@@ -40,7 +40,7 @@ class SoftmaxAttention : public Projections {
   AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, const CallMode& mode,
                          AnyMask pattern, AnyScore score) const;
 
-  /// 1 / (sqrt(d_head) * temperature).
+  /// 1 / (sqrt(d_head) * temperature), or 1 / temperature of scores that are not scaled.
   double scale() const;
 
   /// What a cache must keep for the sliding window; all without one.
@@ -82,7 +82,8 @@ ATTZOO_API SoftmaxAttention::SoftmaxAttention(const char* name, int64_t d_model,
 }
 
 ATTZOO_API double SoftmaxAttention::scale() const {
-  return 1.0 / (std::sqrt(static_cast<double>(d_head())) * settings().temperature.value_or(1.0));
+  const double by_size = settings().scaled ? std::sqrt(static_cast<double>(d_head())) : 1.0;
+  return 1.0 / (by_size * settings().temperature.value_or(1.0));
 }
 
 ATTZOO_API void SoftmaxAttention::make_parameters(torch::nn::Module& module, bool bias) {
