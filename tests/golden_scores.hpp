@@ -141,6 +141,9 @@ inline void check_diffllama(const ModernCase& c, Report& report) {
   for (const std::string part : {"q", "k", "v", "o"}) {
     names.rename_layer(part + "_proj", "w_" + part);
   }
+  for (const std::string name : {"lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"}) {
+    names.rename(name, name);
+  }
   load_state_dict(*m, c.under("param."), names);
   const auto leaves = leaves_of(c, {"hidden_states"});
   const auto in = inputs_of(c, /*causal=*/true, {}, report);

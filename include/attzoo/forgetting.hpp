@@ -74,9 +74,12 @@ class ForgettingSelfAttentionImpl
   /// have no gates.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     const auto heads = project(x, inputs);
-    const auto gates = torch::log_sigmoid(apply_linear(x, w_f).to(torch::kFloat64)).transpose(1, 2);
-    const auto sums = heads.past ? static_cast<core::GateCache&>(inputs.cache.state()).enter(gates)
-                                 : gates.cumsum(2);
+    auto gates = torch::log_sigmoid(apply_linear(x, w_f).to(torch::kFloat64)).transpose(1, 2);
+    if (const auto& real = inputs.key_padding_mask; real.defined()) {
+      gates = gates.masked_fill(real.logical_not().unsqueeze(1), 0);  // padding forgets nothing
+    }
+    auto sums = core::sums_of_documents(gates, heads.packing);
+    if (heads.past) sums = static_cast<core::GateCache&>(inputs.cache.state()).enter(sums);
     return finish(attend(heads, inputs, full(), decay(sums)));
   }
 

@@ -74,7 +74,9 @@ class StreamingSelfAttentionImpl
                       ": num_sinks must be >= 0 and at most 2^24, got ", options.num_sinks);
     check_positive("window_size", options.window_size);
   }
-  Keeps keeps() const override { return {.reach = options.window_size - 1}; }
+  Keeps keeps() const override {
+    return {.reach = options.window_size - 1, .pins = options.num_sinks};
+  }
 
  private:
   /// Where queries and keys stand in their sequences, int64 [1 or B, L] and [1 or B, S].

@@ -4,7 +4,13 @@
 
 #include <attzoo/module/token_cache.hpp>
 
+#include <vector>
+
 namespace attzoo::core {
+
+/// The sums of the log gates [B, H, L] up to each token; documents begin anew, and so nothing of
+/// one reaches another.
+ATTZOO_API torch::Tensor sums_of_documents(const torch::Tensor& gates, const Packing& packing);
 
 /// Keys and values, and for each head the sum of the log gates up to every token that is kept.
 class GateCache final : public KvCache {
@@ -12,9 +18,8 @@ class GateCache final : public KvCache {
   ATTZOO_API GateCache(const CacheHead& head, int64_t heads, int64_t kv_heads, int64_t d_head,
                        const Keeps& keeps);
 
-  /// Takes the log gates of the next tokens, [B, H, L]; gives the sums of all kept ones, float64
-  /// [B, H, S].
-  ATTZOO_API torch::Tensor enter(const torch::Tensor& gates);
+  /// Takes the sums of the next tokens, float64 [B, H, L]; gives those of all kept ones, [B, H, S].
+  ATTZOO_API torch::Tensor enter(torch::Tensor sums);
 
   ATTZOO_API int64_t bytes() const override;
   ATTZOO_API void truncate(int64_t n) override;
@@ -31,6 +36,18 @@ class GateCache final : public KvCache {
 
 namespace attzoo::core {
 
+ATTZOO_API torch::Tensor sums_of_documents(const torch::Tensor& gates, const Packing& packing) {
+  if (!packing.defined() || gates.numel() == 0) return gates.cumsum(2);
+  const auto sizes = gates.sizes();
+  // Documents of single sequences follow one another.
+  const bool of_all = packing.position.size(0) == 1;
+  const auto rows = of_all ? gates : gates.transpose(0, 1).reshape({sizes[1], 1, -1});
+  std::vector<torch::Tensor> sums;
+  for (const auto& part : rows.split_with_sizes(packing.lengths, 2)) sums.push_back(part.cumsum(2));
+  const auto all = torch::cat(sums, 2);
+  return of_all ? all : all.view({sizes[1], sizes[0], sizes[2]}).transpose(0, 1);
+}
+
 ATTZOO_API GateCache::GateCache(const CacheHead& head, int64_t heads, int64_t kv_heads,
                                 int64_t d_head, const Keeps& keeps)
     : KvCache(head, kv_heads, d_head, d_head, keeps, /*globals=*/false),
@@ -38,8 +55,7 @@ ATTZOO_API GateCache::GateCache(const CacheHead& head, int64_t heads, int64_t kv
                           torch::dtype(torch::kFloat64).device(head.device))},
             head.capacity, keeps) {}
 
-ATTZOO_API torch::Tensor GateCache::enter(const torch::Tensor& gates) {
-  auto sums = gates.to(torch::kFloat64).cumsum(2);
+ATTZOO_API torch::Tensor GateCache::enter(torch::Tensor sums) {
   // Where no token is left, any begin does: differences alone count.
   const auto before = sums_.rows(0);
   if (before.size(2) > 0) sums = sums + before.slice(2, before.size(2) - 1).squeeze(3);

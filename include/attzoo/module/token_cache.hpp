@@ -187,7 +187,7 @@ ATTZOO_API KvCache::KvCache(const CacheHead& head, int64_t kv_heads, int64_t d_k
     : TokenCache(head),
       keeps_(keeps),
       rows_(no_rows(head, kv_heads, d_k, d_v, globals), head.capacity,
-            {keeps.reach, keeps.unit, globals ? 2 : -1}),
+            {keeps.reach, keeps.unit, globals ? 2 : -1, keeps.pins}),
       globals_(globals) {}
 
 ATTZOO_API void KvCache::append(Heads& heads) {
