@@ -45,6 +45,11 @@ template <class Inner>
 torch::Tensor pattern(GatedSelfAttentionImpl<Inner>& module, const torch::Tensor& x, bool causal) {
   return (pattern(*module.attn, x, causal) + torch::eye(kTokens)) / 2;
 }
+/// Parts of a whole: those of a difference sum to less than 1.
+torch::Tensor pattern(DifferentialSelfAttentionImpl& module, const torch::Tensor& x, bool causal) {
+  const torch::Tensor weights = module.forward(x, {.causal = causal}).weights;
+  return weights[0][0] / (1 - module.lambda());
+}
 
 template <class Holder>
 constexpr bool kIsRecurrent =

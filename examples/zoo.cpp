@@ -82,6 +82,48 @@ torch::Tensor alibi(const torch::Tensor& x) {
   return y;
 }
 
+torch::Tensor relative(const torch::Tensor& x) {
+  // [relative]
+  attzoo::RelativeSelfAttention attn({.d_model = 64, .num_heads = 8, .causal = true});
+  attzoo::RelativeSelfAttention next(
+      {.d_model = 64, .num_heads = 8, .has_relative_bias = false, .causal = true});
+  auto y = next(attn(x).output, {.score = attn->bias()}).output;  // layers share one table
+  // [/relative]
+  return y;
+}
+
+torch::Tensor forgetting(const torch::Tensor& x) {
+  // [forgetting]
+  attzoo::ForgettingSelfAttention attn({.d_model = 64, .num_heads = 8, .causal = true});
+  auto y = attn(x).output;
+  // [/forgetting]
+  return y;
+}
+
+torch::Tensor differential(const torch::Tensor& x) {
+  // [differential]
+  attzoo::DifferentialSelfAttention attn(
+      {.d_model = 64, .num_query_heads = 8, .num_kv_heads = 8, .layer = 3, .causal = true});
+  auto y = attn(x).output;  // four pairs of heads
+  // [/differential]
+  return y;
+}
+
+torch::Tensor streaming(const torch::Tensor& x) {
+  // [streaming]
+  attzoo::StreamingSelfAttention attn({.d_model = 64,
+                                       .num_heads = 8,
+                                       .num_sinks = 4,
+                                       .window_size = 28,
+                                       .rope = true,
+                                       .causal = true});
+  auto y = attn(x).output;
+  auto cache = attn->make_cache(/*batch=*/2);  // without end
+  for (int64_t i = 0; i < x.size(1); ++i) attn(x.slice(1, i, i + 1), {.cache = cache});
+  // [/streaming]
+  return y;
+}
+
 torch::Tensor longformer(const torch::Tensor& x) {
   // [longformer]
   attzoo::LongformerSelfAttention attn({.d_model = 64, .num_heads = 8, .window_size = 32});
@@ -259,6 +301,19 @@ int main() {
                                    rwkv7(x, real_tokens),
                                    blocks(x),
                                    stack(x)};
+  const torch::Tensor outputs[] = {vanilla(x),      multi_head(x, real_tokens),
+                                   grouped(x),      local(x),
+                                   dilated(x),      block(x),
+                                   alibi(x),        longformer(x),
+                                   lsh(x),          linear(x),
+                                   gated(x),        combined(x),
+                                   delta_net(x),    gated_delta_net(x),
+                                   gated_linear(x), kimi_delta(x),
+                                   lightning(x),    mamba2(x),
+                                   retention(x),    rwkv7(x, real_tokens),
+                                   relative(x),     forgetting(x),
+                                   differential(x), streaming(x),
+                                   blocks(x),       stack(x)};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

@@ -20,11 +20,13 @@ template Score<float> make_score<float>(AlibiOfTensor<float>);
 template Score<float> make_score<float>(Softcap);
 template Score<float> make_score<float>(Bias<float>);
 template Score<float> make_score<float>(DistanceBias<float>);
+template Score<float> make_score<float>(Decay<float>);
 
 template Score<double> chain(Score<double>, Score<double>);
 template Score<double> make_score<double>(AlibiOfTensor<double>);
 template Score<double> make_score<double>(Softcap);
 template Score<double> make_score<double>(Bias<double>);
 template Score<double> make_score<double>(DistanceBias<double>);
+template Score<double> make_score<double>(Decay<double>);
 
 }  // namespace attzoo::kernel

@@ -6,6 +6,7 @@
 
 #include <attzoo/attzoo.hpp>
 
+#include <algorithm>
 #include <optional>
 
 namespace attzoo::testing {
@@ -58,12 +59,24 @@ void for_each_mechanism(Visit&& visit) {
         [](const Size& s) { return combined(make_local(s), make_multi_head(s)); });
   visit("delta_net", Cost::kLess,
         [](const Size& s) { return DeltaNet({.d_model = s.width, .num_heads = s.heads}); });
+  visit("differential", Cost::kQuadratic, [](const Size& s) {
+    return DifferentialSelfAttention({.d_model = s.width,
+                                      .num_query_heads = 2 * s.heads,
+                                      .num_kv_heads = 2 * s.heads,
+                                      .dropout = 0,
+                                      .causal = s.causal,
+                                      .head_dim = std::max<int64_t>(1, s.width / (2 * s.heads))});
+  });
   visit("dilated", Cost::kQuadratic, [](const Size& s) {
     return DilatedSelfAttention({.d_model = s.width,
                                  .num_heads = s.heads,
                                  .dilation_rate = s.dilation,
                                  .dropout = 0,
                                  .causal = s.causal});
+  });
+  visit("forgetting", Cost::kQuadratic, [](const Size& s) {
+    return ForgettingSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   });
   visit("gated", Cost::kQuadratic, [](const Size& s) { return gated(make_multi_head(s)); });
   visit("gated_delta_net", Cost::kLess,
@@ -111,6 +124,8 @@ void for_each_mechanism(Visit&& visit) {
   visit("multi_head", Cost::kQuadratic, make_multi_head);
   visit("multi_head_latent", Cost::kQuadratic, [](const Size& s) {
     return MultiHeadLatentAttention(
+  visit("relative", Cost::kQuadratic, [](const Size& s) {
+    return RelativeSelfAttention(
         {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   });
   visit("retention", Cost::kLess, [](const Size& s) {
@@ -118,6 +133,13 @@ void for_each_mechanism(Visit&& visit) {
   });
   visit("rwkv7", Cost::kLess,
         [](const Size& s) { return RWKV7({.d_model = s.width, .num_heads = s.heads}); });
+  visit("streaming", Cost::kLess, [](const Size& s) {
+    return StreamingSelfAttention({.d_model = s.width,
+                                   .num_heads = s.heads,
+                                   .window_size = s.span,
+                                   .dropout = 0,
+                                   .causal = s.causal});
+  });
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {
     return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});
   });

@@ -397,6 +397,32 @@ TEST(BadModuleInputs, Options) {
       .bad(&Latent::kv_rank, "kv_rank", kNotPositive, kTooLarge)
       .bad(&Latent::q_rank, "q_rank", kNotPositive, kTooLarge)
       .bad(&Latent::norm_eps, "norm_eps", negative, kNotFinite);
+  using Forgetting = ForgettingSelfAttentionOptions;
+  OptionCases<ForgettingSelfAttention>(all)
+      .bad(&Forgetting::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Forgetting::forget_bias, "forget_bias", kNotFinite)
+      .bad(&Forgetting::head_dim, "head_dim", kNotPositive, kTooLarge)
+      .bad(&Forgetting::sliding_window, "sliding_window", kNotPositive);
+  using Relative = RelativeSelfAttentionOptions;
+  OptionCases<RelativeSelfAttention>(all)
+      .bad(&Relative::num_buckets, "num_buckets", kNotPositive, kTooLarge, std::vector<int64_t>{3})
+      .bad(&Relative::max_distance, "max_distance", kNotPositive, std::vector<int64_t>{8})
+      .bad(&Relative::context_dim, "context_dim", kNotPositive, kTooLarge)
+      .bad(&Relative::head_dim, "head_dim", kNotPositive, kTooLarge);
+  using Differential = DifferentialSelfAttentionOptions;
+  OptionCases<DifferentialSelfAttention>(all)
+      .bad(&Differential::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Differential::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Differential::layer, "layer", std::vector<int64_t>{-1})
+      .bad(&Differential::eps, "eps", negative, kNotFinite)
+      .bad(&Differential::context_dim, "context_dim", kNotPositive, kTooLarge)
+      .bad(&Differential::head_dim, "head_dim", kNotPositive, kTooLarge);
+  using Streaming = StreamingSelfAttentionOptions;
+  OptionCases<StreamingSelfAttention>(all)
+      .bad(&Streaming::num_sinks, "num_sinks", kTooLarge, std::vector<int64_t>{-1})
+      .bad(&Streaming::window_size, "window_size", kNotPositive)
+      .bad(&Streaming::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&Streaming::head_dim, "head_dim", kNotPositive, kTooLarge);
   expect_all_refused(all, 500);
 }
 

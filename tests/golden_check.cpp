@@ -21,6 +21,7 @@
 #include "golden_recurrence.hpp"
 #include "golden_recurrent_modules.hpp"
 #include "golden_report.hpp"
+#include "golden_scores.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -345,6 +346,7 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
     if (recurrent_ops().count(c.op)) {
       check_recurrence(c, report);
     } else if (!check_recurrent_module(c, report) && !check_mla(c, report)) {
+    } else if (!check_recurrent_module(c, report) && !check_scores(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

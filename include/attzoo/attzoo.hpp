@@ -6,7 +6,9 @@
 #include <attzoo/block.hpp>
 #include <attzoo/combined.hpp>
 #include <attzoo/delta_net.hpp>
+#include <attzoo/differential.hpp>
 #include <attzoo/dilated.hpp>
+#include <attzoo/forgetting.hpp>
 #include <attzoo/gated.hpp>
 #include <attzoo/gated_delta_net.hpp>
 #include <attzoo/gated_linear.hpp>
@@ -20,8 +22,10 @@
 #include <attzoo/mamba2.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/multi_head_latent.hpp>
+#include <attzoo/relative.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
+#include <attzoo/streaming.hpp>
 #include <attzoo/vanilla.hpp>
 #include <attzoo/version.hpp>
 

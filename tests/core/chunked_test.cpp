@@ -127,6 +127,8 @@ TEST(Chunked, ScoresThatLearn) {
   expect_the_reference(window(20, 3), alibi(slopes) + softcap(2.0), {slopes}, n, "alibi");
   expect_the_reference(window(20, 3), bias_tensor(bias.unsqueeze(0)), {bias}, n, "bias");
   expect_the_reference(dilated(3), relative_bias(rows), {rows}, n, "relative bias");
+  const auto falling = learn({n.B, n.H, n.S});
+  expect_the_reference(window(20, 3), decay(falling), {falling}, n, "decay");
   const auto hidden = torch::zeros({n.L, n.S}, torch::kFloat64)
                           .masked_fill(torch::rand({n.L, n.S}) < 0.3, -INFINITY);
   expect_the_reference(

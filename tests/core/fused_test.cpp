@@ -250,7 +250,8 @@ TEST(Fused, LearnableTensors) {
     return torch::randn(sizes, kDouble).requires_grad_();
   };
   const auto q = leaf({2, 4, 7, 5}), k = leaf({2, 2, 9, 5}), v = leaf({2, 2, 9, 3});
-  const auto slopes = leaf({4}), table = leaf({8, 4}), logits = leaf({4});
+  const auto slopes = leaf({4}), table = leaf({8, 4}), logits = leaf({4}),
+             falling = leaf({2, 4, 9}), of_all = leaf({1, 4, 9});
   const auto cotangent = torch::randn({2, 4, 7, 3}, kDouble);
   const auto check = [&](const char* what, auto mask, auto make_score, Tensors tensors) {
     const auto f = [&] {
@@ -267,6 +268,8 @@ TEST(Fused, LearnableTensors) {
         [&] { return relative_bias(table, {.bidirectional = false, .max_distance = 20}); },
         {table});
   check("sink", causal(), [&] { return sink(logits) + softcap(2.0); }, {logits});
+  check("decay", causal(), [&] { return decay(falling); }, {falling});
+  check("decay in both directions", full(), [&] { return decay(of_all) + softcap(1.5); }, {of_all});
   check("chain", window(3, 1), [&] { return alibi(slopes) + softcap(1.5) + relative_bias(table); },
         {slopes, table});
   for (const auto& sizes : std::vector<std::vector<int64_t>>{

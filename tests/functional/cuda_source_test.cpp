@@ -173,6 +173,7 @@ TEST(CudaSource, SaysWhatNamedModifiersMean) {
       {"softcap", causal(), softcap(5), n},
       {"bias", {}, bias_tensor(bias), n},
       {"relative bias", {}, relative_bias(torch::randn({8, 3})), n},
+      {"decay", {}, decay(torch::rand({n.B, n.H, n.S}).neg().cumsum(2)), n},
       {"a chain", {}, softcap(4) + alibi(torch::rand({3})) + bias_tensor(bias), n},
   });
 }

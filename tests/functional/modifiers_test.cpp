@@ -120,6 +120,9 @@ TEST(Modifiers, ScoresAreChangedLeftToRight) {
   });
   expect_scores(softcap(0.7), [](const auto& s) { return 0.7 * torch::tanh(s / 0.7); });
   expect_scores(bias_tensor(bias), [&](const auto& s) { return s + bias; });
+  const auto c = torch::rand({2, 2, 5}, torch::kFloat64).neg().cumsum(2);
+  const auto apart = (c.unsqueeze(3) - c.unsqueeze(2)).abs();
+  expect_scores(decay(c), [&](const auto& s) { return s - apart; });
   expect_scores(bias_tensor(bias) + softcap(2.0),
                 [&](const auto& s) { return 2 * torch::tanh((s + bias) / 2); });
   expect_scores(softcap(2.0) + bias_tensor(bias),

@@ -34,6 +34,14 @@ struct RelativeBiasOptions {
 ATTZOO_API core::RelativeBiasScore relative_bias(const torch::Tensor& table,
                                                  const RelativeBiasOptions& options = {});
 
+/// Forgetting: s + c[q] - c[kv] for a key before the query, s + c[kv] - c[q] for one behind, where
+/// c falls from token to token, by the logarithm of what a token lets pass; so tokens forget all
+/// that is beyond those between (Lin et al., 2025, arXiv:2503.02130). `c` [B, H, S], floating and
+/// finite, torch::log_sigmoid(gates).cumsum(-1) for example; of float64 also long sequences lose no
+/// digits. With L != S the last query is the last key. Differentiable. Throws on another rank or
+/// dtype, and for more queries than keys.
+ATTZOO_API core::DecayScore decay(const torch::Tensor& c);
+
 /// A learnable logit of each head that takes part in the softmax's denominator but has no value, so
 /// that a query may attend to nothing (Xiao et al., 2023, arXiv:2309.17453). `logits` [H],
 /// floating; differentiable. The weights then sum to less than 1, and lse includes the sink. Throws
@@ -74,6 +82,12 @@ ATTZOO_API core::RelativeBiasScore relative_bias(const torch::Tensor& table,
   TORCH_CHECK_VALUE(options.max_distance > exact, "relative_bias: max_distance must be > ", exact,
                     ", the number of exact buckets, got ", options.max_distance);
   return {table, options.bidirectional, options.max_distance};
+}
+
+ATTZOO_API core::DecayScore decay(const torch::Tensor& c) {
+  core::check_floating(c, "decay", "c");
+  TORCH_CHECK_VALUE(c.dim() == 3, "decay: c must have shape [B, H, S], got ", c.sizes());
+  return {c};
 }
 
 ATTZOO_API core::SinkScore sink(const torch::Tensor& logits) {

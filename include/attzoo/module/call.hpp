@@ -151,6 +151,8 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
   check_tokens(x, callee.name, "x", callee.input_dim, weight);
   TORCH_CHECK_VALUE(!inputs.cache.defined() || !context.defined(), callee.name,
                     ": a cache has no meaning with a context");
+  TORCH_CHECK_VALUE(callee.takes.context || !crosses(inputs), callee.name,
+                    ": a context has no meaning here: keys and values are those of x");
   if (!crosses(inputs)) check_reads_x(callee);
   if (inputs.cache.defined()) check_cached_call(callee, weight, x, inputs, mode);
   TORCH_CHECK_VALUE(!inputs.context_padding_mask.defined(), callee.name,

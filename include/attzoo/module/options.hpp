@@ -32,6 +32,8 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(num_groups, true);
   ATTZOO_OPTION(conv_size, true);
   ATTZOO_OPTION(conv_bias, true);
+  ATTZOO_OPTION(half_pairs, true);
+  ATTZOO_OPTION(norm_weight, true);
   ATTZOO_OPTION(layer, false);
   ATTZOO_OPTION(num_layers, false);
   ATTZOO_OPTION(decay_rank, true);
@@ -41,7 +43,9 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(dt_min, false);
   ATTZOO_OPTION(dt_max, false);
   ATTZOO_OPTION(dilation_rate, false);
+  ATTZOO_OPTION(num_sinks, true);
   ATTZOO_OPTION(window_size, false);
+  ATTZOO_OPTION(cache_positions, false);
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
   ATTZOO_OPTION(overlap, false);
@@ -51,9 +55,14 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(num_hashes, true);  // LSH's caches hash as the module did when they were made
   ATTZOO_OPTION(num_buckets, true);
   ATTZOO_OPTION(exact_buckets, true);
+  ATTZOO_OPTION(max_distance, false);
+  ATTZOO_OPTION(bidirectional, false);
+  ATTZOO_OPTION(has_relative_bias, true);
+  ATTZOO_OPTION(scaled, true);
   ATTZOO_OPTION(seed, true);
   ATTZOO_OPTION(gate_hidden, true);
   ATTZOO_OPTION(gate_bias, true);
+  ATTZOO_OPTION(forget_bias, true);
   ATTZOO_OPTION(mlp_hidden, true);  // transformer blocks
   ATTZOO_OPTION(norm, true);
   ATTZOO_OPTION(norm_eps, true);

@@ -27,6 +27,7 @@ struct SelfAttentionSettings {
   HeadOption heads = {};  ///< query heads; divide d_model unless there is a head_dim
   std::optional<int64_t> kv_heads = std::nullopt;     ///< of keys and values; default as many
   std::optional<double> temperature = std::nullopt;   ///< divides the scores, > 0; default 1
+  bool scaled = true;                                 ///< sqrt(d_head) divides them, too
   std::optional<Rope> rope = std::nullopt;            ///< rotary positions; default off
   std::optional<int64_t> feature_dim = std::nullopt;  ///< width of q and k; default d_model
   std::optional<int64_t> head_dim = std::nullopt;     ///< of a head; default d_model / heads
@@ -55,6 +56,7 @@ SelfAttentionSettings settings_of(const Options& o) {
   if constexpr (requires { o.num_kv_heads; }) s.kv_heads = o.num_kv_heads;
   if constexpr (requires { o.feature_dim; }) s.feature_dim = o.feature_dim.value_or(o.d_model);
   if constexpr (requires { o.temperature; }) s.temperature = o.temperature;
+  if constexpr (requires { o.scaled; }) s.scaled = o.scaled;
   if constexpr (requires { o.rope; }) s.rope = o.rope;
   if constexpr (requires { o.head_dim; }) s.head_dim = o.head_dim;
   if constexpr (requires { o.context_dim; }) s.context_dim = o.context_dim;

@@ -22,6 +22,7 @@ struct Keeps {
   /// Which of a cache's tensors, bool, says of tokens that they are never forgotten; -1: none. The
   /// base sets it where there are global tokens.
   int pinned = -1;
+  int64_t pins = 0;  ///< so many of them have memory from the beginning
 
   /// Whether it does without the oldest tokens of a sequence without end. A reach beyond all that
   /// the kernels count to is all.
@@ -108,8 +109,9 @@ namespace attzoo::core {
 
 // Twice the rows that are needed, so that they move once for as many appended ones.
 ATTZOO_API int64_t RowBuffer::rows_for(int64_t capacity, const Keeps& keeps) {
-  return keeps.reach >= capacity ? capacity
-                                 : std::min(capacity, 2 * (keeps.reach + kTakenBack) + keeps.unit);
+  return keeps.reach >= capacity
+             ? capacity
+             : std::min(capacity, 2 * (keeps.reach + kTakenBack) + keeps.unit + keeps.pins);
 }
 
 ATTZOO_API RowBuffer::RowBuffer(std::vector<torch::Tensor> like, int64_t capacity,

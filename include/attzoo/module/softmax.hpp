@@ -40,7 +40,8 @@ class SoftmaxAttention : public Projections {
   AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, const CallMode& mode,
                          AnyMask pattern, AnyScore score) const;
 
-  /// 1 / (sqrt(d_head) * temperature), or of the setting score_dim in the place of d_head.
+  /// 1 / (sqrt(d_head) * temperature), with the setting score_dim in the place of d_head, and 1 of
+  /// scores that are not scaled.
   double scale() const;
 
   /// What a cache must keep for the sliding window; all without one.
@@ -85,8 +86,8 @@ ATTZOO_API SoftmaxAttention::SoftmaxAttention(const char* name, int64_t d_model,
 }
 
 ATTZOO_API double SoftmaxAttention::scale() const {
-  const auto features = static_cast<double>(settings().score_dim.value_or(d_head()));
-  return 1.0 / (std::sqrt(features) * settings().temperature.value_or(1.0));
+  const auto features = settings().scaled ? settings().score_dim.value_or(d_head()) : 1;
+  return 1.0 / (std::sqrt(static_cast<double>(features)) * settings().temperature.value_or(1.0));
 }
 
 ATTZOO_API void SoftmaxAttention::make_parameters(torch::nn::Module& module, bool bias) {

@@ -189,7 +189,8 @@ ATTZOO_API KvCache::KvCache(const CacheHead& head, const KvRows& rows, const Kee
             {keeps.reach, keeps.unit,
              !globals       ? -1
              : rows.d_v > 0 ? 2
-                            : 1}),
+                            : 1,
+             keeps.pins}),
       has_values_(rows.d_v > 0),
       globals_(globals) {}
 

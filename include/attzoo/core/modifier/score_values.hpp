@@ -143,6 +143,32 @@ struct RelativeBiasScore {
   torch::Tensor bucket(const torch::Tensor& distance) const;
 };
 
+/// Places of the keys on a scale that falls from token to token: as far as two are apart there, a
+/// score is lower.
+struct DecayScore {
+  static constexpr bool is_score = true;
+  torch::Tensor places;  // [B, H, S]
+  void check(const Shape& n, const torch::Device& device) const {
+    check_captured(places, {n.B, n.H, n.S}, device, "decay", "[B, H, S]", n);
+    TORCH_CHECK_VALUE(n.L <= n.S, "decay: the queries are the last of the keys, got ", n.L,
+                      " queries and ", n.S, " keys");
+  }
+  void tensors(Captured& out) const { out.push_back(places); }
+  void learnable(std::vector<Learnable>& out) const { out.push_back({places, {0, 1, -1, 2}}); }
+  torch::Tensor evaluate(const torch::Tensor& s, const Grid& g) const;
+  Symbol symbol(const Symbol& s, const SymbolPair& p) const;
+  template <class T>
+  kernel::Decay<T> bind(const Shape& n) const {
+    const auto t = in_type<double>(places);
+    return {t.template const_data_ptr<double>(),
+            step(t, 0),
+            step(t, 1),
+            step(t, 2),
+            shift(n),
+            owner_of(t)};
+  }
+};
+
 /// Logits in the denominator; attention() takes them into account after the softmax.
 struct SinkScore {
   static constexpr bool is_score = true;
@@ -207,6 +233,24 @@ ATTZOO_API Symbol TensorBias::symbol(const Symbol& s, const SymbolPair& p) const
 
 ATTZOO_API Symbol DistanceScore::symbol(const Symbol& s, const SymbolPair& p) const {
   return s + SymbolPair::of(values, {p.h, p.kv - p.q + (p.shape.L - 1)});
+}
+
+ATTZOO_API torch::Tensor DecayScore::evaluate(const torch::Tensor& s, const Grid& g) const {
+  const auto q = g.aligned_q();
+  const bool known = g.rows.known();
+  const auto of_q = known ? g.rows.shifted(g.shape.S - g.shape.L).broadcast(places, 2).unsqueeze(3)
+                          : scattered(places, {g.b, g.h, q}),
+             of_kv = known ? g.columns.broadcast(places, 2).unsqueeze(2)
+                           : scattered(places, {g.b, g.h, g.kv});
+  const auto passed = (of_q - of_kv).to(s.scalar_type());
+  return s + torch::where(q >= g.kv, passed, -passed);
+}
+
+ATTZOO_API Symbol DecayScore::symbol(const Symbol& s, const SymbolPair& p) const {
+  const auto q = p.aligned_q();
+  const auto passed =
+      SymbolPair::of(places, {p.b, p.h, q}) - SymbolPair::of(places, {p.b, p.h, p.kv});
+  return s + where(q >= p.kv, passed, -passed);
 }
 
 /// T5's bucket of a distance kv - q: exact for near ones, logarithmic beyond, one for all far ones.

@@ -98,15 +98,46 @@ struct DistanceBias {
 template <class T>
 constexpr int kTensors<DistanceBias<T>> = 1;
 
+/// What lies between query and key on a falling scale [B, H, S], added: of differences, and so of
+/// doubles, since the scale itself falls without end.
+template <class T>
+struct Decay {
+  const double* data;
+  int64_t b, h, n;
+  int shift;
+  std::shared_ptr<const void> owner = nullptr;
+  template <class R, class I>
+  ATTZOO_ALWAYS_INLINE R operator()(R s, I ib, I ih, I iq, I ikv) const {
+    const double* const row = data + ib.v * b + ih.v * h;
+    const int q = iq.v + shift;
+    const double passed = row[q * n] - row[ikv.v * n];
+    return s + R(Real<T>(static_cast<T>(q >= ikv.v ? passed : -passed)));
+  }
+  template <class I>
+  ATTZOO_ALWAYS_INLINE T gradient(T, T g, I ib, I ih, I iq, I ikv,
+                                  const TensorGradient<T>* to) const {
+    if (!to->data) return g;
+    T* const row = to->data + ib.v * to->b + ih.v * to->h;
+    const int q = iq.v + shift;
+    row[q * to->kv] += q >= ikv.v ? g : -g;
+    row[ikv.v * to->kv] -= q >= ikv.v ? g : -g;
+    return g;
+  }
+};
+template <class T>
+constexpr int kTensors<Decay<T>> = 1;
+
 #ifdef ATTZOO_COMPILED
 extern template Score<float> make_score<float>(AlibiOfTensor<float>);
 extern template Score<float> make_score<float>(Softcap);
 extern template Score<float> make_score<float>(Bias<float>);
 extern template Score<float> make_score<float>(DistanceBias<float>);
+extern template Score<float> make_score<float>(Decay<float>);
 extern template Score<double> make_score<double>(AlibiOfTensor<double>);
 extern template Score<double> make_score<double>(Softcap);
 extern template Score<double> make_score<double>(Bias<double>);
 extern template Score<double> make_score<double>(DistanceBias<double>);
+extern template Score<double> make_score<double>(Decay<double>);
 #endif
 
 }  // namespace attzoo::kernel
