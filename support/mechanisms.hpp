@@ -109,6 +109,13 @@ void for_each_mechanism(Visit&& visit) {
     return Mamba2({.d_model = s.width, .num_heads = s.heads, .state_size = s.width / s.heads});
   });
   visit("multi_head", Cost::kQuadratic, make_multi_head);
+  visit("neighborhood", Cost::kLess, [](const Size& s) {
+    return NeighborhoodSelfAttention({.d_model = s.width,
+                                      .num_heads = s.heads,
+                                      .kernel_size = {s.span + 1},
+                                      .dropout = 0,
+                                      .causal = s.causal});
+  });
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});
   });

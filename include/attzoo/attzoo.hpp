@@ -19,6 +19,7 @@
 #include <attzoo/lsh.hpp>
 #include <attzoo/mamba2.hpp>
 #include <attzoo/multi_head.hpp>
+#include <attzoo/neighborhood.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/vanilla.hpp>

@@ -39,6 +39,10 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(dt_max, false);
   ATTZOO_OPTION(dilation_rate, false);
   ATTZOO_OPTION(window_size, false);
+  ATTZOO_OPTION(kernel_size, false);  // of a grid, as the next three
+  ATTZOO_OPTION(dilation, false);
+  ATTZOO_OPTION(is_causal, false);
+  ATTZOO_OPTION(grid, false);
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
   ATTZOO_OPTION(overlap, false);
@@ -89,6 +93,10 @@ std::string told(const T& value) {
     return std::to_string(static_cast<int>(value));
   } else if constexpr (requires { value.has_value(); }) {
     return value ? told(*value) : "none";
+  } else if constexpr (requires { value.begin(); }) {
+    std::string all;
+    for (typename T::value_type one : value) all += (all.empty() ? "{" : ", ") + told(one);
+    return all.empty() ? "none" : all + "}";
   } else {
     return c10::str(value);
   }
