@@ -70,6 +70,24 @@ torch::Tensor alibi(const torch::Tensor& x) {
   return y;
 }
 
+torch::Tensor neighborhood(const torch::Tensor& image) {
+  // [neighborhood]
+  attzoo::NeighborhoodSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .kernel_size = {7}, .grid = {16, 16}});
+  auto y = attn(image.flatten(1, 2)).output.view_as(image);  // image [B, 16, 16, 64]
+  // [/neighborhood]
+  return y.flatten(1, 2);
+}
+
+torch::Tensor stick_breaking(const torch::Tensor& x) {
+  // [stick_breaking]
+  attzoo::StickBreakingSelfAttention attn({.d_model = 64, .num_heads = 8, .remainder = true});
+  const auto r = attn(x);
+  auto y = r.output, left = r.lse.exp();  // [B, L, 64]; [B, H, L], what no token before took
+  // [/stick_breaking]
+  return left.max().item<float>() <= 1 ? y : torch::Tensor();
+}
+
 torch::Tensor longformer(const torch::Tensor& x) {
   // [longformer]
   attzoo::LongformerSelfAttention attn({.d_model = 64, .num_heads = 8, .window_size = 32});
@@ -224,17 +242,30 @@ int main() {
   torch::NoGradGuard no_grad;
   const auto x = torch::randn({2, 256, 64});
   const auto real_tokens = attzoo::create_padding_mask(std::vector<int64_t>{256, 100});
-  const torch::Tensor outputs[] = {vanilla(x),      multi_head(x, real_tokens),
-                                   grouped(x),      local(x),
-                                   dilated(x),      block(x),
-                                   alibi(x),        longformer(x),
-                                   lsh(x),          linear(x),
-                                   gated(x),        combined(x),
-                                   delta_net(x),    gated_delta_net(x),
-                                   gated_linear(x), kimi_delta(x),
-                                   lightning(x),    mamba2(x),
-                                   retention(x),    rwkv7(x, real_tokens),
-                                   blocks(x),       stack(x)};
+  const torch::Tensor outputs[] = {vanilla(x),
+                                   multi_head(x, real_tokens),
+                                   grouped(x),
+                                   local(x),
+                                   dilated(x),
+                                   block(x),
+                                   alibi(x),
+                                   longformer(x),
+                                   lsh(x),
+                                   linear(x),
+                                   gated(x),
+                                   combined(x),
+                                   delta_net(x),
+                                   gated_delta_net(x),
+                                   gated_linear(x),
+                                   kimi_delta(x),
+                                   lightning(x),
+                                   mamba2(x),
+                                   retention(x),
+                                   rwkv7(x, real_tokens),
+                                   blocks(x),
+                                   stack(x),
+                                   stick_breaking(x),
+                                   neighborhood(x.unflatten(1, {16, 16}))};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

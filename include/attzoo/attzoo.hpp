@@ -22,6 +22,7 @@
 #include <attzoo/neighborhood.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
+#include <attzoo/stick_breaking.hpp>
 #include <attzoo/vanilla.hpp>
 #include <attzoo/version.hpp>
 

@@ -47,6 +47,7 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(block_size, false);
   ATTZOO_OPTION(overlap, false);
   ATTZOO_OPTION(feature_dim, true);
+  ATTZOO_OPTION(remainder, false);
   ATTZOO_OPTION(eps, false);
   ATTZOO_OPTION(bucket_size, false);
   ATTZOO_OPTION(num_hashes, true);  // LSH's caches hash as the module did when they were made

@@ -37,6 +37,7 @@ struct SelfAttentionSettings {
   bool sinks = false;                            ///< a logit of each head without a value
   bool output_gate = false;                      ///< of the heads' outputs, before w_o
   std::optional<int64_t> sliding_window = std::nullopt;  ///< tokens that a causal call sees
+  bool stick_breaking = false;                           ///< AttentionOptions::stick_breaking
 };
 
 namespace core {
