@@ -122,7 +122,8 @@ void for_each_mechanism(Visit&& visit) {
   visit("rwkv7", Cost::kLess,
         [](const Size& s) { return RWKV7({.d_model = s.width, .num_heads = s.heads}); });
   visit("stick_breaking", Cost::kQuadratic, [](const Size& s) {
-    return StickBreakingSelfAttention({.d_model = s.width, .num_heads = s.heads, .dropout = 0});
+    return StickBreakingSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .remainder = true, .dropout = 0});
   });
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {
     return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});
