@@ -126,26 +126,42 @@ TEST(StickBreaking, HiddenKeysBreakOffNothing) {
     const auto infinite =
         torch::zeros({2, 3, 40, 40}, torch::kFloat64).masked_fill(mask.logical_not(), -INFINITY);
     expect_broken(m(x, {.mask = infinite}), by_loops(m, x, mask));
-    // What hidden tokens hold is of no effect, forward and backward.
-    auto holes = x.clone();
-    holes.slice(1, 30, 33).fill_(std::nan(""));
-    holes.requires_grad_();
-    const auto seen = (torch::arange(40) < 30).logical_or(torch::arange(40) >= 33);
-    const auto out = m(holes, {.key_padding_mask = seen.expand({2, 40})}).output;
-    const auto kept = torch::cat({out.slice(1, 0, 30), out.slice(1, 33)}, 1);
-    const auto grad = torch::autograd::grad({kept.sum()}, {holes})[0];
-    EXPECT_TRUE(kept.isfinite().all().item<bool>());
-    EXPECT_TRUE(grad.slice(1, 0, 30).isfinite().all().item<bool>());
-    EXPECT_TRUE(grad.slice(1, 33).isfinite().all().item<bool>());
+  }
+}
+
+TEST(StickBreaking, WhatIsHiddenHasNoEffect) {
+  torch::manual_seed(7);
+  const auto q = torch::randn({1, 2, 300, 4}).requires_grad_();
+  const auto seen = torch::arange(300).remainder(7) != 3;
+  const auto mask = causal() && !window(0, 0) && mask_tensor(seen.view({1, 1, 1, 300}));
+  std::vector<torch::Tensor> all;
+  for (const double hidden : {0.0, std::nan(""), INFINITY}) {
+    torch::manual_seed(8);
+    const auto hide = [&](const torch::Tensor& t) {
+      return t.masked_fill(seen.logical_not().view({300, 1}), hidden).requires_grad_();
+    };
+    const auto k = hide(torch::randn({1, 2, 300, 4})), v = hide(torch::randn({1, 2, 300, 5}));
+    const auto r = attention(q, k, v, mask, {.stick_breaking = true});
+    auto got = torch::autograd::grad({r.output.square().sum() + r.lse.sum()}, {q, k, v});
+    got.push_back(r.output);
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (all.size() < got.size()) {
+        all.push_back(got[i]);
+      } else {
+        EXPECT_TRUE(torch::allclose(got[i], all[i], 1e-5, 1e-6)) << i << ", " << hidden;
+      }
+    }
   }
 }
 
 TEST(StickBreaking, TokenByTokenAsTheWholePass) {
   torch::manual_seed(4);
-  const torch::NoGradGuard no_grad;
   for (const auto& o : {Options{}, Options{.remainder = true}, Options{.rope = true},
                         Options{.remainder = true, .sliding_window = 5}}) {
     auto m = stick(o);
+    expect_packs(m, "stick");
+    expect_goes_on_as_alone(m, "stick");
+    const torch::NoGradGuard no_grad;
     const auto x = torch::randn({2, 150, 10}, torch::kFloat64);
     const auto want = m(x);
     const auto cache = m->make_cache(2, 150);
@@ -159,8 +175,6 @@ TEST(StickBreaking, TokenByTokenAsTheWholePass) {
         EXPECT_TRUE(torch::allclose(w, want.weights.rows(at, end).slice(3, 0, end), 1e-10, 1e-12));
       }
     }
-    expect_packs(m, "stick");
-    expect_goes_on_as_alone(m, "stick");
   }
 }
 
@@ -266,6 +280,7 @@ TEST(StickBreaking, LivesAsAModule) {
 }
 
 TEST(StickBreaking, Errors) {
+  const torch::NoGradGuard no_grad;  // as caches want it
   auto m = stick();
   const auto x = torch::ones({2, 6, 10}, torch::kFloat64);
   const auto bad = [&](const AttentionInputs& in, std::vector<std::string> parts) {
@@ -276,6 +291,8 @@ TEST(StickBreaking, Errors) {
   bad({.context = x}, {"context"});
   bad({.score = sink(torch::zeros({3}))}, {"sink"});
   bad({.global_attention = torch::ones({6})}, {"global_attention"});
+  bad({.causal = false, .cache = m->make_cache(2, 12)}, {"causal"});
+  bad({.context = x, .cache = m->make_cache(2, 12)}, {"a cache has no meaning with a context"});
   expect_error([&] { m->make_context_cache(x); }, {"StickBreakingSelfAttention", "context"});
   expect_error([] { StickBreakingSelfAttention({.d_model = 8, .num_heads = 3}); },
                {"num_heads", "3"});

@@ -90,12 +90,13 @@ class StickBreakingSelfAttentionImpl
   }
 
   void check_inputs(const AttentionInputs& in) const {
+    TORCH_CHECK_VALUE(!in.score.sink().defined(), kName,
+                      ": a sink of score is part of a softmax's sum and has no meaning here");
+    if (in.cache.defined()) return;  // project() refuses both with a cache
     if (in.context.defined()) core::check_context(callee(), in.context, w_q->weight);
     TORCH_CHECK_VALUE(!in.context.defined(), kName, kNoContext);
     TORCH_CHECK_VALUE(in.causal.value_or(true), kName,
                       ": causal = false has no meaning: a token sees those before it");
-    TORCH_CHECK_VALUE(!in.score.sink().defined(), kName,
-                      ": a sink of score is part of a softmax's sum and has no meaning here");
   }
 
   /// What is left goes to the value of the query's own token, one of the last L keys.
