@@ -8,6 +8,7 @@
 #include <attzoo/kernel/modifier/reach.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 ATTZOO_BEGIN_KERNEL
@@ -148,7 +149,7 @@ struct GridAxis {
 /// every one of them.
 template <int N>
 struct Neighborhood {
-  GridAxis axes[N];
+  GridAxis axes[static_cast<size_t>(N)];
 
   template <class B, class H, class Q, class K>
   ATTZOO_ALWAYS_INLINE auto operator()(B, H, Q q, K kv) const {
