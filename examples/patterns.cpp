@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t kTokens = 64;
 
 AttentionInputs inputs_of(const TakenInputs& takes, bool causal) {
-  AttentionInputs inputs{.causal = causal};
+  AttentionInputs inputs{.causal = causal || !takes.later};
   if (takes.global_attention) {
     inputs.global_attention = torch::zeros({kTokens});
     inputs.global_attention[0] = inputs.global_attention[40] = 1;

@@ -122,6 +122,22 @@ torch::Tensor streaming(const torch::Tensor& x) {
   for (int64_t i = 0; i < x.size(1); ++i) attn(x.slice(1, i, i + 1), {.cache = cache});
   // [/streaming]
   return y;
+torch::Tensor neighborhood(const torch::Tensor& image) {
+  // [neighborhood]
+  attzoo::NeighborhoodSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .kernel_size = {7}, .grid = {16, 16}});
+  auto y = attn(image.flatten(1, 2)).output.view_as(image);  // image [B, 16, 16, 64]
+  // [/neighborhood]
+  return y.flatten(1, 2);
+}
+
+torch::Tensor stick_breaking(const torch::Tensor& x) {
+  // [stick_breaking]
+  attzoo::StickBreakingSelfAttention attn({.d_model = 64, .num_heads = 8, .remainder = true});
+  const auto r = attn(x);
+  auto y = r.output, left = r.lse.exp();  // [B, L, 64]; [B, H, L], what no token before took
+  // [/stick_breaking]
+  return left.max().item<float>() <= 1 ? y : torch::Tensor();
 }
 
 torch::Tensor longformer(const torch::Tensor& x) {
@@ -314,6 +330,9 @@ int main() {
                                    relative(x),     forgetting(x),
                                    differential(x), streaming(x),
                                    blocks(x),       stack(x)};
+                                   stack(x),
+                                   stick_breaking(x),
+                                   neighborhood(x.unflatten(1, {16, 16}))};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

@@ -127,6 +127,12 @@ void for_each_mechanism(Visit&& visit) {
   visit("relative", Cost::kQuadratic, [](const Size& s) {
     return RelativeSelfAttention(
         {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
+  visit("neighborhood", Cost::kLess, [](const Size& s) {
+    return NeighborhoodSelfAttention({.d_model = s.width,
+                                      .num_heads = s.heads,
+                                      .kernel_size = {s.span + 1},
+                                      .dropout = 0,
+                                      .causal = s.causal});
   });
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});
@@ -139,6 +145,9 @@ void for_each_mechanism(Visit&& visit) {
                                    .window_size = s.span,
                                    .dropout = 0,
                                    .causal = s.causal});
+  visit("stick_breaking", Cost::kQuadratic, [](const Size& s) {
+    return StickBreakingSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .remainder = true, .dropout = 0});
   });
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {
     return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});

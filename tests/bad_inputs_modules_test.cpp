@@ -423,6 +423,18 @@ TEST(BadModuleInputs, Options) {
       .bad(&Streaming::window_size, "window_size", kNotPositive)
       .bad(&Streaming::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
       .bad(&Streaming::head_dim, "head_dim", kNotPositive, kTooLarge);
+  OptionCases<StickBreakingSelfAttention>(all).bad(
+      &StickBreakingSelfAttentionOptions::sliding_window, "sliding_window", kNotPositive);
+  for (const int64_t n : kNotPositive) {
+    const auto refused = [&](const char* name, const NeighborhoodSelfAttentionOptions& options) {
+      all.push_back({c10::str("NeighborhoodSelfAttention ", name, "=", n),
+                     [=] { (void)NeighborhoodSelfAttention(options); },
+                     {"NeighborhoodSelfAttention", name, std::to_string(n)}});
+    };
+    refused("kernel_size", {.d_model = kModel, .kernel_size = {n}});
+    refused("dilation", {.d_model = kModel, .dilation = {1, n}, .grid = {2, 2}});
+    refused("grid", {.d_model = kModel, .grid = {2, n, 2}});
+  }
   expect_all_refused(all, 500);
 }
 

@@ -190,6 +190,15 @@ TEST(BadInputs, MaskModifiers) {
   Cases prefix_("prefix");
   prefix_.add_numbers("length", negative, [](int64_t n) { prefix(n); });
   take(prefix_);
+  Cases neighborhood_("neighborhood");
+  neighborhood_.add_numbers("grid", kNotPositive, [](int64_t n) { neighborhood({4, n}, {3}); });
+  neighborhood_.add_numbers("kernel_size", kNotPositive, [](int64_t n) {
+    neighborhood({4, 4}, {3, n});
+  });
+  neighborhood_.add_numbers("dilation", kNotPositive, [](int64_t n) {
+    neighborhood({4, 4}, {3}, {n});
+  });
+  take(neighborhood_);
 
   Cases documents_("documents");
   const auto offsets = torch::tensor({0, 3, static_cast<int>(kS)}, torch::kInt64);

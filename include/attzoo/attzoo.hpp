@@ -26,6 +26,10 @@
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/streaming.hpp>
+#include <attzoo/neighborhood.hpp>
+#include <attzoo/retention.hpp>
+#include <attzoo/rwkv7.hpp>
+#include <attzoo/stick_breaking.hpp>
 #include <attzoo/vanilla.hpp>
 #include <attzoo/version.hpp>
 

@@ -72,6 +72,7 @@ std::vector<std::pair<std::string, core::AnyMask>> masks(const Shape& n) {
       {"blocks", blocks(13)},
       {"dilated", dilated(3)},
       {"dilated window", dilated(7) && window(40, 20)},
+      {"neighborhood", neighborhood({n.S}, {7}, {2})},
       {"prefix or causal", prefix(5) || causal()},
       {"prefix or window", prefix(5) || window(3, 3)},
       {"padding", mask_tensor(padding)},

@@ -28,6 +28,7 @@ TEST_F(CudaKernels, RunNamedMasks) {
            {"dilated window", constant(dilated(2) && window(100, 100))},
            {"blocks", constant(blocks(50))},
            {"prefix", constant(prefix(100))},
+           {"neighborhood", constant(neighborhood({11, 30}, {5, 7}, {1, 2}))},
            {"not causal", constant(!causal())},
            {"causal or prefix", constant(causal() || prefix(70))},
            {"documents",

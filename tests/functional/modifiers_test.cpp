@@ -38,6 +38,16 @@ TEST(Modifiers, NamedMasksEqualTheirTensors) {
   EXPECT_TRUE(torch::equal(table(dilated(3), 10, 10)[0][0], create_dilated_mask(10, 3)));
   EXPECT_TRUE(torch::equal(table(blocks(4), 10, 10)[0][0], create_block_mask(10, 4)));
   EXPECT_TRUE(torch::equal(table(prefix(2), 2, 3), rows({{1, 1, 0}, {1, 1, 0}})));
+  EXPECT_TRUE(
+      torch::equal(table(neighborhood({5}, {3}), 4, 5),
+                   rows({{1, 1, 1, 0, 0}, {0, 1, 1, 1, 0}, {0, 0, 1, 1, 1}, {0, 0, 1, 1, 1}})));
+  EXPECT_TRUE(torch::equal(table(neighborhood({2, 3}, {1, 3}, {1}, {false, true}), 6, 6),
+                           rows({{1, 0, 0, 0, 0, 0},
+                                 {1, 1, 0, 0, 0, 0},
+                                 {1, 1, 1, 0, 0, 0},
+                                 {0, 0, 0, 1, 0, 0},
+                                 {0, 0, 0, 1, 1, 0},
+                                 {0, 0, 0, 1, 1, 1}})));
   EXPECT_TRUE(torch::equal(
       table(documents(torch::tensor({0, 2, 2, 5})), 5, 5),
       rows({{1, 1, 0, 0, 0}, {1, 1, 0, 0, 0}, {0, 0, 1, 1, 1}, {0, 0, 1, 1, 1}, {0, 0, 1, 1, 1}})));

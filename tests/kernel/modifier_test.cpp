@@ -154,6 +154,47 @@ TEST(Masks, KeepTheirPromises) {
   }
 }
 
+/// Windows of k tokens at the distance d, which stop at the borders or look back alone.
+GridAxis window_of(int n, int k, int d, bool causal = false) {
+  if (causal) return {n, (k - 1) * d, 0, d, 0, n};
+  return {n, k / 2 * d, k / 2 * d, d, k * d, n - k * d};
+}
+
+TEST(Masks, NeighborhoodsKeepTheirPromises) {
+  for (const int d : {1, 2, 3}) {
+    for (const bool causal : {false, true}) {
+      const auto a = window_of(70, 5, d, causal), b = window_of(3, 5, 1), c = window_of(6, 3, d);
+      for (const auto& [L, S] : {std::pair{70, 70}, {90, 70}, {20, 70}}) {
+        check_mask(mask_of(CallableMask{Neighborhood1{{a}}, S - L}), L, S, "of a row");
+      }
+      for (const int L : {210, 100}) {
+        check_mask(mask_of(CallableMask{Neighborhood2{{a, b}}, 210 - L}), L, 210, "narrow");
+        check_mask(mask_of(CallableMask{Neighborhood2{{b, a}}, 210 - L}), L, 210, "wide");
+      }
+      const auto grid = mask_of(CallableMask{Neighborhood2{{window_of(9, 3, 2, causal), c}}, 0});
+      check_mask(grid, 54, 54, "of a grid");
+      check_mask(grid && mask_of(CallableMask{Dilated{3}, 0}), 54, 54, "dilated grid");
+      check_mask(mask_of(CallableMask{Neighborhood3{{c, window_of(5, 3, 1, causal), c}}, 0}), 180,
+                 180, "of a block");
+    }
+  }
+}
+
+TEST(Masks, NeighborhoodsReachWhatTheySee) {
+  const Neighborhood2 grid{{window_of(64, 7, 1), window_of(64, 7, 1)}};
+  Segments segments;
+  grid.reach({0, 0, 640, 704, 4096}, segments);  // a row
+  ASSERT_EQ(segments.size(), 1u);
+  EXPECT_EQ(segments[0].begin, 7 * 64);
+  EXPECT_EQ(segments[0].end, 14 * 64);
+  segments.clear();
+  grid.reach({0, 0, 640 + 20, 640 + 24, 4096}, segments);
+  ASSERT_EQ(segments.size(), 7u * 3);  // of every row seven to ten keys, of which all see four
+  EXPECT_EQ(segments[1].begin, 7 * 64 + 20);
+  EXPECT_EQ(segments[1].end, 7 * 64 + 24);
+  EXPECT_EQ(segments[1].cover, Cover::kFull);
+}
+
 TEST(Masks, OfTilesReachWhatTheySay) {
   constexpr int kTile = 16, L = 40, S = 50;
   const auto pairs = [](auto, auto, auto q, auto kv) { return kv < 16 || (q >= 32 && kv > q); };

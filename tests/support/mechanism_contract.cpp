@@ -27,10 +27,6 @@ torch::Tensor tokens(int64_t batch, int64_t n, torch::ScalarType dtype = torch::
   return torch::randn({batch, n, 12}, dtype);
 }
 
-torch::Tensor causal_mask(int64_t L, int64_t S) {
-  return torch::ones({L, S}, torch::kBool).tril(S - L);
-}
-
 /// What a mechanism gives by its definition.
 struct Dense {
   torch::Tensor weights, output, lse;
@@ -63,6 +59,11 @@ AnyMechanism make(torch::ScalarType dtype = torch::kFloat64) {
 torch::Tensor pattern(int64_t L, int64_t S) {
   const int64_t n = std::max(L, S);
   return param().allowed(n).slice(-2, n - L).slice(-1, n - S);
+}
+/// The same of a causal call.
+torch::Tensor causal_pattern(int64_t L, int64_t S) {
+  const int64_t n = std::max(L, S);
+  return param().allowed_causal(n).slice(-2, n - L).slice(-1, n - S);
 }
 
 /// What the layers of most make: projections, norms of heads, and rotary positions.
@@ -114,7 +115,7 @@ TEST_P(MechanismContract, IsItsDefinition) {
   for (const int64_t n : {1, 2, 7, 33}) {
     const auto x = tokens(2, n);
     expect_same(m(x), dense(m, x, x, pattern(n, n)));
-    expect_same(m(x, {.causal = true}), dense(m, x, x, pattern(n, n) & causal_mask(n, n)));
+    expect_same(m(x, {.causal = true}), dense(m, x, x, causal_pattern(n, n)));
   }
 }
 
@@ -122,7 +123,7 @@ TEST_P(MechanismContract, CausalOptionAndItsOverride) {
   auto m = GetParam().make({.causal = true});
   m->to(torch::kFloat64);
   const auto x = tokens(2, 9);
-  expect_same(m(x), dense(m, x, x, pattern(9, 9) & causal_mask(9, 9)));
+  expect_same(m(x), dense(m, x, x, causal_pattern(9, 9)));
   expect_same(m(x, {.causal = false}), dense(m, x, x, pattern(9, 9)));
 }
 
@@ -172,8 +173,7 @@ TEST_P(MechanismContract, CombinesMaskPaddingAndCausal) {
   const auto x = tokens(3, 10);
   const auto real = create_padding_mask(std::vector<int64_t>{10, 6, 1});
   const auto mask = torch::rand({3, 10, 10}) < 0.8;
-  const auto all =
-      pattern(10, 10) & causal_mask(10, 10) & mask.unsqueeze(1) & real.view({3, 1, 1, 10});
+  const auto all = causal_pattern(10, 10) & mask.unsqueeze(1) & real.view({3, 1, 1, 10});
   expect_same(m(x, {.mask = mask, .key_padding_mask = real, .causal = true}), dense(m, x, x, all));
 }
 
@@ -182,7 +182,7 @@ TEST_P(MechanismContract, AttendsToAContext) {
   const auto x = tokens(2, 5), context = tokens(2, 8);
   expect_same(m(x, {.context = context}), dense(m, x, context, pattern(5, 8)));
   expect_same(m(x, {.causal = true, .context = context}),
-              dense(m, x, context, pattern(5, 8) & causal_mask(5, 8)));
+              dense(m, x, context, causal_pattern(5, 8)));
 }
 
 TEST_P(MechanismContract, WeightsOnDemand) {

@@ -7,6 +7,8 @@
 ///       using Module = LocalSelfAttention;
 ///       static LocalSelfAttentionOptions options();      // d_model 12, dropout 0
 ///       static torch::Tensor allowed(int64_t n);         // its pattern, bool [n, n] or [H, n, n]
+///       static torch::Tensor allowed_causal(int64_t n);  // where causal is not allowed's lower
+///       half
 ///     };
 ///     INSTANTIATE_TEST_SUITE_P(Local, MechanismContract, mechanism<LocalTraits>());
 ///
@@ -95,7 +97,7 @@ struct Mechanism {
   bool head_axis;    ///< of its weights
   bool has_temperature, has_rope;
   bool heads_divide;  ///< there is an option num_heads, which divides d_model
-  std::function<torch::Tensor(int64_t n)> allowed;
+  std::function<torch::Tensor(int64_t n)> allowed, allowed_causal;
   std::function<AnyMechanism(const Change&)> make;
   std::function<void(const AnyMechanism&)> lives_as_a_module;  ///< what takes its own type
 };
@@ -116,6 +118,14 @@ auto mechanism() {
               .has_temperature = requires {o.temperature;
 }
 , .has_rope = rope, .heads_divide = heads, .allowed = Traits::allowed,
+  .allowed_causal =
+      [](int64_t n) {
+        if constexpr (requires { Traits::allowed_causal(n); }) {
+          return Traits::allowed_causal(n);
+        } else {
+          return Traits::allowed(n) & torch::ones({n, n}, torch::kBool).tril();
+        }
+      },
   .make =
       [](const Change& change) {
         Options options = Traits::options();

@@ -21,6 +21,13 @@ struct AttentionOptions {
   /// Decides which weights are dropped; default: drawn from torch's CPU generator, so that
   /// torch::manual_seed makes it repeatable.
   std::optional<uint64_t> seed = std::nullopt;
+  /// Weights break a stick, in the place of a softmax (Tan et al., "Stick-breaking Attention",
+  /// 2024, arXiv:2410.17980): of what is left of it each allowed key, from the last one back to the
+  /// first, takes the share sigmoid(score): w_ij = sigmoid(s_ij) prod_{k > j} (1 - sigmoid(s_ik)).
+  /// They sum to 1 at most, a forbidden key breaks off nothing, and lse is the log of what is left,
+  /// 1 - sum w. The paper's mask is causal() && !window(0, 0). Runs in chunks of rows, and knows no
+  /// sink().
+  bool stick_breaking = false;
 };
 
 /// Scaled dot-product attention: softmax over the allowed keys of score_mod(scale * q k^T), times v
@@ -174,6 +181,12 @@ ATTZOO_API void check_attention(const torch::Tensor& q, const torch::Tensor& k,
                     *options.scale);
 }
 
+ATTZOO_API void check_stick(const AnyScore& score, const AttentionOptions& options) {
+  TORCH_CHECK_VALUE(!options.stick_breaking || !score.sink().defined(),
+                    "attention: a sink is part of a softmax's sum and has no meaning with "
+                    "stick_breaking");
+}
+
 /// Adds exp(sink[h]) to the softmax's denominator: all weights shrink by the share that is left.
 /// `r` is in the compute dtype, and rounded to `dtype` here.
 ATTZOO_API AttentionResult with_sink(const AttentionResult& r, const torch::Tensor& sink,
@@ -203,6 +216,7 @@ ATTZOO_API Task attention_task(const torch::Tensor& q, const torch::Tensor& k,
                                const torch::Tensor& v, const AnyMask& mask, const AnyScore& score,
                                const AttentionOptions& options) {
   check_attention(q, k, v, options);
+  check_stick(score, options);
   const int64_t batch = batch_size(q, k, v);
   const auto expand = [&](const torch::Tensor& t) {
     return t.size(0) == batch ? t : t.expand({batch, -1, -1, -1});
@@ -220,6 +234,7 @@ ATTZOO_API Task attention_task(const torch::Tensor& q, const torch::Tensor& k,
   rule.scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))));
   rule.dropout = {options.dropout};
   rule.wide = score.sink().defined();
+  rule.stick_breaking = options.stick_breaking;
   if (rule.dropout.p > 0) rule.dropout.seed = options.seed ? *options.seed : random_seed();
   return task;
 }

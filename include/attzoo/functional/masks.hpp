@@ -5,6 +5,8 @@
 
 #include <attzoo/core/modifier/any_mask.hpp>
 
+#include <vector>
+
 namespace attzoo {
 
 /// A mask of any type, to hold one that is chosen at run time: `AnyMask m = causal();`. A default
@@ -34,6 +36,21 @@ ATTZOO_API core::DilatedMask dilated(int64_t rate);
 /// Positions attend within their block of `size`: floor(i / size) == floor(j / size). Throws for a
 /// size below 1.
 ATTZOO_API core::BlocksMask blocks(int64_t size);
+
+/// The tokens of a grid in 1, 2 or 3 dimensions, row after row: a query attends to its nearest
+/// `kernel_size` places along every dimension, of those that are `dilation` apart (Hassani et al.,
+/// "Neighborhood Attention Transformer", 2022, arXiv:2204.07143; dilated: arXiv:2209.15001).
+/// Windows stop at the borders, so all are whole: near an edge they reach farther to the other
+/// side. Along a dimension that is causal they look back, at kernel_size places, the query's own
+/// the last, or as many as there are. One value counts for all dimensions. S is the number of the
+/// grid's tokens; with L != S the queries are the last of them. `neighborhood({56, 56}, {7})`,
+/// `neighborhood({8, 32, 32}, {4, 7, 7}, {1, 2, 2}, {true, false, false})`. Throws c10::ValueError
+/// for other numbers of dimensions, sizes, kernel sizes or dilations below 1, kernel sizes that are
+/// even and not causal, and more than 2^30 tokens.
+ATTZOO_API AnyMask neighborhood(const std::vector<int64_t>& grid,
+                                const std::vector<int64_t>& kernel_size,
+                                const std::vector<int64_t>& dilation = {1},
+                                const std::vector<bool>& causal = {false});
 
 /// Everybody attends to the first `length` keys: `prefix(p) || causal()` is a prefix language
 /// model. Throws for a negative length.
@@ -92,6 +109,64 @@ ATTZOO_API core::DilatedMask dilated(int64_t rate) {
 ATTZOO_API core::BlocksMask blocks(int64_t size) {
   TORCH_CHECK_VALUE(size >= 1, "blocks: size must be >= 1, got ", size);
   return {core::blocks_from(size, size, 0, kUnbounded)};
+}
+
+namespace core {
+
+/// One dimension of neighborhood().
+ATTZOO_API kernel::GridAxis grid_axis(int64_t size, int64_t kernel_size, int64_t dilation,
+                                      bool causal) {
+  const int64_t d = std::min(dilation, size), k = std::min(kernel_size, 2 * size - 1);
+  if (causal) return {to_int(size), to_int((k - 1) * d), 0, to_int(d), 0, to_int(size)};
+  const auto half = to_int(k / 2 * d), whole = to_int(k * d);
+  return {to_int(size), half, half, to_int(d), whole, to_int(size) - whole};
+}
+
+template <int N>
+AnyMask neighborhood_of(const std::vector<kernel::GridAxis>& axes) {
+  NamedMask<kernel::Neighborhood<N>> mask;
+  std::copy(axes.begin(), axes.end(), mask.f.axes);
+  return mask;
+}
+
+}  // namespace core
+
+ATTZOO_API AnyMask neighborhood(const std::vector<int64_t>& grid,
+                                const std::vector<int64_t>& kernel_size,
+                                const std::vector<int64_t>& dilation,
+                                const std::vector<bool>& causal) {
+  const size_t dimensions = grid.size();
+  TORCH_CHECK_VALUE(dimensions >= 1 && dimensions <= 3,
+                    "neighborhood: grid must have 1, 2 or 3 sizes, got ", dimensions);
+  const auto check_count = [&](const char* name, size_t count) {
+    TORCH_CHECK_VALUE(count == 1 || count == dimensions, "neighborhood: ", name,
+                      " must have one value, or one for each of ", dimensions, " dimensions, got ",
+                      count);
+  };
+  check_count("kernel_size", kernel_size.size());
+  check_count("dilation", dilation.size());
+  check_count("causal", causal.size());
+  const auto check_positive = [](const char* name, int64_t value) {
+    TORCH_CHECK_VALUE(value >= 1, "neighborhood: ", name, " must be >= 1, got ", value);
+  };
+  for (const auto n : grid) check_positive("grid", n);
+  TORCH_CHECK_VALUE(core::product_at_most(grid, int64_t{1} << 30),
+                    "neighborhood: grid must have at most 2^30 tokens, got ",
+                    torch::IntArrayRef(grid));
+  std::vector<kernel::GridAxis> axes;
+  for (size_t i = 0; i < dimensions; ++i) {
+    const auto k = kernel_size[std::min(i, kernel_size.size() - 1)],
+               d = dilation[std::min(i, dilation.size() - 1)];
+    const bool back = causal[std::min(i, causal.size() - 1)];
+    check_positive("kernel_size", k);
+    check_positive("dilation", d);
+    TORCH_CHECK_VALUE(back || k % 2 == 1,
+                      "neighborhood: kernel_size must be odd where it is not causal, got ", k);
+    axes.push_back(core::grid_axis(grid[i], k, d, back));
+  }
+  if (dimensions == 1) return core::neighborhood_of<1>(axes);
+  if (dimensions == 2) return core::neighborhood_of<2>(axes);
+  return core::neighborhood_of<3>(axes);
 }
 
 ATTZOO_API core::PrefixMask prefix(int64_t length) {

@@ -112,7 +112,9 @@ class LazyWeights {
 struct AttentionResult {
   torch::Tensor output;  ///< modules: [B, L, d_model]; attention(): [B, H, L, Dv]
   LazyWeights weights;   ///< after dropout, so what produced the output
-  torch::Tensor lse;  ///< natural log of the softmax denominator [B, H, L]; -inf: nothing to attend
+  /// Natural log of the softmax denominator [B, H, L]; -inf: nothing to attend. With stick_breaking
+  /// that of what is left of the stick.
+  torch::Tensor lse;
 };
 
 template <size_t I, class R>

@@ -46,10 +46,15 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(num_sinks, true);
   ATTZOO_OPTION(window_size, false);
   ATTZOO_OPTION(cache_positions, false);
+  ATTZOO_OPTION(kernel_size, false);  // of a grid, as the next three
+  ATTZOO_OPTION(dilation, false);
+  ATTZOO_OPTION(is_causal, false);
+  ATTZOO_OPTION(grid, false);
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
   ATTZOO_OPTION(overlap, false);
   ATTZOO_OPTION(feature_dim, true);
+  ATTZOO_OPTION(remainder, false);
   ATTZOO_OPTION(eps, false);
   ATTZOO_OPTION(bucket_size, false);
   ATTZOO_OPTION(num_hashes, true);  // LSH's caches hash as the module did when they were made
@@ -102,6 +107,10 @@ std::string told(const T& value) {
     return std::to_string(static_cast<int>(value));
   } else if constexpr (requires { value.has_value(); }) {
     return value ? told(*value) : "none";
+  } else if constexpr (requires { value.begin(); }) {
+    std::string all;
+    for (typename T::value_type one : value) all += (all.empty() ? "{" : ", ") + told(one);
+    return all.empty() ? "none" : all + "}";
   } else {
     return c10::str(value);
   }

@@ -43,6 +43,7 @@ struct SelfAttentionSettings {
   /// Features whose products a score sums, the scale being 1 / sqrt of them; default head_dim.
   std::optional<int64_t> score_dim = std::nullopt;
   bool own_layers = false;  ///< but for what it has, the mechanism makes its layers itself
+  bool stick_breaking = false;                           ///< AttentionOptions::stick_breaking
 };
 
 namespace core {

@@ -187,8 +187,10 @@ ATTZOO_API AttentionResult SoftmaxAttention::attend(const Heads& heads,
   if (s.softcap) score = softcap(*s.softcap) + score;
   if (sinks.defined()) score = score + sink(sinks);
   add_inputs(pattern, score, heads, inputs, mode.causal);
-  auto result = attention(heads.q, heads.k, heads.v, pattern, score,
-                          {.scale = scale(), .dropout = mode.dropout}, /*private_qk=*/true);
+  auto result =
+      attention(heads.q, heads.k, heads.v, pattern, score,
+                {.scale = scale(), .dropout = mode.dropout, .stick_breaking = s.stick_breaking},
+                /*private_qk=*/true);
   if (heads.past) {
     const auto dtype = *heads.past->dtype;
     if (result.output.scalar_type() != dtype) result.output = result.output.to(dtype);

@@ -169,8 +169,11 @@ ATTZOO_API double reached(const AnyMask& mask, const Shape& n) {
 ATTZOO_API const std::vector<Chunk>& ChunkedBackend::chunks_of(const Qkv& t,
                                                                const Call& call) const {
   if (!call.plan) {
-    call.plan =
-        std::make_shared<std::vector<Chunk>>(chunks(call.rule.mask, t.shape(), most_scores_));
+    // A stick is broken by a dozen passes over the scores, which on a CPU had better be in its
+    // cache.
+    const bool in_cache = call.rule.stick_breaking && t.q.device().is_cpu();
+    const auto most = in_cache ? std::min(most_scores_, int64_t{1} << 18) : most_scores_;
+    call.plan = std::make_shared<std::vector<Chunk>>(chunks(call.rule.mask, t.shape(), most));
   }
   return *static_cast<const std::vector<Chunk>*>(call.plan.get());
 }

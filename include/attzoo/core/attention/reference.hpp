@@ -35,6 +35,7 @@ struct Rule {
   double scale = 1.0;
   Dropout dropout = {};
   bool wide = false;  // the output is not rounded to q's dtype: it goes on to be computed with
+  bool stick_breaking = false;  // weights are broken_stick(), not masked_softmax()
 
   torch::ScalarType output_dtype(const torch::Tensor& q) const {
     return wide ? compute_dtype(q) : q.scalar_type();
@@ -58,6 +59,10 @@ ATTZOO_API torch::Tensor dropout_factor(const Dropout& dropout, const Grid& g,
 /// Softmax over the allowed keys of scores [B, H, rows, columns].
 ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
                                            const torch::Tensor& allowed);
+
+/// Every allowed key, from the last one back to the first, takes the share sigmoid(score) of what
+/// those behind it have left. lse is the log of what all of them leave.
+ATTZOO_API ReferenceWeights broken_stick(const torch::Tensor& scores, const torch::Tensor& allowed);
 
 /// The weights, after dropout, of a part of the grid: q [B, H, rows, D], k [B, Hkv, columns, D].
 ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& q,
@@ -122,6 +127,20 @@ ATTZOO_API ReferenceWeights masked_softmax(const torch::Tensor& scores,
           (torch::log(sum) + max).masked_fill(empty, -kInf).squeeze(-1), hidden.logical_not()};
 }
 
+ATTZOO_API ReferenceWeights broken_stick(const torch::Tensor& scores,
+                                         const torch::Tensor& allowed) {
+  constexpr double kInf = std::numeric_limits<double>::infinity();
+  const auto hidden = torch::logical_or(allowed.logical_not(), scores == -kInf);
+  const auto masked = scores.masked_fill(hidden, 0.0);
+  const auto left = torch::log_sigmoid(-masked).masked_fill(hidden, 0.0);  // of the stick, logs
+  // Of the keys behind each: a sum without its own, from which nothing must be taken away again.
+  const auto from_here = left.flip(-1).cumsum(-1).flip(-1);
+  const auto behind =
+      torch::cat({from_here.slice(-1, 1), torch::zeros_like(from_here.slice(-1, 0, 1))}, -1);
+  return {torch::exp(torch::log_sigmoid(masked) + behind).masked_fill(hidden, 0.0), left.sum(-1),
+          hidden.logical_not()};
+}
+
 ATTZOO_API torch::Tensor weighted_values(const ReferenceWeights& r, const torch::Tensor& v) {
   return sum_over_pairs(r.weights, v.to(r.weights.scalar_type()), r.visible);
 }
@@ -131,15 +150,18 @@ ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& 
   const auto dtype = compute_dtype(q);
   const auto allowed = rule.mask.evaluate(grid);
   const auto scores = pair_products(q.to(dtype), k.to(dtype), allowed) * rule.scale;
+  const auto normalised = [&](const torch::Tensor& s) {
+    return rule.stick_breaking ? broken_stick(s, allowed) : masked_softmax(s, allowed);
+  };
   auto at = grid;
   if (torch::GradMode::is_enabled() && !rule.score.is_identity()) {
     torch::NoGradGuard no_grad;
-    at.without_weight = masked_softmax(rule.score.evaluate(scores, grid), allowed).weights == 0;
+    at.without_weight = normalised(rule.score.evaluate(scores, grid)).weights == 0;
   }
   // Counted on the way in and on the way out, so that nothing but finite numbers, of derivatives of
   // any order, leaves the modifier.
   const auto modified = at.counted(rule.score.evaluate(at.counted(scores), at));
-  auto result = masked_softmax(modified, allowed);
+  auto result = normalised(modified);
   if (rule.dropout.p > 0) {
     result.weights = result.weights * dropout_factor(rule.dropout, grid, dtype);
   }

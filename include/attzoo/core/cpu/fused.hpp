@@ -36,6 +36,7 @@ ATTZOO_API const char* FusedCpuBackend::why_not(const Qkv& t, const Call& call) 
   if (!t.q.device().is_cpu()) return "the tensors are not on the CPU";
   if (t.q.numel() == 0 || t.k.numel() == 0 || t.v.numel() == 0)
     return "there is nothing to compute";
+  if (call.rule.stick_breaking) return "its weights are a softmax, and a stick is broken here";
   if (n.L >= kMost || n.S >= kMost || !product_at_most({n.B, n.H}, kMost)) {
     return "a length, or batch times heads, is beyond 2^30, what its indices hold";
   }

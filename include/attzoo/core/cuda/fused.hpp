@@ -69,6 +69,7 @@ ATTZOO_API const char* why_no_kernel(const Qkv& t, const Call& call) {
   const auto n = t.shape();
   if (t.q.numel() == 0 || t.k.numel() == 0 || t.v.numel() == 0)
     return "there is nothing to compute";
+  if (call.rule.stick_breaking) return "their weights are a softmax, and a stick is broken here";
   if (t.q.scalar_type() == torch::kFloat64) return "they have no float64";
   if (t.q.size(3) > kMostFeatures || t.v.size(3) > kMostFeatures) return "more than 256 features";
   if (n.L >= kMost || n.S >= kMost) return "a length is beyond 2^30, what their indices hold";

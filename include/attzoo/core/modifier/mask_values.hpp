@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <iterator>
 #include <utility>
 
 namespace attzoo {
@@ -51,6 +52,10 @@ struct FullMask {
   torch::Tensor evaluate(const Grid& g) const;
 };
 
+/// Throws c10::ValueError unless the keys are the tokens of a grid of so many dimensions, and the
+/// queries some of them.
+ATTZOO_API void check_grid(int64_t tokens, size_t dimensions, const Shape& n);
+
 /// A mask of kernel/modifier/masks.hpp. `aligned`: it counts queries among the keys.
 template <class F>
 struct NamedMask {
@@ -58,6 +63,9 @@ struct NamedMask {
   F f = {};
   bool aligned = true;
   bool is_raw() const { return !aligned; }
+  void check([[maybe_unused]] const Shape& n, const torch::Device&) const {
+    if constexpr (requires { f.tokens(); }) check_grid(f.tokens(), std::size(f.axes), n);
+  }
   torch::Tensor evaluate(const Grid& g) const;
   Symbol symbol(const SymbolPair& p) const {
     return f(p.b, p.h, aligned ? p.aligned_q() : p.q, p.kv);
@@ -157,6 +165,14 @@ torch::Tensor NamedMask<F>::evaluate(const Grid& g) const {
   return f(TensorLane(g.b), TensorLane(g.h), TensorLane(aligned ? g.aligned_q() : g.q),
            TensorLane(g.kv))
       .t;
+}
+
+ATTZOO_API void check_grid(int64_t tokens, size_t dimensions, const Shape& n) {
+  TORCH_CHECK_VALUE(n.S == tokens, "neighborhood: the grid has ", tokens, " tokens, got S=", n.S);
+  TORCH_CHECK_VALUE(n.L <= n.S || dimensions == 1,
+                    "neighborhood: the queries must be tokens of the grid, the last ones, L <= S, "
+                    "got L=",
+                    n.L, " S=", n.S);
 }
 
 ATTZOO_API void DocumentsMask::check(const Shape& n, const torch::Device& device) const {
