@@ -52,6 +52,7 @@ void measure_steps(benchmark::State& state, const Make& make, int64_t context) {
 /// 65,536 takes minutes.
 inline void add_steps() {
   attzoo::testing::for_each_mechanism([](const char* mechanism, auto cost, auto make) {
+    if (!make(attzoo::testing::Size{})->takes().causal) return;
     for (int64_t context = 1024; context <= 65536; context *= 4) {
       if (cost == attzoo::testing::Cost::kQuadratic && context > 16384) continue;
       const auto name = std::string("step/") + mechanism + "/context:" + std::to_string(context);

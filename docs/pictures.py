@@ -3,7 +3,7 @@
     build/examples/example_patterns build/patterns && python3 docs/pictures.py build/patterns
 
 Recurrences, which have files of their causal weights alone, have a gallery of their own; their weights
-may be below 0. All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
+may be below 0. What has no causal form has a file without it. All but attention_rows.svg, which examples/attention_rows.cpp, a model that learns, draws itself.
 """
 
 import csv
@@ -73,13 +73,14 @@ def draw(path, panels, columns):
 def main():
     folder, pictures = Path(sys.argv[1]), Path(__file__).parent / "pictures"
     pictures.mkdir(exist_ok=True)
-    names = [f.stem.removesuffix("_causal") for f in sorted(folder.glob("*_causal.csv"))]
+    names = sorted({f.stem.removesuffix("_causal") for f in folder.glob("*.csv")})
     grids, recurrent = {}, {}
     for name in names:
         causal = folder / f"{name}_causal.csv"
         if (both := folder / f"{name}.csv").exists():
             grids[name] = shades(both)
-            draw(pictures / f"{name}.svg", [(name, grids[name]), ("causal", shades(causal))], 2)
+            panels = [(name, grids[name])] + ([("causal", shades(causal))] if causal.exists() else [])
+            draw(pictures / f"{name}.svg", panels, len(panels))
         else:  # what is nothing beside the row's largest is not drawn
             recurrent[name] = shades(causal, least=0)
             draw(pictures / f"{name}.svg", [(name, recurrent[name])], 1)

@@ -51,6 +51,13 @@ torch::Tensor pattern(DifferentialSelfAttentionImpl& module, const torch::Tensor
   return weights[0][0] / (1 - module.lambda());
 }
 
+/// Means of segments of the tokens, one for each column of a projection along the sequence.
+void set_segments(torch::Tensor projection) {
+  const int64_t size = kTokens / projection.size(1);
+  projection.zero_();
+  for (int64_t i = 0; i < kTokens; ++i) projection[i][i / size] = 1.0 / static_cast<double>(size);
+}
+
 template <class Holder>
 constexpr bool kIsRecurrent =
     std::is_base_of_v<core::RecurrentParts, typename Holder::ContainedType>;
@@ -144,8 +151,10 @@ int main(int argc, char** argv) {
       for (auto& parameter :
            module->named_parameters()) {  // equal scores: the pattern alone is left
         if (parameter.key().find("w_k") != std::string::npos) parameter.value().zero_();
+        if (parameter.key().starts_with("proj_")) set_segments(parameter.value());
       }
       for (const bool causal : {false, true}) {
+        if (causal && !module->takes().causal) continue;
         const auto path = folder / (name + (causal ? "_causal.csv" : ".csv"));
         if (!write(path, pattern(*module, x, causal).contiguous(), causal)) complain(path);
       }

@@ -171,6 +171,36 @@ torch::Tensor linear(const torch::Tensor& x) {
 }
 // [/linear]
 
+torch::Tensor performer(const torch::Tensor& x) {
+  // [performer]
+  attzoo::PerformerSelfAttention attn(
+      {.d_model = 64, .num_heads = 4, .num_features = 64, .causal = true});
+  auto y = attn(x).output;
+  attn->redraw_features(/*seed=*/1);           // other random features, say every 1000 steps
+  auto cache = attn->make_cache(/*batch=*/2);  // sums, however long the text
+  auto next = attn(x.slice(1, 0, 1), {.cache = cache}).output;
+  // [/performer]
+  return torch::cat({next, y.slice(1, 1)}, 1);
+}
+
+torch::Tensor linformer(const torch::Tensor& x) {
+  // [linformer]
+  attzoo::LinformerSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .seq_len = 512, .num_projected = 64});
+  auto y = attn(x).output;  // at most 512 tokens, each of which attends to 64 sums over them
+  // [/linformer]
+  return y;
+}
+
+torch::Tensor nystrom(const torch::Tensor& x) {
+  // [nystrom]
+  attzoo::NystromSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .num_landmarks = 32, .conv_kernel_size = 33});
+  auto y = attn(x).output;  // landmarks are means of 256 / 32 tokens
+  // [/nystrom]
+  return y;
+}
+
 torch::Tensor delta_net(const torch::Tensor& x) {
   // [delta_net]
   attzoo::DeltaNet attn({.d_model = 64, .num_heads = 4});
@@ -305,6 +335,9 @@ int main() {
                                    longformer(x),
                                    lsh(x),
                                    linear(x),
+                                   performer(x),
+                                   linformer(x),
+                                   nystrom(x),
                                    gated(x),
                                    combined(x),
                                    delta_net(x),

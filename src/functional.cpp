@@ -6,9 +6,12 @@
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/checks.hpp>
 #include <attzoo/functional/cuda_source.hpp>
+#include <attzoo/functional/each_document.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/nystrom_attention.hpp>
+#include <attzoo/functional/performer_attention.hpp>
 #include <attzoo/functional/recurrence.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/scores.hpp>

@@ -28,3 +28,4 @@
 #include <attzoo/module/state_cache.hpp>
 #include <attzoo/module/token_cache.hpp>
 #include <attzoo/module/torch_masks.hpp>
+#include <attzoo/performer/favor_cache.hpp>

@@ -16,12 +16,13 @@ enum class Cost { kQuadratic, kLess };
 
 /// The size at which every mechanism can be built. Nothing is dropped.
 struct Size {
-  int64_t width = 64;    ///< d_model
-  int64_t heads = 2;     ///< divides width
-  int64_t span = 64;     ///< tokens in a window, in a block and in two buckets; even
-  int64_t dilation = 4;  ///< distance between the keys of a dilated query
-  int64_t hashes = 1;    ///< rounds of LSH
-  bool overlap = false;  ///< of blocks
+  int64_t width = 64;       ///< d_model
+  int64_t heads = 2;        ///< divides width
+  int64_t span = 64;        ///< tokens in a window, in a block and in two buckets; even
+  int64_t longest = 16384;  ///< tokens of what has a parameter for each
+  int64_t dilation = 4;     ///< distance between the keys of a dilated query
+  int64_t hashes = 1;       ///< rounds of LSH
+  bool overlap = false;     ///< of blocks
   bool causal = false;
   std::optional<int64_t> buckets = std::nullopt;  ///< of LSH; default by the sequence's length
 };
@@ -101,6 +102,13 @@ void for_each_mechanism(Visit&& visit) {
     return LinearSelfAttention(
         {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   });
+  visit("linformer", Cost::kLess, [](const Size& s) {
+    return LinformerSelfAttention({.d_model = s.width,
+                                   .num_heads = s.heads,
+                                   .seq_len = s.longest,
+                                   .num_projected = s.span,
+                                   .dropout = 0});
+  });
   visit("local", Cost::kLess, make_local);
   visit("longformer", Cost::kLess, [](const Size& s) {
     return LongformerSelfAttention({.d_model = s.width,
@@ -133,6 +141,13 @@ void for_each_mechanism(Visit&& visit) {
                                       .kernel_size = {s.span + 1},
                                       .dropout = 0,
                                       .causal = s.causal});
+  visit("nystrom", Cost::kLess, [](const Size& s) {
+    return NystromSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .num_landmarks = s.span, .dropout = 0});
+  });
+  visit("performer", Cost::kLess, [](const Size& s) {
+    return PerformerSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   });
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});

@@ -291,6 +291,7 @@ class OptionCases {
       good_.num_kv_heads = 2;
     }
     if constexpr (requires { good_.qk_norm; }) good_.qk_norm = true;
+    if constexpr (requires { good_.seq_len; }) good_.seq_len = kLength;
   }
 
   void shared() {
@@ -435,6 +436,20 @@ TEST(BadModuleInputs, Options) {
     refused("dilation", {.d_model = kModel, .dilation = {1, n}, .grid = {2, 2}});
     refused("grid", {.d_model = kModel, .grid = {2, n, 2}});
   }
+  using Linformer = LinformerSelfAttentionOptions;
+  OptionCases<LinformerSelfAttention>(all)
+      .bad(&Linformer::seq_len, "seq_len", kNotPositive, kTooLarge)
+      .bad(&Linformer::num_projected, "num_projected", kNotPositive, kTooLarge)
+      .bad(&Linformer::head_dim, "head_dim", kNotPositive, kTooLarge);
+  using Nystrom = NystromSelfAttentionOptions;
+  OptionCases<NystromSelfAttention>(all)
+      .bad(&Nystrom::num_landmarks, "num_landmarks", kNotPositive)
+      .bad(&Nystrom::inverse_steps, "inverse_steps", std::vector<int64_t>{-1, INT64_MIN})
+      .bad(&Nystrom::conv_kernel_size, "conv_kernel_size", kNotPositive, std::vector<int64_t>{2});
+  using Performer = PerformerSelfAttentionOptions;
+  OptionCases<PerformerSelfAttention>(all)
+      .bad(&Performer::num_features, "num_features", kNotPositive, kTooLarge)
+      .bad(&Performer::feature_eps, "feature_eps", negative, kNotFinite);
   expect_all_refused(all, 500);
 }
 

@@ -15,6 +15,7 @@
 
 #include "golden_decode.hpp"
 #include "golden_mla.hpp"
+#include "golden_lowrank.hpp"
 #include "golden_modern.hpp"
 #include "golden_modules.hpp"
 #include "golden_onnx.hpp"
@@ -347,6 +348,7 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
       check_recurrence(c, report);
     } else if (!check_recurrent_module(c, report) && !check_mla(c, report)) {
     } else if (!check_recurrent_module(c, report) && !check_scores(c, report)) {
+    } else if (!check_lowrank(c, report) && !check_recurrent_module(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

@@ -304,7 +304,10 @@ set(tested_elsewhere
   functional/callables=core/callables
   functional/checks=bad_inputs
   functional/debug=functional/linear_attention
+  functional/each_document=linformer
   functional/masks=functional/modifiers
+  functional/nystrom_attention=nystrom
+  functional/performer_attention=performer
   functional/result=functional/attention
   functional/scores=functional/modifiers
   functional/sdpa=functional/attention

@@ -41,6 +41,7 @@ inline std::vector<Mechanism> all_mechanisms() {
   using namespace attzoo::testing;
   std::vector<Mechanism> all;
   for_each_mechanism([&](const char* name, Cost cost, auto make) {
+    if (!make(Size{})->takes().causal) return;  // a language model sees no later bytes
     all.push_back({name,
                    [make](const Options& o, int64_t layer) {
                      return attzoo::transformer_block(make(size_of(o, layer)));

@@ -16,6 +16,7 @@
 #include <attzoo/kimi_delta.hpp>
 #include <attzoo/lightning.hpp>
 #include <attzoo/linear.hpp>
+#include <attzoo/linformer.hpp>
 #include <attzoo/local.hpp>
 #include <attzoo/longformer.hpp>
 #include <attzoo/lsh.hpp>
@@ -23,6 +24,8 @@
 #include <attzoo/multi_head.hpp>
 #include <attzoo/multi_head_latent.hpp>
 #include <attzoo/relative.hpp>
+#include <attzoo/nystrom.hpp>
+#include <attzoo/performer.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/streaming.hpp>
@@ -41,6 +44,8 @@
 #include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/modifiers.hpp>
+#include <attzoo/functional/nystrom_attention.hpp>
+#include <attzoo/functional/performer_attention.hpp>
 #include <attzoo/functional/recurrence.hpp>
 #include <attzoo/functional/rope.hpp>
 #include <attzoo/functional/sdpa.hpp>

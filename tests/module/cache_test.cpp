@@ -123,6 +123,7 @@ std::vector<Case> all_cases() {
                                   .hashes = 2,
                                   .causal = true,
                                   .buckets = 9})) {
+    if (!make().takes().causal) continue;  // without a causal form there is no cache
     cases.push_back({name, [make = make] { return module(make()); }});
   }
   return cases;

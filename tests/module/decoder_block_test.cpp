@@ -152,6 +152,7 @@ TEST(DecoderBlock, StepsAreTheWholePass) {
   const Inputs in;
   const Size size{.width = kWidth, .heads = 2, .span = 4, .causal = true, .buckets = 2};
   for_each_mechanism([&](const char* name, Cost, auto mechanism) {
+    if (!mechanism(size)->takes().causal) return;  // without a causal form there is no cache
     auto block = decoder_block(mechanism(size), GroupedSelfAttention(kWidth, 4, 2));
     block->to(torch::kFloat64);
     block->eval();

@@ -5,6 +5,7 @@
 #include <attzoo/core/checks.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <string_view>
 #include <vector>
 
@@ -53,6 +54,12 @@ struct Packing {
 /// The runs of documents that check_documents() has seen. Throws c10::ValueError if the tokens of a
 /// document do not lie together: its positions would have no meaning.
 ATTZOO_API Packing pack(const Documents& d, std::string_view who);
+
+/// Each document by itself: f gets the rows of one in every tensor [B, H, S, ..], as [1 or B, H, n,
+/// ..], undefined ones as they are; the tensors of n rows that it gives, joined again.
+ATTZOO_API std::vector<torch::Tensor> by_document(
+    const Packing& packing, const std::vector<torch::Tensor>& tensors,
+    const std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>&)>& f);
 
 }  // namespace attzoo::core
 
@@ -147,6 +154,37 @@ ATTZOO_API Packing pack(const Documents& d, std::string_view who) {
   const auto lengths = starts.diff().contiguous();
   const auto* data = lengths.const_data_ptr<int64_t>();
   return {run, place - begin, {data, data + lengths.numel()}};
+}
+
+ATTZOO_API std::vector<torch::Tensor> by_document(
+    const Packing& packing, const std::vector<torch::Tensor>& tensors,
+    const std::function<std::vector<torch::Tensor>(const std::vector<torch::Tensor>&)>& f) {
+  // Where each sequence has documents of its own, all sequences are one long row of documents.
+  const bool one_row = packing.run.size(0) == 1;
+  const int64_t B = tensors[0].size(0), S = tensors[0].size(2);
+  const auto runs = packing.lengths.size();
+  std::vector<std::vector<torch::Tensor>> split, made;
+  for (const auto& t : tensors) {
+    if (!t.defined()) {
+      split.emplace_back(runs);
+      continue;
+    }
+    const auto row = one_row ? t : t.transpose(0, 1).flatten(1, 2).unsqueeze(0);
+    split.push_back(row.split_with_sizes(packing.lengths, 2));
+  }
+  for (size_t d = 0; d < runs; ++d) {
+    std::vector<torch::Tensor> own;
+    for (const auto& parts : split) own.push_back(parts[d]);
+    auto parts = f(own);
+    made.resize(parts.size());
+    for (size_t i = 0; i < parts.size(); ++i) made[i].push_back(std::move(parts[i]));
+  }
+  std::vector<torch::Tensor> joined;
+  for (const auto& parts : made) {
+    const auto row = torch::cat(parts, 2);
+    joined.push_back(one_row ? row : row.squeeze(0).unflatten(1, {B, S}).transpose(0, 1));
+  }
+  return joined;
 }
 
 }  // namespace attzoo::core

@@ -154,6 +154,9 @@ ATTZOO_API CallPlaces check_call(const Callee& callee, const torch::Tensor& weig
   TORCH_CHECK_VALUE(callee.takes.context || !crosses(inputs), callee.name,
                     ": a context has no meaning here: keys and values are those of x");
   if (!crosses(inputs)) check_reads_x(callee);
+  TORCH_CHECK_VALUE(callee.takes.causal || !mode.causal, callee.name,
+                    ": causal has no meaning: every token sees sums over all tokens, later ones "
+                    "too");
   if (inputs.cache.defined()) check_cached_call(callee, weight, x, inputs, mode);
   TORCH_CHECK_VALUE(!inputs.context_padding_mask.defined(), callee.name,
                     ": context_padding_mask is for modules that attend to x, too, as DecoderBlock; "

@@ -66,6 +66,7 @@ struct TakenInputs {
   bool positions = false;         ///< positions of the tokens; whoever has RoPE
   bool context = true;            ///< a context: cross attention
   bool later = true;              ///< causal = false: tokens that see later ones
+  bool causal = true;             ///< causal = true, and a cache: tokens that do not
 };
 
 namespace core {

@@ -53,6 +53,20 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
   ATTZOO_OPTION(overlap, false);
+  ATTZOO_OPTION(seq_len, true);  // Linformer
+  ATTZOO_OPTION(num_projected, true);
+  ATTZOO_OPTION(one_kv_head, true);
+  ATTZOO_OPTION(share_kv, true);
+  ATTZOO_OPTION(num_landmarks, false);  // Nystromformer
+  ATTZOO_OPTION(inverse_steps, false);
+  ATTZOO_OPTION(batch_inverse, false);
+  ATTZOO_OPTION(count_padding, false);
+  ATTZOO_OPTION(conv_kernel_size, true);
+  ATTZOO_OPTION(num_features, true);  // Performer
+  ATTZOO_OPTION(relu_kernel, true);
+  ATTZOO_OPTION(equal_norms, true);
+  ATTZOO_OPTION(feature_seed, true);
+  ATTZOO_OPTION(feature_eps, true);
   ATTZOO_OPTION(feature_dim, true);
   ATTZOO_OPTION(remainder, false);
   ATTZOO_OPTION(eps, false);

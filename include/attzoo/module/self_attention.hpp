@@ -109,12 +109,13 @@ class Mechanism : public CallableModule<Derived>, public Parts {
     return Parts::project(x, in, mode(in), more...);
   }
 
-  /// Whether this call is causal. A recurrence, which has no such option, is.
+  /// Whether this call is causal. A recurrence, which has no such option, is; what has no causal
+  /// form is not.
   bool is_causal(const AttentionInputs& in) const {
     if constexpr (SelfAttentionOptions<Options>) {
       return in.causal.value_or(options.causal);
     } else {
-      return in.causal.value_or(true);
+      return in.causal.value_or(Derived::kTakes.causal);
     }
   }
   /// What the parts must know of this call.

@@ -220,6 +220,7 @@ ATTZOO_API TakenInputs StackImpl::takes() const {
     all.positions = all.positions || taken.positions;
     all.context = all.context && taken.context;
     all.later = all.later && taken.later;
+    all.causal = all.causal && taken.causal;
   }
   return all;
 }

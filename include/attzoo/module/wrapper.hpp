@@ -122,7 +122,8 @@ struct WrapsTwo {
             .global_attention = a.global_attention || b.global_attention,
             .positions = a.positions || b.positions,
             .context = a.context && b.context,
-            .later = a.later && b.later};
+            .later = a.later && b.later,
+            .causal = a.causal && b.causal};
   }
   /// What builds this wrapper again, every default filled in.
   Config get_config() const { return {attn_a->get_config(), attn_b->get_config(), options}; }

@@ -146,25 +146,11 @@ ATTZOO_API LinearSums linear_sums(const torch::Tensor& q, const torch::Tensor& k
                                   const torch::Tensor& v, bool causal, const Packing& packing) {
   if (eager_reference()) return sums_by_definition(q, k, v, causal, packing.run);
   if (!packing.defined() || q.numel() == 0) return sums_of_sequences(q, k, v, causal);
-  // Where each sequence has documents of its own, all sequences are one long row of documents.
-  const bool one_row = packing.run.size(0) == 1;
-  const int64_t B = q.size(0), S = q.size(2);
-  const auto split = [&](const torch::Tensor& t) {  // [B, H, S, F] -> [1, H, B * S, F], by document
-    const auto row = one_row ? t : t.transpose(0, 1).flatten(1, 2).unsqueeze(0);
-    return row.split_with_sizes(packing.lengths, 2);
-  };
-  const auto join = [&](const std::vector<torch::Tensor>& parts) {
-    const auto row = torch::cat(parts, 2);
-    return one_row ? row : row.squeeze(0).unflatten(1, {B, S}).transpose(0, 1);
-  };
-  const auto qs = split(q), ks = split(k), vs = split(v);
-  std::vector<torch::Tensor> values, normalizers;
-  for (size_t d = 0; d < qs.size(); ++d) {
-    auto sums = sums_of_sequences(qs[d], ks[d], vs[d], causal);
-    values.push_back(std::move(sums.values));
-    normalizers.push_back(std::move(sums.normalizer));
-  }
-  return {join(values), join(normalizers)};
+  const auto sums = by_document(packing, {q, k, v}, [&](const std::vector<torch::Tensor>& own) {
+    auto of_one = sums_of_sequences(own[0], own[1], own[2], causal);
+    return std::vector<torch::Tensor>{std::move(of_one.values), std::move(of_one.normalizer)};
+  });
+  return {sums[0], sums[1]};
 }
 
 ATTZOO_API LinearSums linear_sums_after(const LinearState& before, const torch::Tensor& q,
