@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t kTokens = 64;
 
 AttentionInputs inputs_of(const TakenInputs& takes, bool causal) {
-  AttentionInputs inputs{.causal = causal};
+  AttentionInputs inputs{.causal = causal || !takes.later};
   if (takes.global_attention) {
     inputs.global_attention = torch::zeros({kTokens});
     inputs.global_attention[0] = inputs.global_attention[40] = 1;
@@ -44,6 +44,12 @@ torch::Tensor pattern(CombinedAttentionImpl<A, B>& module, const torch::Tensor& 
 template <class Inner>
 torch::Tensor pattern(GatedSelfAttentionImpl<Inner>& module, const torch::Tensor& x, bool causal) {
   return (pattern(*module.attn, x, causal) + torch::eye(kTokens)) / 2;
+}
+
+/// Of all three branches, whose gates are 1/2.
+torch::Tensor pattern(NativeSparseSelfAttentionImpl& module, const torch::Tensor& x, bool) {
+  const torch::Tensor weights = module.forward(x).weights;
+  return weights[0][0] / weights[0][0].sum(-1, /*keepdim=*/true);
 }
 
 template <class Holder>
@@ -139,6 +145,7 @@ int main(int argc, char** argv) {
       for (auto& parameter :
            module->named_parameters()) {  // equal scores: the pattern alone is left
         if (parameter.key().find("w_k") != std::string::npos) parameter.value().zero_();
+        if (parameter.key() == "w_branch.weight") parameter.value().zero_();
       }
       for (const bool causal : {false, true}) {
         const auto path = folder / (name + (causal ? "_causal.csv" : ".csv"));

@@ -6,6 +6,7 @@
 
 #include <attzoo/attzoo.hpp>
 
+#include <algorithm>
 #include <optional>
 
 namespace attzoo::testing {
@@ -78,6 +79,15 @@ void for_each_mechanism(Visit&& visit) {
                                  .dropout = 0,
                                  .causal = s.causal});
   });
+  visit("indexed", Cost::kQuadratic, [](const Size& s) {
+    return IndexedSelfAttention({.d_model = s.width,
+                                 .num_heads = s.heads,
+                                 .top_k = s.span,
+                                 .index_heads = 2,
+                                 .index_dim = 16,
+                                 .dropout = 0,
+                                 .causal = s.causal});
+  });
   visit("kimi_delta", Cost::kLess, [](const Size& s) {
     return KimiDeltaAttention({.d_model = s.width, .num_heads = s.heads});
   });
@@ -109,6 +119,15 @@ void for_each_mechanism(Visit&& visit) {
     return Mamba2({.d_model = s.width, .num_heads = s.heads, .state_size = s.width / s.heads});
   });
   visit("multi_head", Cost::kQuadratic, make_multi_head);
+  visit("native_sparse", Cost::kQuadratic, [](const Size& s) {
+    return NativeSparseSelfAttention({.d_model = s.width,
+                                      .num_query_heads = s.heads,
+                                      .num_kv_heads = s.heads % 2 == 0 ? s.heads / 2 : 1,
+                                      .block_size = std::max<int64_t>(1, s.span / 8),
+                                      .block_count = 8,
+                                      .window_size = s.span,
+                                      .dropout = 0});
+  });
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});
   });

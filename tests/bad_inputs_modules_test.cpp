@@ -383,11 +383,23 @@ TEST(BadModuleInputs, Options) {
       .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
   OptionCases<BlockSelfAttention>(all).bad(&BlockSelfAttentionOptions::block_size, "block_size",
                                            kNotPositive);
+  OptionCases<IndexedSelfAttention>(all)
+      .bad(&IndexedSelfAttentionOptions::top_k, "top_k", kNotPositive)
+      .bad(&IndexedSelfAttentionOptions::index_heads, "index_heads", kNotPositive, kTooLarge)
+      .bad(&IndexedSelfAttentionOptions::index_dim, "index_dim", kNotPositive, kTooLarge);
   OptionCases<LSHSelfAttention>(all)
       .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
   OptionCases<LongformerSelfAttention>(all).bad(&LongformerSelfAttentionOptions::window_size,
                                                 "window_size", kNotPositive);
+  using NativeSparse = NativeSparseSelfAttentionOptions;
+  OptionCases<NativeSparseSelfAttention>(all)
+      .bad(&NativeSparse::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&NativeSparse::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&NativeSparse::block_size, "block_size", kNotPositive, kTooLarge)
+      .bad(&NativeSparse::block_count, "block_count", kNotPositive)
+      .bad(&NativeSparse::window_size, "window_size", kNotPositive)
+      .bad(&NativeSparse::head_dim, "head_dim", kNotPositive, kTooLarge);
   expect_all_refused(all, 500);
 }
 

@@ -16,6 +16,7 @@
 #include "golden_decode.hpp"
 #include "golden_modern.hpp"
 #include "golden_modules.hpp"
+#include "golden_nsa.hpp"
 #include "golden_onnx.hpp"
 #include "golden_recurrence.hpp"
 #include "golden_recurrent_modules.hpp"
@@ -343,7 +344,7 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
     const auto c = modern_case(std::move(file));
     if (recurrent_ops().count(c.op)) {
       check_recurrence(c, report);
-    } else if (!check_recurrent_module(c, report)) {
+    } else if (!check_recurrent_module(c, report) && !check_chosen_keys(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

@@ -305,6 +305,7 @@ set(tested_elsewhere
   functional/checks=bad_inputs
   functional/debug=functional/linear_attention
   functional/masks=functional/modifiers
+  functional/native_sparse=native_sparse
   functional/result=functional/attention
   functional/scores=functional/modifiers
   functional/sdpa=functional/attention

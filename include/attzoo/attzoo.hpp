@@ -11,6 +11,7 @@
 #include <attzoo/gated_delta_net.hpp>
 #include <attzoo/gated_linear.hpp>
 #include <attzoo/grouped.hpp>
+#include <attzoo/indexed.hpp>
 #include <attzoo/kimi_delta.hpp>
 #include <attzoo/lightning.hpp>
 #include <attzoo/linear.hpp>
@@ -19,6 +20,7 @@
 #include <attzoo/lsh.hpp>
 #include <attzoo/mamba2.hpp>
 #include <attzoo/multi_head.hpp>
+#include <attzoo/native_sparse.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/vanilla.hpp>

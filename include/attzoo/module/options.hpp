@@ -42,6 +42,11 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
   ATTZOO_OPTION(overlap, false);
+  ATTZOO_OPTION(block_count, false);
+  ATTZOO_OPTION(compression, true);
+  ATTZOO_OPTION(top_k, false);
+  ATTZOO_OPTION(index_heads, true);
+  ATTZOO_OPTION(index_dim, true);
   ATTZOO_OPTION(feature_dim, true);
   ATTZOO_OPTION(eps, false);
   ATTZOO_OPTION(bucket_size, false);
