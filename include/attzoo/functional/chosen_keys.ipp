@@ -36,8 +36,10 @@ class ChosenAttention final : public Differentiable {
       if (l.learns()) learning_.push_back(l.tensor);
     }
     const int64_t C = chosen_.index.size(1), M = chosen_.index.size(3) * chosen_.block_size;
-    const bool apart = (C != 1 && C != kv_heads_) || !score_.is_identity() ||
-                       (n_.L > 0 && mask_.evaluate(grid(0, 1)).size(1) != 1);
+    if (!mask_.is_full() && n_.L > 0) {  // whether it is another one for other heads
+      of_heads_ = mask_.evaluate(Grid(n_, 0, 1, chosen_.index.device())).size(1) != 1;
+    }
+    const bool apart = (C != 1 && C != kv_heads_) || !score_.is_identity() || of_heads_;
     units_ = apart ? n_.H : kv_heads_;
     // As much of keys and values as stays in a core's cache.
     constexpr int64_t kMost = int64_t{1} << 19;
@@ -54,6 +56,10 @@ class ChosenAttention final : public Differentiable {
   /// x is q, k, v, and what learns.
   Tensors forward(const Tensors& x) override {
     std::vector<torch::Tensor> outputs, lse;
+    if (is_empty()) {
+      return {x[0].new_zeros({n_.B, n_.H, n_.L, x[2].size(3)}),
+              torch::zeros({n_.B, n_.H, n_.L}, x[0].options().dtype(compute_dtype(x[0])))};
+    }
     for_each_chunk([&](int64_t begin, int64_t end) {
       const auto part = this->part(begin, end);
       const auto r = attend(x[0].slice(2, begin, end), part.keys(x[1]), part.keys(x[2]), part);
@@ -66,7 +72,7 @@ class ChosenAttention final : public Differentiable {
   Tensors backward(const Tensors& x, const Tensors& grads) override {
     unchanged_.check("chosen_attention");
     Tensors sums(x.size());
-    if (!grads[0].defined() && !grads[1].defined()) return sums;
+    if (is_empty() || (!grads[0].defined() && !grads[1].defined())) return sums;
     const bool again = torch::GradMode::is_enabled();
     torch::AutoGradMode enable(true);
     if (again) return whole_backward(x, grads);
@@ -104,8 +110,9 @@ class ChosenAttention final : public Differentiable {
                         int64_t end) const {
     unchanged_.check("LazyWeights");
     std::vector<torch::Tensor> rows;
+    if (is_empty() || begin == end) return q.new_zeros({n_.B, n_.H, end - begin, n_.S});
     const int64_t first = begin / step_ * step_;  // whole chunks, which drop the same weights
-    for (int64_t at = first; at < end || at == first; at += step_) {
+    for (int64_t at = first; at < end; at += step_) {
       const int64_t last = std::min(n_.L, at + step_);
       const auto part = this->part(at, last);
       const auto keys = part.keys(k);
@@ -121,6 +128,8 @@ class ChosenAttention final : public Differentiable {
   }
 
  private:
+  bool is_empty() const { return n_.B == 0 || n_.L == 0; }
+
   /// Some rows and their keys.
   struct Part {
     int64_t begin, rows, kv_heads, S;
@@ -131,7 +140,7 @@ class ChosenAttention final : public Differentiable {
     torch::Tensor keys(const torch::Tensor& t) const { return take_rows(t, index).flatten(1, 2); }
     /// Adds what belongs to keys() to sum [B, Hkv, S, features].
     void add(torch::Tensor& sum, const torch::Tensor& t) const {
-      add_rows(sum, index, t.view({index.size(0), index.size(1), rows, index.size(3), -1}));
+      add_rows(sum, index, t.view({index.size(0), index.size(1), rows, index.size(3), t.size(3)}));
     }
   };
 
@@ -153,6 +162,10 @@ class ChosenAttention final : public Differentiable {
     Grid g(n_, Places(begin, end, chosen_.index.device()), Places(0, 0, chosen_.index.device()));
     g.rows = g.columns = Places();
     g.kv = numbers(begin, end).clamp(0, std::max<int64_t>(0, n_.S - 1));
+    if (!of_heads_) g.h = torch::zeros_like(g.h.slice(1, 0, 1));
+    if (of_heads_ && g.kv.size(1) > 1) {
+      g.kv = g.kv.repeat_interleave(n_.H / g.kv.size(1), 1);
+    }
     return g;
   }
 
@@ -161,19 +174,22 @@ class ChosenAttention final : public Differentiable {
     const auto number = numbers(begin, end);
     const int64_t R = end - begin, M = number.size(3);
     auto visible = torch::logical_and(number >= 0, number < n_.S);
-    if (!mask_.is_full()) visible = torch::logical_and(visible, mask_.evaluate(grid(begin, end)));
     const auto of_units = [&](const torch::Tensor& t) {  // heads 1, Hkv or H -> U
       auto heads =
           t.size(1) == 1 || t.size(1) == units_ ? t : t.repeat_interleave(units_ / t.size(1), 1);
       return heads.expand({n_.B, units_, R, M});
     };
+    visible = of_units(visible);
+    if (!mask_.is_full()) {
+      visible = torch::logical_and(visible, of_units(mask_.evaluate(grid(begin, end))));
+    }
     const auto index = number.clamp(0, std::max<int64_t>(0, n_.S - 1));
     return {begin,
             R,
             kv_heads_,
             n_.S,
             of_units(index).contiguous(),
-            of_units(visible).reshape({n_.B, units_ * R, 1, M})};
+            visible.reshape({n_.B, units_ * R, 1, M})};
   }
 
   /// q [B, H, R, D] and the keys of a part -> [B, U * R, G, ..].
@@ -233,6 +249,7 @@ class ChosenAttention final : public Differentiable {
   AttentionOptions how_;
   Shape n_;
   int64_t kv_heads_, step_, units_ = 1;  // units: heads that gather keys of their own
+  bool of_heads_ = false;                // the mask
   std::vector<torch::Tensor> learning_;
   Unchanged unchanged_;
 };
