@@ -58,6 +58,12 @@ void set_segments(torch::Tensor projection) {
   for (int64_t i = 0; i < kTokens; ++i) projection[i][i / size] = 1.0 / static_cast<double>(size);
 }
 
+/// Of all three branches, whose gates are 1/2.
+torch::Tensor pattern(NativeSparseSelfAttentionImpl& module, const torch::Tensor& x, bool) {
+  const torch::Tensor weights = module.forward(x).weights;
+  return weights[0][0] / weights[0][0].sum(-1, /*keepdim=*/true);
+}
+
 template <class Holder>
 constexpr bool kIsRecurrent =
     std::is_base_of_v<core::RecurrentParts, typename Holder::ContainedType>;
@@ -152,6 +158,7 @@ int main(int argc, char** argv) {
            module->named_parameters()) {  // equal scores: the pattern alone is left
         if (parameter.key().find("w_k") != std::string::npos) parameter.value().zero_();
         if (parameter.key().starts_with("proj_")) set_segments(parameter.value());
+        if (parameter.key() == "w_branch.weight") parameter.value().zero_();
       }
       for (const bool causal : {false, true}) {
         if (causal && !module->takes().causal) continue;

@@ -227,6 +227,15 @@ torch::Tensor gated_linear(const torch::Tensor& x) {
   return y;
 }
 
+torch::Tensor indexed(const torch::Tensor& x) {
+  // [indexed]
+  attzoo::IndexedSelfAttention attn({.d_model = 64, .num_heads = 8, .top_k = 32, .causal = true});
+  auto [result, loss] = attn->forward_with_loss(x);  // loss [B, L] teaches the indexer:
+  auto y = result.output;                            // (task(y) + loss.mean()).backward()
+  // [/indexed]
+  return y;
+}
+
 torch::Tensor kimi_delta(const torch::Tensor& x) {
   // [kimi_delta]
   attzoo::Stack layers;
@@ -255,6 +264,19 @@ torch::Tensor mamba2(const torch::Tensor& x) {
   attzoo::Mamba2 mixer({.d_model = 64, .num_heads = 8, .state_size = 32});
   auto y = mixer(x).output;
   // [/mamba2]
+  return y;
+}
+
+torch::Tensor native_sparse(const torch::Tensor& x) {
+  // [native_sparse]
+  attzoo::NativeSparseSelfAttention attn({.d_model = 64,
+                                          .num_query_heads = 8,
+                                          .num_kv_heads = 2,
+                                          .block_size = 8,
+                                          .block_count = 6,
+                                          .window_size = 32});
+  auto y = attn(x).output;  // causal by itself
+  // [/native_sparse]
   return y;
 }
 
@@ -362,6 +384,7 @@ int main() {
                                    retention(x),    rwkv7(x, real_tokens),
                                    relative(x),     forgetting(x),
                                    differential(x), streaming(x),
+                                   indexed(x),      native_sparse(x),
                                    blocks(x),       stack(x)};
                                    stack(x),
                                    stick_breaking(x),

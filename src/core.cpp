@@ -31,6 +31,7 @@
 #include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/recurrence/recur.hpp>
 #include <attzoo/core/recurrence/short_convolution.hpp>
+#include <attzoo/core/row_lists.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/core/views.hpp>
 

@@ -5,11 +5,14 @@
 
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/checks.hpp>
+#include <attzoo/functional/chosen_keys.hpp>
 #include <attzoo/functional/cuda_source.hpp>
 #include <attzoo/functional/each_document.hpp>
+#include <attzoo/functional/indexer.hpp>
 #include <attzoo/functional/linear_attention.hpp>
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/masks.hpp>
+#include <attzoo/functional/native_sparse.hpp>
 #include <attzoo/functional/nystrom_attention.hpp>
 #include <attzoo/functional/performer_attention.hpp>
 #include <attzoo/functional/recurrence.hpp>

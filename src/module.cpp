@@ -6,6 +6,7 @@
 
 #include <attzoo/attzoo.hpp>
 #include <attzoo/block/overlapping_blocks.hpp>
+#include <attzoo/indexed/index_cache.hpp>
 #include <attzoo/linear/attend_by_sums.hpp>
 #include <attzoo/lsh/bucket_cache.hpp>
 #include <attzoo/lsh/buckets.hpp>
@@ -29,3 +30,4 @@
 #include <attzoo/module/token_cache.hpp>
 #include <attzoo/module/torch_masks.hpp>
 #include <attzoo/performer/favor_cache.hpp>
+#include <attzoo/native_sparse/block_cache.hpp>

@@ -92,6 +92,15 @@ void for_each_mechanism(Visit&& visit) {
                                  .dropout = 0,
                                  .causal = s.causal});
   });
+  visit("indexed", Cost::kQuadratic, [](const Size& s) {
+    return IndexedSelfAttention({.d_model = s.width,
+                                 .num_heads = s.heads,
+                                 .top_k = s.span,
+                                 .index_heads = 2,
+                                 .index_dim = 16,
+                                 .dropout = 0,
+                                 .causal = s.causal});
+  });
   visit("kimi_delta", Cost::kLess, [](const Size& s) {
     return KimiDeltaAttention({.d_model = s.width, .num_heads = s.heads});
   });
@@ -148,6 +157,14 @@ void for_each_mechanism(Visit&& visit) {
   visit("performer", Cost::kLess, [](const Size& s) {
     return PerformerSelfAttention(
         {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
+  visit("native_sparse", Cost::kQuadratic, [](const Size& s) {
+    return NativeSparseSelfAttention({.d_model = s.width,
+                                      .num_query_heads = s.heads,
+                                      .num_kv_heads = s.heads % 2 == 0 ? s.heads / 2 : 1,
+                                      .block_size = std::max<int64_t>(1, s.span / 8),
+                                      .block_count = 8,
+                                      .window_size = s.span,
+                                      .dropout = 0});
   });
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});

@@ -385,6 +385,10 @@ TEST(BadModuleInputs, Options) {
       .bad(&LinearSelfAttentionOptions::eps, "eps", std::vector<double>{-1, -1e-300}, kNotFinite);
   OptionCases<BlockSelfAttention>(all).bad(&BlockSelfAttentionOptions::block_size, "block_size",
                                            kNotPositive);
+  OptionCases<IndexedSelfAttention>(all)
+      .bad(&IndexedSelfAttentionOptions::top_k, "top_k", kNotPositive)
+      .bad(&IndexedSelfAttentionOptions::index_heads, "index_heads", kNotPositive, kTooLarge)
+      .bad(&IndexedSelfAttentionOptions::index_dim, "index_dim", kNotPositive, kTooLarge);
   OptionCases<LSHSelfAttention>(all)
       .bad(&LSHSelfAttentionOptions::bucket_size, "bucket_size", kNotPositive)
       .bad(&LSHSelfAttentionOptions::num_hashes, "num_hashes", kNotPositive, kTooLarge);
@@ -450,6 +454,14 @@ TEST(BadModuleInputs, Options) {
   OptionCases<PerformerSelfAttention>(all)
       .bad(&Performer::num_features, "num_features", kNotPositive, kTooLarge)
       .bad(&Performer::feature_eps, "feature_eps", negative, kNotFinite);
+  using NativeSparse = NativeSparseSelfAttentionOptions;
+  OptionCases<NativeSparseSelfAttention>(all)
+      .bad(&NativeSparse::num_query_heads, "num_query_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&NativeSparse::num_kv_heads, "num_kv_heads", kNotPositive, kTooLarge, kDoNotDivide)
+      .bad(&NativeSparse::block_size, "block_size", kNotPositive, kTooLarge)
+      .bad(&NativeSparse::block_count, "block_count", kNotPositive)
+      .bad(&NativeSparse::window_size, "window_size", kNotPositive)
+      .bad(&NativeSparse::head_dim, "head_dim", kNotPositive, kTooLarge);
   expect_all_refused(all, 500);
 }
 

@@ -18,6 +18,7 @@
 #include "golden_lowrank.hpp"
 #include "golden_modern.hpp"
 #include "golden_modules.hpp"
+#include "golden_nsa.hpp"
 #include "golden_onnx.hpp"
 #include "golden_recurrence.hpp"
 #include "golden_recurrent_modules.hpp"
@@ -349,6 +350,7 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
     } else if (!check_recurrent_module(c, report) && !check_mla(c, report)) {
     } else if (!check_recurrent_module(c, report) && !check_scores(c, report)) {
     } else if (!check_lowrank(c, report) && !check_recurrent_module(c, report)) {
+    } else if (!check_recurrent_module(c, report) && !check_chosen_keys(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

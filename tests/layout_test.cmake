@@ -308,6 +308,7 @@ set(tested_elsewhere
   functional/masks=functional/modifiers
   functional/nystrom_attention=nystrom
   functional/performer_attention=performer
+  functional/native_sparse=native_sparse
   functional/result=functional/attention
   functional/scores=functional/modifiers
   functional/sdpa=functional/attention

@@ -13,6 +13,7 @@
 #include <attzoo/gated_delta_net.hpp>
 #include <attzoo/gated_linear.hpp>
 #include <attzoo/grouped.hpp>
+#include <attzoo/indexed.hpp>
 #include <attzoo/kimi_delta.hpp>
 #include <attzoo/lightning.hpp>
 #include <attzoo/linear.hpp>
@@ -26,6 +27,7 @@
 #include <attzoo/relative.hpp>
 #include <attzoo/nystrom.hpp>
 #include <attzoo/performer.hpp>
+#include <attzoo/native_sparse.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/streaming.hpp>

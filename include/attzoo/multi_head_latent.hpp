@@ -120,7 +120,7 @@ class MultiHeadLatentAttentionImpl
     check_options();
     return new_context_cache(*this, context, key_padding_mask, [this](const torch::Tensor& t) {
       auto [c, r] = latent(core::linear(t, w_kv_a));
-      rotate_context(r);
+      if (rope_plan()) rotate_context(r, *rope_plan());
       return std::pair(torch::cat({c, r}, 3), c.narrow(3, 0, 0));
     });
   }
@@ -203,7 +203,7 @@ class MultiHeadLatentAttentionImpl
     heads.q = q.narrow(3, nope, rope);
     torch::Tensor c;
     if (!kept) std::tie(c, heads.k) = latent(made[1]);
-    rotate_heads(heads, x, inputs);
+    rotate_heads(heads, inputs);
     // Turned in place where there is no gradient.
     heads.q = heads.q.is_alias_of(q) ? q : torch::cat({q.narrow(3, 0, nope), heads.q}, 3);
     heads.k = kept ? kept->k : torch::cat({c, heads.k}, 3);

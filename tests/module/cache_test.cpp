@@ -196,7 +196,9 @@ TEST_P(CacheTest, EveryDtypeByTheErrorRule) {
     const auto got = feed(m, cache, x, {20, 1});
     // LSH hashes rounded queries: what lies between two buckets may go to either in another dtype.
     const std::string name = GetParam().name;
-    if (name.find("lsh") != std::string::npos || name == "transformer") {
+    // So does what chooses keys by their scores.
+    if (name.find("lsh") != std::string::npos || name == "transformer" || name == "indexed" ||
+        name == "native_sparse") {
       if (dtype != torch::kFloat32) continue;
     }
     torch::manual_seed(5);
@@ -246,6 +248,7 @@ TEST_P(CacheTest, ReordersSequencesAndClones) {
 }
 
 TEST_P(CacheTest, PaddingOnTheLeftIsNotThere) {
+  if (GetParam().name == "native_sparse") return;  // refuses it
   auto m = make();
   const int64_t n = 100, prompt = 20;
   const std::vector<int64_t> pads{0, 13};
@@ -272,7 +275,8 @@ TEST_P(CacheTest, PaddingOnTheLeftIsNotThere) {
 }
 
 TEST_P(CacheTest, ContinuesTheLastDocument) {
-  if (GetParam().name == "python_blend") return;  // knows no documents
+  // They know no documents.
+  if (GetParam().name == "python_blend" || GetParam().name == "native_sparse") return;
   auto m = make();
   const auto x = tokens(70);
   auto cache = m.make_cache(kBatch);
@@ -298,7 +302,7 @@ TEST_P(CacheTest, ContinuesTheLastDocument) {
 }
 
 TEST_P(CacheTest, APromptOfOneDocumentIsAPlainOne) {
-  if (GetParam().name == "python_blend") return;
+  if (GetParam().name == "python_blend" || GetParam().name == "native_sparse") return;
   auto m = make();
   const auto x = tokens(23);
   const auto plain = m(x, {.cache = m.make_cache(kBatch)}).output;

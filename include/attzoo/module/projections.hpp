@@ -42,8 +42,8 @@ struct SelfAttentionSettings {
   std::optional<int64_t> sliding_window = std::nullopt;  ///< tokens that a causal call sees
   /// Features whose products a score sums, the scale being 1 / sqrt of them; default head_dim.
   std::optional<int64_t> score_dim = std::nullopt;
-  bool own_layers = false;  ///< but for what it has, the mechanism makes its layers itself
-  bool stick_breaking = false;                           ///< AttentionOptions::stick_breaking
+  bool own_layers = false;      ///< but for what it has, the mechanism makes its layers itself
+  bool stick_breaking = false;  ///< AttentionOptions::stick_breaking
 };
 
 namespace core {
@@ -114,6 +114,13 @@ class Projections : public MechanismParts {
   /// Joins the heads of an output and applies w_o: [B, H, L, dh] -> [B, L, d_model].
   AttentionResult finish(AttentionResult result);
 
+  /// Rotates t [B, heads, L, features], which is made of x, by the positions of x's tokens in a
+  /// call whose heads stand where `heads` says.
+  static void rotate_tokens(torch::Tensor& t, const RopePlan& plan, const Heads& heads,
+                            const AttentionInputs& inputs);
+  /// Rotates t [B, heads, S, features], which is made of a context.
+  static void rotate_context(torch::Tensor& t, const RopePlan& plan);
+
   /// What a new cache of this module begins with; see MakesCache. `unending`: whether it may do
   /// without a capacity.
   CacheHead new_cache_head(int64_t batch, std::optional<int64_t> capacity,
@@ -130,9 +137,8 @@ class Projections : public MechanismParts {
                           const MakeKeysAndValues& project) const;
 
   /// Turns queries and keys [B, H or Hkv, L, d_qk] by their positions, where there is RoPE.
-  void rotate_heads(Heads& heads, const torch::Tensor& x, const AttentionInputs& inputs) const;
-  /// Turns the keys of a context.
-  void rotate_context(torch::Tensor& k) const;
+  void rotate_heads(Heads& heads, const AttentionInputs& inputs) const;
+  const std::optional<RopePlan>& rope_plan() const { return rope_; }
 
   const SelfAttentionSettings& settings() const { return settings_; }
   int64_t kv_heads() const { return settings_.kv_heads.value_or(settings_.heads.count); }
@@ -254,13 +260,13 @@ ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::L
     take(qkv[0], qkv[1], qkv[2]);
   }
   if (!w_g.is_empty()) heads.gate = split_heads(torch::sigmoid(linear(x, w_g)), d_head());
-  rotate_heads(heads, x, inputs);
+  rotate_heads(heads, inputs);
   return heads;
 }
 
-ATTZOO_API void Projections::rotate_heads(Heads& heads, const torch::Tensor& x,
-                                          const AttentionInputs& inputs) const {
-  if (!rope_) return;
+/// The rotation of x's tokens, L of them, in a call.
+inline auto rotation_of_call(const RopePlan& plan, const Heads& heads,
+                             const AttentionInputs& inputs, const torch::Tensor& like) {
   auto positions = heads.packing.position;
   int64_t offset = inputs.position_offset;
   if (heads.past) {
@@ -270,20 +276,28 @@ ATTZOO_API void Projections::rotate_heads(Heads& heads, const torch::Tensor& x,
     positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
   }
   if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
-  const auto& [frequencies, pairs] = *rope_;
-  auto by = rotation(frequencies, pairs, x.size(1), offset, positions, heads.q);
+  return rotation(plan.frequencies, plan.pairs, like.size(2), offset, positions, like);
+}
+
+ATTZOO_API void Projections::rotate_heads(Heads& heads, const AttentionInputs& inputs) const {
+  if (!rope_) return;
+  auto by = rotation_of_call(*rope_, heads, inputs, heads.q);
   rotate_own(heads.q, by);
   if (inputs.context.defined()) {
-    rotate_context(heads.k);
+    rotate_context(heads.k, *rope_);
   } else if (!context_cache(inputs)) {
     rotate_own(heads.k, by);
   }
 }
 
-ATTZOO_API void Projections::rotate_context(torch::Tensor& k) const {
-  if (!rope_) return;
-  const auto& [frequencies, pairs] = *rope_;
-  rotate_own(k, rotation(frequencies, pairs, k.size(2), 0, {}, k));
+ATTZOO_API void Projections::rotate_tokens(torch::Tensor& t, const RopePlan& plan,
+                                           const Heads& heads, const AttentionInputs& inputs) {
+  auto by = rotation_of_call(plan, heads, inputs, t);
+  rotate_own(t, by);
+}
+
+ATTZOO_API void Projections::rotate_context(torch::Tensor& t, const RopePlan& plan) {
+  rotate_own(t, rotation(plan.frequencies, plan.pairs, t.size(2), 0, {}, t));
 }
 
 ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<int64_t> capacity,
@@ -299,7 +313,7 @@ ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
   return new_context_cache(module, context, key_padding_mask, [this](const torch::Tensor& t) {
     const auto kv = linear_each(t, {w_k, w_v});
     auto k = split_and_norm(kv[0], d_qk(), norm_k);
-    rotate_context(k);
+    if (rope_) rotate_context(k, *rope_);
     return std::pair(k, split_heads(kv[1], d_head()));
   });
 }

@@ -39,6 +39,12 @@ class SoftmaxAttention : public Projections {
   /// [B, H, L, S], lse [B, H, L].
   AttentionResult attend(const Heads& heads, const AttentionInputs& inputs, const CallMode& mode,
                          AnyMask pattern, AnyScore score) const;
+  /// Who attend() lets attend, and how it changes scores, by the places of heads.q and heads.k.
+  MaskAndBias rule(const Heads& heads, const AttentionInputs& inputs, const CallMode& mode,
+                   AnyMask pattern, AnyScore score) const;
+  /// What attend() makes of the heads' attention: the dtype of a call with a cache, whose weights
+  /// are guarded, and the output gate.
+  AttentionResult conclude(const Heads& heads, AttentionResult result) const;
 
   /// 1 / (sqrt(d_head) * temperature), with the setting score_dim in the place of d_head, and 1 of
   /// scores that are not scaled.
@@ -178,19 +184,19 @@ inline void add_inputs(AnyMask& pattern, AnyScore& score, const Heads& heads,
   if (real.defined()) pattern = pattern && TensorMask{real.unsqueeze(1).unsqueeze(1)};
 }
 
-ATTZOO_API AttentionResult SoftmaxAttention::attend(const Heads& heads,
-                                                    const AttentionInputs& inputs,
-                                                    const CallMode& mode, AnyMask pattern,
-                                                    AnyScore score) const {
+ATTZOO_API MaskAndBias SoftmaxAttention::rule(const Heads& heads, const AttentionInputs& inputs,
+                                              const CallMode& mode, AnyMask pattern,
+                                              AnyScore score) const {
   const auto& s = settings();
   if (s.sliding_window) pattern = pattern && window(*s.sliding_window - 1, 0);
   if (s.softcap) score = softcap(*s.softcap) + score;
   if (sinks.defined()) score = score + sink(sinks);
   add_inputs(pattern, score, heads, inputs, mode.causal);
-  auto result =
-      attention(heads.q, heads.k, heads.v, pattern, score,
-                {.scale = scale(), .dropout = mode.dropout, .stick_breaking = s.stick_breaking},
-                /*private_qk=*/true);
+  return {std::move(pattern), std::move(score)};
+}
+
+ATTZOO_API AttentionResult SoftmaxAttention::conclude(const Heads& heads,
+                                                      AttentionResult result) const {
   if (heads.past) {
     const auto dtype = *heads.past->dtype;
     if (result.output.scalar_type() != dtype) result.output = result.output.to(dtype);
@@ -198,6 +204,18 @@ ATTZOO_API AttentionResult SoftmaxAttention::attend(const Heads& heads,
   }
   if (heads.gate.defined()) result.output = result.output * heads.gate;
   return result;
+}
+
+ATTZOO_API AttentionResult SoftmaxAttention::attend(const Heads& heads,
+                                                    const AttentionInputs& inputs,
+                                                    const CallMode& mode, AnyMask pattern,
+                                                    AnyScore score) const {
+  const auto pairs = rule(heads, inputs, mode, std::move(pattern), std::move(score));
+  return conclude(heads, attention(heads.q, heads.k, heads.v, pairs.mask, pairs.bias,
+                                   {.scale = scale(),
+                                    .dropout = mode.dropout,
+                                    .stick_breaking = settings().stick_breaking},
+                                   /*private_qk=*/true));
 }
 
 ATTZOO_API Keeps SoftmaxAttention::keeps_window() const {

@@ -89,6 +89,7 @@ class ContextCache final : public CacheState {
 
   torch::Tensor k, v;              ///< [B, Hkv, S, dh]
   torch::Tensor key_padding_mask;  ///< bool [B, S]; undefined: all are real
+  torch::Tensor index;             ///< [B, 1, S, features] of an indexer; undefined elsewhere
 };
 
 /// The cache of a call if it is a context's, else null.
@@ -235,12 +236,15 @@ ATTZOO_API std::shared_ptr<CacheState> KvCache::clone() const {
 }
 
 ATTZOO_API int64_t ContextCache::bytes() const {
-  const int64_t kv = static_cast<int64_t>(k.nbytes() + v.nbytes());
-  return key_padding_mask.defined() ? kv + key_padding_mask.numel() : kv;
+  int64_t bytes = 0;
+  for (const auto* t : {&k, &v, &key_padding_mask, &index}) {
+    if (t->defined()) bytes += static_cast<int64_t>(t->nbytes());
+  }
+  return bytes;
 }
 
 ATTZOO_API void ContextCache::reorder(const torch::Tensor& order) {
-  for (auto* t : {&k, &v, &key_padding_mask}) {
+  for (auto* t : {&k, &v, &key_padding_mask, &index}) {
     if (t->defined()) *t = t->index_select(0, order);
   }
 }
