@@ -115,6 +115,30 @@ struct BandMask {
   Symbol symbol(const SymbolPair& p) const;
 };
 
+/// For each block of queries the blocks of keys that it may attend to, one bit for each.
+struct ChosenBlocksMask {
+  static constexpr bool is_mask = true;
+  torch::Tensor bits;  // int32 [1 or B, heads, blocks of queries, words]; heads divides H
+  int64_t columns, query_block, key_block;
+  bool all_columns;  // it says something of every key
+
+  /// chosen [B, H, blocks of queries, ...]: bool, of all blocks of keys; or their numbers, -1:
+  /// none.
+  ChosenBlocksMask(const torch::Tensor& chosen, int64_t query_block, int64_t key_block);
+  void check(const Shape& n, const torch::Device& device) const;
+  void tensors(Captured& out) const { out.push_back(bits); }
+  kernel::ChosenBlocks bind(const Shape& n) const;
+  torch::Tensor evaluate(const Grid& g) const;
+  Symbol symbol(const SymbolPair& p) const;
+
+ private:
+  int64_t heads_in_group(const Shape& n) const { return n.H / bits.size(1); }
+  /// Blocks of queries whose rows are not there.
+  int64_t skipped(const Shape& n) const { return (n.S - 1) / query_block + 1 - bits.size(2); }
+  /// With words for all keys.
+  torch::Tensor all_bits(const Shape& n) const;
+};
+
 }  // namespace core
 }  // namespace attzoo
 
@@ -171,6 +195,82 @@ ATTZOO_API torch::Tensor BandMask::evaluate(const Grid& g) const {
   return torch::logical_and(g.kv >= of_query(begin), g.kv < of_query(end));
 }
 
+inline constexpr int64_t kBitsInWord = 32;
+
+/// bool [.., columns] as bits, int32 [.., words].
+ATTZOO_API torch::Tensor as_bits(const torch::Tensor& t, int64_t words) {
+  auto sizes = t.sizes().vec();
+  sizes.back() = words;
+  sizes.push_back(kBitsInWord);
+  const auto value =
+      torch::bitwise_left_shift(torch::ones(kBitsInWord, t.options().dtype(torch::kInt64)),
+                                torch::arange(kBitsInWord, t.options().dtype(torch::kInt64)));
+  const auto padded = torch::constant_pad_nd(t, {0, words * kBitsInWord - t.size(-1)}, 0);
+  return (padded.view(sizes) * value).sum(-1).to(torch::kInt32);
+}
+
+ATTZOO_API ChosenBlocksMask::ChosenBlocksMask(const torch::Tensor& chosen, int64_t query_block_,
+                                              int64_t key_block_)
+    : query_block(query_block_),
+      key_block(key_block_),
+      all_columns(chosen.scalar_type() == torch::kBool) {
+  const auto numbers = all_columns ? chosen : chosen.to(torch::kInt64);
+  columns = all_columns            ? chosen.size(3)
+            : numbers.numel() == 0 ? 0
+                                   : numbers.max().item<int64_t>() + 1;
+  auto sizes = chosen.sizes().vec();
+  const int64_t rows = sizes[2], words = std::max<int64_t>(1, (columns - 1) / kBitsInWord + 1),
+                heads = sizes[0] * sizes[1];
+  sizes.back() = words;
+  bits = torch::zeros(sizes, chosen.options().dtype(torch::kInt32));
+  const int64_t at_once =  // 8 bytes for each bit
+      std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(1, heads * words * kBitsInWord));
+  for (int64_t begin = 0; begin < rows; begin += at_once) {
+    auto part = numbers.slice(2, begin, begin + at_once);
+    if (!all_columns) {
+      auto flags = part.sizes().vec();
+      flags.back() = columns + 1;
+      part = torch::zeros(flags, chosen.options().dtype(torch::kBool))
+                 .scatter_(3, part + 1, true)
+                 .slice(3, 1);
+    }
+    bits.slice(2, begin, begin + at_once).copy_(as_bits(part, words));
+  }
+}
+
+ATTZOO_API void ChosenBlocksMask::check(const Shape& n, const torch::Device& device) const {
+  const auto blocks = [](int64_t tokens, int64_t size) { return (tokens + size - 1) / size; };
+  const int64_t B = bits.size(0), H = bits.size(1), rows = bits.size(2),
+                all_rows = blocks(n.S, query_block), all_keys = blocks(n.S, key_block);
+  TORCH_CHECK_VALUE((B == 1 || B == n.B) && H > 0 && n.H % H == 0,
+                    "chosen_blocks: expected 1 or B=", n.B,
+                    " batches and heads that divide H=", n.H, ", got ", B, " and ", H);
+  TORCH_CHECK_VALUE(n.L <= n.S, "chosen_blocks: L <= S is needed, got L=", n.L, " S=", n.S);
+  TORCH_CHECK_VALUE(rows <= all_rows && rows >= all_rows - (n.S - n.L) / query_block,
+                    "chosen_blocks: S=", n.S, " places in blocks of ", query_block, " are ",
+                    all_rows, " blocks, of which the last ", all_rows - (n.S - n.L) / query_block,
+                    " have the L=", n.L, " queries; got blocks of queries: ", rows);
+  TORCH_CHECK_VALUE(all_columns ? columns == all_keys : columns <= all_keys,
+                    "chosen_blocks: S=", n.S, " keys in blocks of ", key_block, " are ", all_keys,
+                    " blocks; got blocks of keys up to ", columns);
+  TORCH_CHECK_VALUE(bits.device() == device, "chosen_blocks: chosen must be on ", device, ", got ",
+                    bits.device());
+}
+
+ATTZOO_API torch::Tensor ChosenBlocksMask::all_bits(const Shape& n) const {
+  const int64_t words = (n.S - 1) / key_block / kBitsInWord + 1;
+  return torch::constant_pad_nd(bits, {0, std::max<int64_t>(0, words - bits.size(3))}, 0);
+}
+
+ATTZOO_API torch::Tensor ChosenBlocksMask::evaluate(const Grid& g) const {
+  const auto floor = [](const torch::Tensor& t, int64_t by) { return torch::div(t, by, "floor"); };
+  const auto column = floor(g.kv, key_block), row = floor(g.aligned_q(), query_block);
+  const auto word =
+      scattered(all_bits(g.shape), {g.b, floor(g.h, heads_in_group(g.shape)),
+                                    row - skipped(g.shape), floor(column, kBitsInWord)});
+  return torch::bitwise_and(torch::bitwise_right_shift(word, column % kBitsInWord), 1) != 0;
+}
+
 // ---- as symbols ---------------------------------------------------------------------------------
 
 ATTZOO_API Symbol DocumentsMask::symbol(const SymbolPair& p) const {
@@ -185,6 +285,13 @@ ATTZOO_API Symbol GlobalTokensMask::symbol(const SymbolPair& p) const {
 ATTZOO_API Symbol BandMask::symbol(const SymbolPair& p) const {
   const auto of_query = [&](const torch::Tensor& t) { return SymbolPair::of(t, {p.b, p.h, p.q}); };
   return p.kv >= of_query(begin) && p.kv < of_query(end);
+}
+
+ATTZOO_API Symbol ChosenBlocksMask::symbol(const SymbolPair& p) const {
+  const auto column = p.kv / key_block, row = p.aligned_q() / query_block - skipped(p.shape);
+  const auto word = SymbolPair::of(all_bits(p.shape),
+                                   {p.b, p.h / heads_in_group(p.shape), row, column / kBitsInWord});
+  return ((word >> (column % kBitsInWord)) & 1) != 0;
 }
 
 // ---- as the kernels see them --------------------------------------------------------------------
@@ -221,6 +328,20 @@ ATTZOO_API kernel::Bands BandMask::bind(const Shape&) const {
   const auto both = torch::stack({begin, end}).cpu();
   const auto* data = both.const_data_ptr<int>();
   return {data, data + begin.numel(), begin.stride(0), begin.stride(1), owner_of(both)};
+}
+
+ATTZOO_API kernel::ChosenBlocks ChosenBlocksMask::bind(const Shape& n) const {
+  const auto t = all_bits(n).cpu().contiguous();
+  return {.bits = t.const_data_ptr<int>(),
+          .b = step(t, 0),
+          .h = step(t, 1),
+          .words = t.size(3),
+          .shift = shift(n),
+          .skipped = static_cast<int>(skipped(n)),
+          .group = static_cast<int>(heads_in_group(n)),
+          .query_block = to_int(query_block),
+          .key_block = to_int(key_block),
+          .owner = owner_of(t)};
 }
 
 }  // namespace attzoo::core

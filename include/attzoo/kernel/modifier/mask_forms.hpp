@@ -7,6 +7,7 @@
 #include <attzoo/kernel/modifier/callable_forms.hpp>
 #include <attzoo/kernel/modifier/masks.hpp>
 
+#include <bit>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -169,6 +170,50 @@ struct Bands {
   }
 };
 
+/// Blocks of keys for each block of queries, as bits [batches, heads, rows, words]: bit c % 32 of
+/// word c / 32 stands for the keys from c * key_block on. Rows are blocks of the queries' places
+/// among the keys, of which the first `skipped` are not there; `group` heads share one table.
+struct ChosenBlocks {
+  const int* bits;
+  int64_t b, h, words;
+  int shift, skipped, group, query_block, key_block;
+  std::shared_ptr<const void> owner = nullptr;  // of the memory
+
+  ATTZOO_ALWAYS_INLINE int row(int q) const {  // a product in double, exact for 31 bits
+    return static_cast<int>((q + shift + 0.5) * (1.0 / query_block)) - skipped;
+  }
+  const int* table(int ib, int ih) const { return bits + ib * b + ih / group * h; }
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
+    const int column = ikv / key_block;
+    return (table(ib, ih)[row(iq) * words + column / 32] >> (column % 32)) & 1;
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int* const rows = table(r.b, r.h);
+    for (int64_t w = 0; w < words; ++w) {
+      unsigned any = 0, all = ~0U;
+      for (int q = r.begin, last = -1; q < r.end; q += r.stride) {
+        const int i = row(q);
+        if (i == last) continue;
+        last = i;
+        const auto word = static_cast<unsigned>(rows[i * words + w]);
+        any |= word;
+        all &= word;
+      }
+      for (; any != 0; any &= any - 1) {
+        const int bit = std::countr_zero(any);
+        const int64_t begin = (w * 32 + bit) * key_block;
+        const bool full = (all >> bit) & 1;
+        // A tile for a few keys costs more than those between them.
+        constexpr int kNear = 16;
+        if (!out.empty() && begin > out.back().end && begin - out.back().end < kNear) {
+          append(out, out.back().end, begin, Cover::kPartial, r.S);
+        }
+        append(out, begin, begin + key_block, full ? Cover::kFull : Cover::kPartial, r.S);
+      }
+    }
+  }
+};
+
 #ifdef ATTZOO_COMPILED
 #define ATTZOO_NAMED_MASK(F) extern template Mask make_mask(CallableMask<F>);
 ATTZOO_NAMED_MASKS(ATTZOO_NAMED_MASK)
@@ -177,6 +222,7 @@ extern template Mask make_mask(Documents);
 extern template Mask make_mask(GlobalTokens);
 extern template Mask make_mask(DenseMask);
 extern template Mask make_mask(Bands);
+extern template Mask make_mask(ChosenBlocks);
 #endif
 
 }  // namespace attzoo::kernel
