@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <concepts>
 #include <utility>
+#include <vector>
 
 namespace attzoo {
 
@@ -118,9 +119,11 @@ struct BandMask {
 /// For each block of queries the blocks of keys that it may attend to, one bit for each.
 struct ChosenBlocksMask {
   static constexpr bool is_mask = true;
-  torch::Tensor bits;  // int32 [1 or B, heads, blocks of queries, words]; heads divides H
-  int64_t columns, query_block, key_block;
-  bool all_columns;  // it says something of every key
+  torch::Tensor bits;          // int32 [1 or B, heads, blocks of queries, words]; heads divides H
+  std::vector<int64_t> sizes;  // of what was given
+  int64_t query_block, key_block;
+  bool of_all_keys;  // else at most so many blocks of them:
+  int64_t columns;
 
   /// chosen [B, H, blocks of queries, ...]: bool, of all blocks of keys; or their numbers, -1:
   /// none.
@@ -211,48 +214,41 @@ ATTZOO_API torch::Tensor as_bits(const torch::Tensor& t, int64_t words) {
 
 ATTZOO_API ChosenBlocksMask::ChosenBlocksMask(const torch::Tensor& chosen, int64_t query_block_,
                                               int64_t key_block_)
-    : query_block(query_block_),
+    : sizes(chosen.sizes().vec()),
+      query_block(query_block_),
       key_block(key_block_),
-      all_columns(chosen.scalar_type() == torch::kBool) {
-  const auto numbers = all_columns ? chosen : chosen.to(torch::kInt64);
-  columns = all_columns            ? chosen.size(3)
-            : numbers.numel() == 0 ? 0
-                                   : numbers.max().item<int64_t>() + 1;
-  auto sizes = chosen.sizes().vec();
-  const int64_t rows = sizes[2], words = std::max<int64_t>(1, (columns - 1) / kBitsInWord + 1),
-                heads = sizes[0] * sizes[1];
-  sizes.back() = words;
-  bits = torch::zeros(sizes, chosen.options().dtype(torch::kInt32));
-  const int64_t at_once =  // 8 bytes for each bit
-      std::max<int64_t>(1, (int64_t{1} << 20) / std::max<int64_t>(1, heads * words * kBitsInWord));
-  for (int64_t begin = 0; begin < rows; begin += at_once) {
-    auto part = numbers.slice(2, begin, begin + at_once);
-    if (!all_columns) {
-      auto flags = part.sizes().vec();
-      flags.back() = columns + 1;
-      part = torch::zeros(flags, chosen.options().dtype(torch::kBool))
-                 .scatter_(3, part + 1, true)
-                 .slice(3, 1);
+      of_all_keys(chosen.scalar_type() == torch::kBool),
+      columns(chosen.size(3)) {
+  const auto numbers = of_all_keys ? chosen : chosen.to(torch::kInt64);
+  if (!of_all_keys) columns = numbers.numel() == 0 ? 0 : numbers.max().item<int64_t>() + 1;
+  const int64_t words = std::max<int64_t>(1, (columns + kBitsInWord - 1) / kBitsInWord);
+  bits = torch::zeros({sizes[0], sizes[1], sizes[2], words}, chosen.options().dtype(torch::kInt32));
+  const int64_t of_a_row = std::max<int64_t>(1, sizes[0] * sizes[1] * words * kBitsInWord),
+                rows = std::max<int64_t>(1, (int64_t{1} << 20) / of_a_row);  // 8 bytes for each
+  for (int64_t begin = 0; begin < sizes[2]; begin += rows) {
+    auto part = numbers.slice(2, begin, begin + rows);
+    if (!of_all_keys) {
+      const auto none = torch::zeros({sizes[0], sizes[1], part.size(2), columns + 1},
+                                     chosen.options().dtype(torch::kBool));
+      part = none.scatter(3, part + 1, true).slice(3, 1);
     }
-    bits.slice(2, begin, begin + at_once).copy_(as_bits(part, words));
+    bits.slice(2, begin, begin + rows).copy_(as_bits(part, words));
   }
 }
 
 ATTZOO_API void ChosenBlocksMask::check(const Shape& n, const torch::Device& device) const {
-  const auto blocks = [](int64_t tokens, int64_t size) { return (tokens + size - 1) / size; };
-  const int64_t B = bits.size(0), H = bits.size(1), rows = bits.size(2),
-                all_rows = blocks(n.S, query_block), all_keys = blocks(n.S, key_block);
-  TORCH_CHECK_VALUE((B == 1 || B == n.B) && H > 0 && n.H % H == 0,
-                    "chosen_blocks: expected 1 or B=", n.B,
-                    " batches and heads that divide H=", n.H, ", got ", B, " and ", H);
+  const int64_t rows = bits.size(2), all_rows = (n.S + query_block - 1) / query_block,
+                least_rows = all_rows - (n.S - n.L) / query_block,
+                all_columns = (n.S + key_block - 1) / key_block;
   TORCH_CHECK_VALUE(n.L <= n.S, "chosen_blocks: L <= S is needed, got L=", n.L, " S=", n.S);
-  TORCH_CHECK_VALUE(rows <= all_rows && rows >= all_rows - (n.S - n.L) / query_block,
-                    "chosen_blocks: S=", n.S, " places in blocks of ", query_block, " are ",
-                    all_rows, " blocks, of which the last ", all_rows - (n.S - n.L) / query_block,
-                    " have the L=", n.L, " queries; got blocks of queries: ", rows);
-  TORCH_CHECK_VALUE(all_columns ? columns == all_keys : columns <= all_keys,
-                    "chosen_blocks: S=", n.S, " keys in blocks of ", key_block, " are ", all_keys,
-                    " blocks; got blocks of keys up to ", columns);
+  TORCH_CHECK_VALUE((bits.size(0) == 1 || bits.size(0) == n.B) && bits.size(1) > 0 &&
+                        n.H % bits.size(1) == 0 && rows >= least_rows && rows <= all_rows,
+                    "chosen_blocks: chosen must have shape [1 or B, a divisor of H, ", least_rows,
+                    " to ", all_rows, " blocks of queries, ...] with B=", n.B, " H=", n.H,
+                    " L=", n.L, " S=", n.S, " and blocks of ", query_block, ", got ", sizes);
+  TORCH_CHECK_VALUE(of_all_keys ? columns == all_columns : columns <= all_columns,
+                    "chosen_blocks: S=", n.S, " keys are ", all_columns, " blocks of ", key_block,
+                    ", got a chosen ", sizes, " of ", columns);
   TORCH_CHECK_VALUE(bits.device() == device, "chosen_blocks: chosen must be on ", device, ", got ",
                     bits.device());
 }
