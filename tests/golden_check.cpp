@@ -20,6 +20,7 @@
 #include "golden_recurrence.hpp"
 #include "golden_recurrent_modules.hpp"
 #include "golden_report.hpp"
+#include "golden_sparse.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -343,7 +344,7 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
     const auto c = modern_case(std::move(file));
     if (recurrent_ops().count(c.op)) {
       check_recurrence(c, report);
-    } else if (!check_recurrent_module(c, report)) {
+    } else if (!check_sparse_op(c, report) && !check_recurrent_module(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

@@ -41,6 +41,9 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(window_size, false);
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
+  ATTZOO_OPTION(num_random_blocks, false);
+  ATTZOO_OPTION(count_repeats, false);
+  ATTZOO_OPTION(top_k, false);
   ATTZOO_OPTION(overlap, false);
   ATTZOO_OPTION(feature_dim, true);
   ATTZOO_OPTION(eps, false);

@@ -124,12 +124,18 @@ struct ChosenBlocksMask {
   int64_t query_block, key_block;
   bool of_all_keys;  // else at most so many blocks of them:
   int64_t columns;
+  // The rows of queries and the columns of keys, int32 [1 or B, L] and [1 or B, S], where blocks
+  // are of other sizes; undefined: as those say.
+  torch::Tensor query_row = {}, key_column = {};
 
   /// chosen [B, H, blocks of queries, ...]: bool, of all blocks of keys; or their numbers, -1:
   /// none.
   ChosenBlocksMask(const torch::Tensor& chosen, int64_t query_block, int64_t key_block);
+  /// bool [B, H, rows, columns] for blocks of any sizes, the tokens of each together: a number for
+  /// each query and key.
+  ChosenBlocksMask(const torch::Tensor& chosen, torch::Tensor query_row, torch::Tensor key_column);
   void check(const Shape& n, const torch::Device& device) const;
-  void tensors(Captured& out) const { out.push_back(bits); }
+  void tensors(Captured& out) const { out.insert(out.end(), {bits, query_row, key_column}); }
   kernel::ChosenBlocks bind(const Shape& n) const;
   torch::Tensor evaluate(const Grid& g) const;
   Symbol symbol(const SymbolPair& p) const;
@@ -236,7 +242,15 @@ ATTZOO_API ChosenBlocksMask::ChosenBlocksMask(const torch::Tensor& chosen, int64
   }
 }
 
+ATTZOO_API ChosenBlocksMask::ChosenBlocksMask(const torch::Tensor& chosen, torch::Tensor query_row_,
+                                              torch::Tensor key_column_)
+    : ChosenBlocksMask(chosen, 1, 1) {
+  query_row = std::move(query_row_);
+  key_column = std::move(key_column_);
+}
+
 ATTZOO_API void ChosenBlocksMask::check(const Shape& n, const torch::Device& device) const {
+  if (query_row.defined()) return;  // of a mechanism, which made it for this problem
   const int64_t rows = bits.size(2), all_rows = (n.S + query_block - 1) / query_block,
                 least_rows = all_rows - (n.S - n.L) / query_block,
                 all_columns = (n.S + key_block - 1) / key_block;
@@ -245,25 +259,32 @@ ATTZOO_API void ChosenBlocksMask::check(const Shape& n, const torch::Device& dev
                         n.H % bits.size(1) == 0 && rows >= least_rows && rows <= all_rows,
                     "chosen_blocks: chosen must have shape [1 or B, a divisor of H, ", least_rows,
                     " to ", all_rows, " blocks of queries, ...] with B=", n.B, " H=", n.H,
-                    " L=", n.L, " S=", n.S, " and blocks of ", query_block, ", got ", sizes);
+                    " L=", n.L, " S=", n.S, " and blocks of ", query_block, ", got ",
+                    torch::IntArrayRef(sizes));
   TORCH_CHECK_VALUE(of_all_keys ? columns == all_columns : columns <= all_columns,
                     "chosen_blocks: S=", n.S, " keys are ", all_columns, " blocks of ", key_block,
-                    ", got a chosen ", sizes, " of ", columns);
+                    ", got a chosen ", torch::IntArrayRef(sizes), " of ", columns);
   TORCH_CHECK_VALUE(bits.device() == device, "chosen_blocks: chosen must be on ", device, ", got ",
                     bits.device());
 }
 
 ATTZOO_API torch::Tensor ChosenBlocksMask::all_bits(const Shape& n) const {
+  if (query_row.defined()) return bits;
   const int64_t words = (n.S - 1) / key_block / kBitsInWord + 1;
   return torch::constant_pad_nd(bits, {0, std::max<int64_t>(0, words - bits.size(3))}, 0);
 }
 
 ATTZOO_API torch::Tensor ChosenBlocksMask::evaluate(const Grid& g) const {
   const auto floor = [](const torch::Tensor& t, int64_t by) { return torch::div(t, by, "floor"); };
-  const auto column = floor(g.kv, key_block), row = floor(g.aligned_q(), query_block);
-  const auto word =
-      scattered(all_bits(g.shape), {g.b, floor(g.h, heads_in_group(g.shape)),
-                                    row - skipped(g.shape), floor(column, kBitsInWord)});
+  const bool listed = query_row.defined();
+  const auto number = [&](const torch::Tensor& t, const torch::Tensor& token) {
+    return scattered(t, {g.b, token}).to(torch::kInt64);
+  };
+  const auto column = listed ? number(key_column, g.kv) : floor(g.kv, key_block);
+  const auto row =
+      listed ? number(query_row, g.q) : floor(g.aligned_q(), query_block) - skipped(g.shape);
+  const auto word = scattered(all_bits(g.shape), {g.b, floor(g.h, heads_in_group(g.shape)), row,
+                                                  floor(column, kBitsInWord)});
   return torch::bitwise_and(torch::bitwise_right_shift(word, column % kBitsInWord), 1) != 0;
 }
 
@@ -284,7 +305,10 @@ ATTZOO_API Symbol BandMask::symbol(const SymbolPair& p) const {
 }
 
 ATTZOO_API Symbol ChosenBlocksMask::symbol(const SymbolPair& p) const {
-  const auto column = p.kv / key_block, row = p.aligned_q() / query_block - skipped(p.shape);
+  const bool listed = query_row.defined();
+  const auto column = listed ? SymbolPair::of(key_column, {p.b, p.kv}) : p.kv / key_block,
+             row = listed ? SymbolPair::of(query_row, {p.b, p.q})
+                          : p.aligned_q() / query_block - skipped(p.shape);
   const auto word = SymbolPair::of(all_bits(p.shape),
                                    {p.b, p.h / heads_in_group(p.shape), row, column / kBitsInWord});
   return ((word >> (column % kBitsInWord)) & 1) != 0;
@@ -326,6 +350,16 @@ ATTZOO_API kernel::Bands BandMask::bind(const Shape&) const {
   return {data, data + begin.numel(), begin.stride(0), begin.stride(1), owner_of(both)};
 }
 
+/// int32 numbers [1 or B, n] of so many blocks.
+ATTZOO_API std::shared_ptr<const kernel::BlockTable> block_table(const torch::Tensor& numbers,
+                                                                 int64_t blocks) {
+  if (!numbers.defined()) return nullptr;
+  const auto t = numbers.cpu().contiguous();
+  return std::make_shared<kernel::BlockTable>(t.const_data_ptr<int>(), static_cast<int>(t.size(0)),
+                                              static_cast<int>(t.size(1)),
+                                              static_cast<int>(blocks));
+}
+
 ATTZOO_API kernel::ChosenBlocks ChosenBlocksMask::bind(const Shape& n) const {
   const auto t = all_bits(n).cpu().contiguous();
   return {.bits = t.const_data_ptr<int>(),
@@ -333,11 +367,13 @@ ATTZOO_API kernel::ChosenBlocks ChosenBlocksMask::bind(const Shape& n) const {
           .h = step(t, 1),
           .words = t.size(3),
           .shift = shift(n),
-          .skipped = static_cast<int>(skipped(n)),
+          .skipped = query_row.defined() ? 0 : static_cast<int>(skipped(n)),
           .group = static_cast<int>(heads_in_group(n)),
           .query_block = to_int(query_block),
           .key_block = to_int(key_block),
-          .owner = owner_of(t)};
+          .owner = owner_of(t),
+          .queries = block_table(query_row, t.size(2)),
+          .keys = block_table(key_column, columns)};
 }
 
 }  // namespace attzoo::core
