@@ -14,6 +14,7 @@ template Mask make_mask(Documents);
 template Mask make_mask(GlobalTokens);
 template Mask make_mask(DenseMask);
 template Mask make_mask(Bands);
+template Mask make_mask(ChosenBlocks);
 
 template Score<float> chain(Score<float>, Score<float>);
 template Score<float> make_score<float>(AlibiOfTensor<float>);

@@ -271,6 +271,17 @@ TEST(BadInputs, MaskModifiers) {
   global_.add_tensors("is_global", bad_flags, [=](const auto& t) { attend(global_tokens(t)); });
   take(global_);
 
+  Cases chosen_("chosen_blocks");
+  const auto chosen = torch::ones({kB, kH, kL, kS}, torch::kBool);
+  auto bad_choices = unreadable(chosen);
+  for (const auto& more : {of_float_dtypes(chosen), of_wrong_sizes(chosen, {0, 1, 3}, false),
+                           BadTensors{{"undefined", {}, "undefined"},
+                                      of_sizes("rank", torch::ones({kS}, torch::kBool))}}) {
+    bad_choices.insert(bad_choices.end(), more.begin(), more.end());
+  }
+  chosen_.add_tensors("chosen", bad_choices, [=](const auto& t) { attend(chosen_blocks(t, 1)); });
+  take(chosen_);
+
   Cases tensor_("mask_tensor");
   const auto mask = torch::ones({kB, kH, kL, kS}, torch::kBool);
   auto bad_masks = unreadable(mask);

@@ -24,6 +24,7 @@
 #include "golden_recurrent_modules.hpp"
 #include "golden_report.hpp"
 #include "golden_scores.hpp"
+#include "golden_sparse.hpp"
 
 namespace attzoo::testing {
 namespace {
@@ -351,6 +352,7 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
     } else if (!check_recurrent_module(c, report) && !check_scores(c, report)) {
     } else if (!check_lowrank(c, report) && !check_recurrent_module(c, report)) {
     } else if (!check_recurrent_module(c, report) && !check_chosen_keys(c, report)) {
+    } else if (!check_sparse_op(c, report) && !check_recurrent_module(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

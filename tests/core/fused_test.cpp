@@ -231,6 +231,26 @@ TEST(Fused, DocumentsAndBlockMask) {
       kNoScore);
 }
 
+TEST(Fused, ChosenBlocks) {
+  check_many(
+      "chosen blocks", 260,
+      [](Draw& d, const auto& n) -> core::AnyMask {
+        const int64_t query = d.integer(1, 40), key = d.integer(1, 40);
+        const int64_t rows = (n.S - 1) / query + 1, columns = (n.S - 1) / key + 1,
+                      heads = d.chance(0.5)                   ? n.H
+                              : d.chance(0.5) && n.H % 2 == 0 ? 2
+                                                              : 1,
+                      batches = d.chance(0.5) ? n.B : 1;
+        const int64_t first = d.chance(0.5) ? (n.S - n.L) / query : 0;
+        const auto chosen =
+            d.chance(0.5) ? torch::rand({batches, heads, rows, columns}) < 0.3
+                          : torch::randint(-1, columns, {batches, heads, rows, d.integer(0, 4)});
+        const auto mask = chosen_blocks(chosen.slice(2, first), query, key);
+        return d.chance(0.3) ? mask && causal() : d.chance(0.3) ? mask || window(2, 1) : mask;
+      },
+      kNoScore, /*fewer_keys=*/false);
+}
+
 /// At most 16 queries against a cache of keys, in a way of their own.
 TEST(Fused, FewQueries) {
   Draw draw(11);
@@ -241,12 +261,15 @@ TEST(Fused, FewQueries) {
                         draw.integer(40, 600)};
     const auto near = window(draw.integer(20, 400), draw.integer(0, 9)) && causal();
     const auto padding = mask_tensor(torch::rand({n.B, 1, 1, n.S}) < 0.7);
-    const core::AnyMask masks[] = {full(),  causal(),          near, dilated(draw.integer(1, 5)),
-                                   padding, near || prefix(7), !near};
+    const core::AnyMask masks[] = {
+        full(),  causal(),
+        near,    dilated(draw.integer(1, 5)),
+        padding, near || prefix(7),
+        !near,   chosen_blocks(torch::rand({n.L, (n.S - 1) / 9 + 1}) < 0.2, 1, 9)};
     const core::AnyScore scores[] = {
         core::IdentityScore{}, softcap(1.5) + alibi(0.02 * torch::rand({n.H})),
         bias_tensor(torch::randn({1, n.H, n.L, n.S})), relative_bias(torch::randn({32, n.H}))};
-    check_case(draw, "few queries", n, group, masks[draw.integer(0, 6)],
+    check_case(draw, "few queries", n, group, masks[draw.integer(0, 7)],
                scores[draw.integer(0, 3)]);
   }
 }

@@ -170,6 +170,8 @@ TEST(CudaSource, SaysWhatNamedModifiersMean) {
       {"documents", documents({.ids = ids}), {}, n},
       {"global tokens", global_tokens(is_global), {}, n},
       {"tensor", mask_tensor(bits), {}, n},
+      {"chosen blocks", chosen_blocks(torch::rand({2, 3, 7, 5}) < 0.4, 5, 7), {}, n},
+      {"chosen keys", chosen_blocks(torch::randint(-1, 20, {1, 20, 4}), 1, 1), {}, n},
       {"block mask", block_mask(window(3, 5), 20, 33, 2, 3), {}, n},
       {"all, any, none", !(causal() && window(4, 4)) || prefix(2), {}, n},
       {"alibi", {}, alibi(torch::rand({3})), n},

@@ -58,6 +58,46 @@ TEST(Modifiers, NamedMasksEqualTheirTensors) {
   EXPECT_TRUE(table(full(), 3, 4).all().item<bool>());
 }
 
+TEST(Modifiers, ChosenBlocks) {
+  // Blocks of 2 queries and 3 keys, the last ones shorter; repeats and -1 add nothing.
+  const auto want = rows({{1, 1, 1, 0, 0, 0, 0},
+                          {1, 1, 1, 0, 0, 0, 0},
+                          {0, 0, 0, 1, 1, 1, 1},
+                          {0, 0, 0, 1, 1, 1, 1},
+                          {0, 0, 0, 0, 0, 0, 0},
+                          {0, 0, 0, 0, 0, 0, 0},
+                          {1, 1, 1, 0, 0, 0, 1}});
+  const auto numbers = torch::tensor({{0, -1, 0}, {2, 1, 2}, {-1, -1, -1}, {0, 2, -1}});
+  const auto flags = torch::tensor({{1, 0, 0}, {0, 1, 1}, {0, 0, 0}, {1, 0, 1}}).to(torch::kBool);
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(numbers, 2, 3), 7, 7), want));
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(flags, 2, 3), 7, 7), want));
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(numbers.to(torch::kInt32), 2, 3), 7, 7), want));
+  // The last 4 queries, with the rows of all places, or of theirs alone.
+  const auto last = want.slice(2, 3);
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(flags, 2, 3), 4, 7), last));
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(flags.slice(0, 1), 2, 3), 4, 7), last));
+  // Each query for itself; two heads share a table.
+  const auto own = torch::randint(-1, 70, {2, 2, 70, 5});
+  auto each = torch::zeros({2, 2, 70, 71}, torch::kBool).scatter_(3, own + 1, true).slice(3, 1);
+  each = each.repeat_interleave(2, 1);
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(own, 1, 1), 70, 70, 2, 4), each));
+  EXPECT_TRUE(torch::equal(table(chosen_blocks(each, 1), 70, 70, 2, 4), each));
+}
+
+TEST(Modifiers, ChosenBlocksVisitWhatIsChosen) {
+  const int64_t n = 1024, size = 64;
+  const auto numbers = torch::tensor({0, 5, 9}).expand({n / size, 3});
+  const auto mask = AnyMask(chosen_blocks(numbers, size)).reach({1, 1, n, n});
+  kernel::Segments segments;
+  kernel::reach(mask, {0, 0, 128, 192, n}, segments);
+  ASSERT_EQ(segments.size(), 3u);
+  for (const size_t i : {0, 1, 2}) {
+    EXPECT_EQ(segments[i].begin, numbers[0][static_cast<int64_t>(i)].item<int64_t>() * size);
+    EXPECT_EQ(segments[i].end, segments[i].begin + size);
+    EXPECT_EQ(segments[i].cover, kernel::Cover::kFull);
+  }
+}
+
 TEST(Modifiers, MasksCompose) {
   const auto a = create_causal_mask(8), b = create_dilated_mask(8, 3), c = create_block_mask(8, 4);
   EXPECT_TRUE(
@@ -78,6 +118,7 @@ TEST(Modifiers, CreateMaskIsWhatAttentionSees) {
                                    documents({.ids = ids}) || global_tokens(global),
                                    heads,
                                    block_mask(heads, 5, 7, 2, 3),
+                                   chosen_blocks(torch::rand({2, 3, 3, 4}) < 0.6, 3, 2),
                                    mask_tensor(torch::rand({2, 1, 5, 7}) < 0.5)};
   for (size_t i = 0; i < masks.size(); ++i) {
     const auto mask = create_mask(masks[i], 2, 3, 5, 7);
@@ -169,6 +210,40 @@ TEST(Modifiers, Errors) {
   expect_error([] { documents(torch::tensor({1, 3})); }, {"documents", "begin with 0"});
   expect_error([] { documents(torch::tensor({0.0, 3.0})); }, {"documents", "integer"});
   expect_error([] { global_tokens(torch::ones({1, 2, 3})); }, {"global_tokens"});
+  const auto blocks_of = [](std::vector<int64_t> sizes) {
+    return torch::zeros(sizes, torch::kInt64);
+  };
+  expect_error([&] { chosen_blocks(torch::ones({2, 2}), 4); }, {"chosen_blocks", "Float"});
+  expect_error([&] { chosen_blocks(blocks_of({2}), 4); }, {"chosen_blocks", "rows"});
+  expect_error([&] { chosen_blocks(blocks_of({2, 2}), 0); }, {"chosen_blocks", "sizes"});
+  expect_error([&] { chosen_blocks(blocks_of({2, 2}) - 2, 4); }, {"chosen_blocks", "-2"});
+  const auto x = torch::ones({2, 3, 8, 4});
+  const auto attend = [&](const core::AnyMask& m, int64_t L) {
+    attention(x.slice(2, 0, L), x.slice(2, 0, 8), x.slice(2, 0, 8), m);
+  };
+  expect_error([&] { attend(chosen_blocks(blocks_of({3, 1}), 4), 8); }, {"chosen_blocks", "3"});
+  expect_error([&] { attend(chosen_blocks(blocks_of({0, 1}), 4), 1); }, {"chosen_blocks", "0"});
+  expect_error([&] { attend(chosen_blocks(blocks_of({2, 1}) + 2, 4), 8); }, {"chosen_blocks", "3"});
+  expect_error(
+      [&] {
+        attend(chosen_blocks(blocks_of({3, 2, 1}), 4), 8);
+      },
+      {"chosen_blocks", "B=2"});
+  expect_error(
+      [&] {
+        attend(chosen_blocks(blocks_of({1, 2, 2, 1}), 4), 8);
+      },
+      {"chosen_blocks", "H=3"});
+  expect_error(
+      [&] {
+        attend(chosen_blocks(blocks_of({2, 3}).to(torch::kBool), 4), 8);
+      },
+      {"chosen_blocks", "3"});
+  expect_error(
+      [&] {
+        attention(x, x.slice(2, 0, 4), x.slice(2, 0, 4), chosen_blocks(blocks_of({1, 1}), 4));
+      },
+      {"chosen_blocks", "L=8"});
   expect_error(
       [] {
         mask_tensor(torch::ones({4, 4}));

@@ -141,6 +141,9 @@ TEST(Masks, KeepTheirPromises) {
       check_mask(global, L, S, "global tokens");
       check_mask(mask_of(GlobalTokens{shift, flags, true, false}), L, S, "global rows");
       check_mask(local || global, L, S, "or");
+      const std::vector<int> bits{0x5, 0x90, 0x33, 0x7f, 0x102, 0x1, 0xff};  // [2, 1, rows..., 1]
+      check_mask(mask_of(ChosenBlocks{bits.data(), 1, 0, 1, shift, (S - L) / 20, 1, 20, 10}), L, S,
+                 "chosen blocks");
     }
     check_mask(third && local, L, S, "dilated window");
     check_mask(causal && (mask_of(CallableMask{Prefix{5}, 0}) ||

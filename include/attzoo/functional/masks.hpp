@@ -74,6 +74,22 @@ ATTZOO_API core::GlobalTokensMask global_tokens(const torch::Tensor& is_global);
 /// broadcast. Throws c10::Error on another dtype or rank.
 ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask);
 
+/// For each block of queries the blocks of keys that it may attend to, from a table of any origin:
+/// `chosen` [rows, ...], [B, rows, ...] or [B, heads, rows, ...], where B may be 1, and `heads` any
+/// divisor of H, each for as many heads in a row. Either bool, of every block of keys, or the
+/// numbers of those chosen, in any order and number, -1 = none; `chosen` is copied. Cost follows
+/// what is chosen. Blocks begin at the first key, the last one may be shorter; a query belongs to
+/// the block of its place among the keys, the last query at the last key, so L <= S, and rows of
+/// blocks before the first query may be left out. Throws c10::Error on another shape or dtype, and
+/// for a number below -1 or beyond the keys.
+/// Example: `attention(q, k, v, chosen_blocks(scores.topk(4).indices, 64) && causal())`.
+ATTZOO_API core::ChosenBlocksMask chosen_blocks(const torch::Tensor& chosen, int64_t block_size);
+
+/// The same with blocks of queries and keys of other sizes. `chosen_blocks(t, 1, size)`: each query
+/// chooses for itself; `chosen_blocks(t, 1, 1)`: single keys.
+ATTZOO_API core::ChosenBlocksMask chosen_blocks(const torch::Tensor& chosen, int64_t query_block,
+                                                int64_t key_block);
+
 /// The same mask with its tiles of 64 x 64 pairs looked at once, so that attention() skips the
 /// empty ones and asks no more about the full ones; for a mask_tensor, or a mask_mod with tables,
 /// that is used again and again. Lengths L and S as in the calls to come; `batch` and `heads` 1 if
@@ -204,6 +220,33 @@ ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask) {
                    "; a 0/1 mask becomes one by .to(torch::kBool), what is added to the scores is "
                    "a bias_tensor");
   return {core::mask_rank4(mask)};
+}
+
+ATTZOO_API core::ChosenBlocksMask chosen_blocks(const torch::Tensor& chosen, int64_t block_size) {
+  return chosen_blocks(chosen, block_size, block_size);
+}
+
+ATTZOO_API core::ChosenBlocksMask chosen_blocks(const torch::Tensor& chosen, int64_t query_block,
+                                                int64_t key_block) {
+  core::check_dense(chosen, "chosen_blocks", "chosen");
+  TORCH_CHECK_VALUE(query_block >= 1 && key_block >= 1,
+                    "chosen_blocks: block sizes must be >= 1, got ", query_block, " and ",
+                    key_block);
+  TORCH_CHECK_VALUE(chosen.dim() >= 2 && chosen.dim() <= 4,
+                    "chosen_blocks: chosen must have shape [rows, ...], [B, rows, ...] or "
+                    "[B, heads, rows, ...], got ",
+                    chosen.sizes());
+  TORCH_CHECK_TYPE(torch::isIntegralType(chosen.scalar_type(), /*includeBool=*/true),
+                   "chosen_blocks: chosen must be bool (true = attend) or integer (numbers of "
+                   "blocks), got ",
+                   chosen.scalar_type());
+  if (chosen.scalar_type() != torch::kBool && chosen.numel() > 0) {
+    const auto least = chosen.min().item<int64_t>(), most = chosen.max().item<int64_t>();
+    TORCH_CHECK_VALUE(least >= -1 && most < int64_t{1} << 30,
+                      "chosen_blocks: numbers of blocks must be >= -1 and below 2^30, got ", least,
+                      " ... ", most);
+  }
+  return {core::mask_rank4(chosen), query_block, key_block};
 }
 
 ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, int64_t batch,

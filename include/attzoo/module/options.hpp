@@ -52,6 +52,9 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(grid, false);
   ATTZOO_OPTION(global_projections, true);
   ATTZOO_OPTION(block_size, false);
+  ATTZOO_OPTION(num_random_blocks, false);
+  ATTZOO_OPTION(count_repeats, false);
+  ATTZOO_OPTION(top_k, false);
   ATTZOO_OPTION(overlap, false);
   ATTZOO_OPTION(seq_len, true);  // Linformer
   ATTZOO_OPTION(num_projected, true);

@@ -7,6 +7,7 @@
 #include <attzoo/kernel/modifier/callable_forms.hpp>
 #include <attzoo/kernel/modifier/masks.hpp>
 
+#include <bit>
 #include <memory>
 #include <unordered_map>
 #include <utility>
@@ -169,6 +170,90 @@ struct Bands {
   }
 };
 
+/// Where each token stands: the number of its block, one row of tokens per sequence, and the extent
+/// of every block, whose tokens lie together.
+struct BlockTable {
+  int batch, n, blocks;
+  std::vector<int> of;
+  std::vector<std::pair<int, int>> extents;  // [batch, blocks]
+
+  BlockTable(const int* numbers, int batch_, int n_, int blocks_)
+      : batch(batch_),
+        n(n_),
+        blocks(blocks_),
+        of(numbers, numbers + int64_t{batch_} * n_),
+        extents(static_cast<size_t>(batch_) * static_cast<size_t>(blocks_)) {
+    for (int b = 0; b < batch; ++b) {
+      for (int i = 0; i < n; ++i) {
+        const int block = of[static_cast<size_t>(int64_t{b} * n + i)];
+        auto& extent = extents[static_cast<size_t>(int64_t{b} * blocks + block)];
+        if (extent.second == 0) extent.first = i;
+        extent.second = i + 1;
+      }
+    }
+  }
+  int64_t row(int b) const { return batch == 1 ? 0 : b; }
+};
+
+/// Blocks of keys for each block of queries, as bits [batches, heads, rows, words]: bit c % 32 of
+/// word c / 32 stands for block c. Without tables blocks have one size, and rows are those of the
+/// queries' places among the keys, of which the first `skipped` are not there; `group` heads share
+/// one table.
+struct ChosenBlocks {
+  const int* bits;
+  int64_t b, h, words;
+  int shift, skipped, group, query_block, key_block;
+  std::shared_ptr<const void> owner = nullptr;  // of the memory
+  std::shared_ptr<const BlockTable> queries = nullptr, keys = nullptr;
+
+  ATTZOO_ALWAYS_INLINE int row(int ib, int q) const {
+    if (queries) return queries->of[static_cast<size_t>(queries->row(ib) * queries->n + q)];
+    // A product in double, exact for 31 bits.
+    return static_cast<int>((q + shift + 0.5) * (1.0 / query_block)) - skipped;
+  }
+  ATTZOO_ALWAYS_INLINE int column(int ib, int kv) const {
+    if (keys) return keys->of[static_cast<size_t>(keys->row(ib) * keys->n + kv)];
+    return kv / key_block;
+  }
+  const int* table(int ib, int ih) const { return bits + ib * b + ih / group * h; }
+  ATTZOO_ALWAYS_INLINE bool operator()(int ib, int ih, int iq, int ikv) const {
+    const int c = column(ib, ikv);
+    return (table(ib, ih)[row(ib, iq) * words + c / 32] >> (c % 32)) & 1;
+  }
+  void reach(const Rows& r, Segments& out) const {
+    const int* const rows = table(r.b, r.h);
+    for (int64_t w = 0; w < words; ++w) {
+      unsigned any = 0, all = ~0U;
+      for (int q = r.begin, last = -1; q < r.end; q += r.stride) {
+        const int i = row(r.b, q);
+        if (i == last) continue;
+        last = i;
+        const auto word = static_cast<unsigned>(rows[i * words + w]);
+        any |= word;
+        all &= word;
+      }
+      for (; any != 0; any &= any - 1) {
+        const int bit = std::countr_zero(any);
+        const auto [begin, end] = extent(r.b, w * 32 + bit);
+        const bool full = (all >> bit) & 1;
+        // A tile for a few keys costs more than those between them.
+        constexpr int kNear = 16;
+        if (!out.empty() && begin > out.back().end && begin - out.back().end < kNear) {
+          append(out, out.back().end, begin, Cover::kPartial, r.S);
+        }
+        append(out, begin, end, full ? Cover::kFull : Cover::kPartial, r.S);
+      }
+    }
+  }
+
+ private:
+  std::pair<int64_t, int64_t> extent(int ib, int64_t c) const {
+    if (!keys) return {c * key_block, (c + 1) * key_block};
+    if (c >= keys->blocks) return {0, 0};
+    return keys->extents[static_cast<size_t>(keys->row(ib) * keys->blocks + c)];
+  }
+};
+
 #ifdef ATTZOO_COMPILED
 #define ATTZOO_NAMED_MASK(F) extern template Mask make_mask(CallableMask<F>);
 ATTZOO_NAMED_MASKS(ATTZOO_NAMED_MASK)
@@ -177,6 +262,7 @@ extern template Mask make_mask(Documents);
 extern template Mask make_mask(GlobalTokens);
 extern template Mask make_mask(DenseMask);
 extern template Mask make_mask(Bands);
+extern template Mask make_mask(ChosenBlocks);
 #endif
 
 }  // namespace attzoo::kernel
