@@ -1,17 +1,14 @@
 #pragma once
-// What the benchmarks share: the devices to run on, how often a call runs, and its time on one of
-// them.
+// What the benchmarks share: the devices to run on, and how often a call runs; its time is in
+// timing.hpp.
 
 #include <benchmark/benchmark.h>
-#include <c10/core/Event.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/types.h>
 #include <torch/version.h>
 #include <attzoo/kernel/isa/isa.hpp>
 #include <attzoo/version.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -20,6 +17,7 @@
 #include <vector>
 
 #include "support/devices.hpp"
+#include "timing.hpp"
 
 namespace bench {
 
@@ -80,23 +78,6 @@ inline std::vector<torch::Device> take_devices(int& argc, char** argv) {
   if (cuda) devices.emplace_back(torch::kCUDA, 0);
   if (wanted == "cuda" && !cuda) stop("this LibTorch sees no CUDA device");
   return devices;
-}
-
-/// Seconds that `f` takes: on CPU by the clock, elsewhere between two events on the device.
-inline double seconds(torch::Device device, const std::function<void()>& f) {
-  if (device.is_cpu()) {
-    const auto start = std::chrono::steady_clock::now();
-    f();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
-  c10::Event start(device.type(), c10::EventFlag::BACKEND_DEFAULT);
-  c10::Event end(device.type(), c10::EventFlag::BACKEND_DEFAULT);
-  start.record(stream);
-  f();
-  end.record(stream);
-  end.synchronize();
-  return start.elapsedTime(end) / 1e3;
 }
 
 /// The least times of two calls that run in turn.

@@ -2,6 +2,7 @@
 
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/StreamGuard.h>
+#include <attzoo/core/cuda/arguments.hpp>
 #include <attzoo/core/cuda/driver.hpp>
 #include <attzoo/core/cuda/image.hpp>
 
@@ -99,6 +100,25 @@ TEST_F(CudaDriver, UploadsNothingTwice) {
   const auto before = host_synchronisations();
   attention(q, q, q, causal());
   EXPECT_EQ(host_synchronisations(), before);
+}
+
+TEST_F(CudaDriver, IsCapturedInAGraphOnceItHasRun) {
+  const auto q = numbers(kFirst, 290).requires_grad_(), grad = torch::ones_like(q);
+  const auto step = [&] {
+    return torch::autograd::grad({attention(q, q, q, causal()).output}, {q}, {grad})[0].cpu();
+  };
+  attzoo_capture(true);
+  expect_error(step, {"CUDA graph", "run it there once"});
+  attzoo_capture(false);
+  const auto want = step();
+  attzoo_capture(true);
+  EXPECT_TRUE(torch::equal(step(), want));
+  attzoo_capture(false);
+  // What the graph reads stays, however many others come.
+  for (int i = 0; i < 70; ++i) core::on_device({.entries = {i, 0, 0, 0}}, kFirst);
+  attzoo_capture(true);
+  EXPECT_TRUE(torch::equal(step(), want));
+  attzoo_capture(false);
 }
 
 TEST_F(CudaDriver, FallsBackWhereACompilationFails) {

@@ -7,6 +7,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <exception>
 #include <map>
@@ -66,6 +67,7 @@ std::vector<AttzooLaunch> launches;
 std::map<std::string, int> fails;
 std::string error;
 int capability = 80;
+std::atomic<bool> capturing{false};
 unsigned seed = 1;
 
 int failure(const char* function) {
@@ -145,6 +147,7 @@ void attzoo_reset() {
   launches.clear();
   fails.clear();
   error.clear();
+  capturing = false;
   seed = 1;
 }
 const char* attzoo_error() { return error.c_str(); }
@@ -156,6 +159,7 @@ void attzoo_fail(const char* function, int code) {
   const std::lock_guard lock(mutex);
   fails[function] = code;
 }
+void attzoo_capture(bool on) { capturing = on; }
 void attzoo_seed(unsigned of) {
   const std::lock_guard lock(mutex);
   seed = of;
@@ -273,7 +277,7 @@ int cuGetErrorName(int code, const char** name) {
   return found ? 0 : kInvalidValue;
 }
 int cuStreamIsCapturing(void*, int* status) {
-  *status = 0;
+  *status = capturing ? 1 : 0;
   return failure("cuStreamIsCapturing");
 }
 int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned threads_x,

@@ -16,7 +16,7 @@ struct AttzooLaunch {
 /// Launches since the last attzoo_reset().
 int attzoo_launches();
 AttzooLaunch attzoo_launch(int i);
-/// Forgets launches, the error, and what attzoo_fail() and attzoo_seed() said.
+/// Forgets launches, the error, and what attzoo_fail(), attzoo_capture() and attzoo_seed() said.
 void attzoo_reset();
 /// What the interpreter said first; empty: nothing.
 const char* attzoo_error();
@@ -24,6 +24,8 @@ const char* attzoo_error();
 void attzoo_capability(int capability);
 /// The next call of this function of the driver returns the code.
 void attzoo_fail(const char* function, int code);
+/// Whether all streams are captured into a graph; what is launched runs all the same.
+void attzoo_capture(bool on);
 /// Of the order in which warps and blocks run.
 void attzoo_seed(unsigned seed);
 

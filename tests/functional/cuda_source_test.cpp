@@ -304,5 +304,21 @@ TEST(CudaSource, NamesWhatHasNoForm) {
   expect_error([] { core::modifier_source(Own{}, {}, {1, 1, 4, 4}); }, {"mask", "symbolic form"});
 }
 
+// A product in double for each pair is dear on a GPU, and a score is rounded to float anyway.
+TEST(CudaSource, ComputesInFloatWhatScoresAloneTake) {
+  const auto decays = table(torch::rand({3}));
+  const auto text = core::modifier_source(
+                        mask_mod([](auto, auto, auto q, auto kv) { return 0.5 * (q - kv) < 9; }),
+                        score_mod([=](auto s, auto, auto h, auto q, auto kv) {
+                          return s - 0.01 * abs(q - kv) + decays(h) * (q - kv) + (q - kv) / 3.0;
+                        }),
+                        {1, 3, 20, 33})
+                        .text;
+  const auto attends = text.substr(text.find("attends(")),
+             modified = text.substr(text.find("modified("));
+  EXPECT_NE(attends.substr(0, attends.find("}")).find("double"), std::string::npos) << attends;
+  EXPECT_EQ(modified.substr(0, modified.find("}")).find("double"), std::string::npos) << modified;
+}
+
 }  // namespace
 }  // namespace attzoo::testing

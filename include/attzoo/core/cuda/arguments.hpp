@@ -2,13 +2,25 @@
 /// \file
 /// A call's tensors, numbers and tables as a kernel's arguments.
 
-#include <attzoo/config.hpp>
+#include <attzoo/core/cuda/schedule.hpp>
+
+#include <torch/types.h>
+
+namespace attzoo::core {
+
+/// A schedule in the device's memory. The same again on the same stream is the same tensor, so that
+/// calls that repeat copy nothing; on another one nothing would say that the copy is done. One that
+/// a CUDA graph reads stays; while one is captured nothing is copied, and a new one throws
+/// c10::Error.
+ATTZOO_API torch::Tensor on_device(const HostSchedule& s, const torch::Device& device);
+
+}  // namespace attzoo::core
 
 #ifdef ATTZOO_DEFINE_CORE
 
 #include <attzoo/core/attention/backend.hpp>
+#include <attzoo/core/cuda/driver.hpp>
 #include <attzoo/core/cuda/problem.hpp>
-#include <attzoo/core/cuda/schedule.hpp>
 #include <attzoo/core/cuda/source.hpp>
 #include <attzoo/kernel/dropout.hpp>
 
@@ -55,8 +67,6 @@ ATTZOO_API bool are_aligned(const Qkv& t) {
   return is_aligned(t.q) && is_aligned(t.k) && is_aligned(t.v);
 }
 
-/// A schedule in the device's memory. The same again on the same stream is the same tensor, so that
-/// calls that repeat copy nothing; on another one nothing would say that the copy is done.
 ATTZOO_API torch::Tensor on_device(const HostSchedule& s, const torch::Device& device) {
   auto all = s.entries;
   all.insert(all.end(), s.segments.begin(), s.segments.end());
@@ -64,22 +74,32 @@ ATTZOO_API torch::Tensor on_device(const HostSchedule& s, const torch::Device& d
     c10::Stream stream;
     std::vector<int> numbers;
     torch::Tensor tensor;
+    bool in_graph;
   };
-  constexpr size_t kMost = 64;
+  constexpr int64_t kMost = 64;  // that are in no graph
   static std::mutex mutex;
   static auto& known = *new std::vector<Known>();  // the latest last
   const auto stream = c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+  const bool capturing = cuda::is_capturing(device);
   const std::lock_guard lock(mutex);
   const auto found = std::find_if(known.begin(), known.end(), [&](const Known& k) {
     return k.stream == stream && k.numbers == all;
   });
   if (found != known.end()) {
+    found->in_graph |= capturing;
     std::rotate(found, found + 1, known.end());
     return known.back().tensor;
   }
-  if (known.size() == kMost) known.erase(known.begin());
+  TORCH_CHECK(
+      !capturing,
+      "attention: a CUDA graph is captured on a stream that has not run this problem, forward "
+      "and backward, before; run it there once and capture it then");
+  const auto in_no_graph = [](const Known& k) { return !k.in_graph; };
+  if (std::count_if(known.begin(), known.end(), in_no_graph) == kMost) {
+    known.erase(std::find_if(known.begin(), known.end(), in_no_graph));
+  }
   const auto tensor = torch::tensor(all, torch::kInt32).to(device);
-  known.push_back({stream, std::move(all), tensor});
+  known.push_back({stream, std::move(all), tensor, false});
   return tensor;
 }
 

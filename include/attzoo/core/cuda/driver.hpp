@@ -32,6 +32,9 @@ class Module {
 /// Throws c10::Error where there is no driver or no such device.
 ATTZOO_API DeviceFacts facts(const c10::Device& device);
 
+/// Whether what is launched on the device's current stream is recorded in a CUDA graph.
+ATTZOO_API bool is_capturing(const c10::Device& device);
+
 /// Compiles, unless it has: one text at a time. Throws c10::Error with the compiler's log.
 /// With the environment variable ATTZOO_CUDA_CACHE, a folder, what was compiled is kept there for
 /// other processes; ATTZOO_NVRTC names the compiler's library where it is found nowhere else.
@@ -73,6 +76,7 @@ class Driver {
   int (*launch)(void* function, unsigned x, unsigned y, unsigned z, unsigned threads_x,
                 unsigned threads_y, unsigned threads_z, unsigned shared_bytes, void* stream,
                 void* const* parameters, void** extra);
+  int (*is_capturing)(void* stream, int* status);
   int (*error_string)(int code, const char** text);
 
   void check(int code, const char* what) const {
@@ -98,10 +102,15 @@ class Driver {
     library.function(get_function, "cuModuleGetFunction");
     library.function(set_function_attribute, "cuFuncSetAttribute");
     library.function(launch, "cuLaunchKernel");
+    library.function(is_capturing, "cuStreamIsCapturing");
     library.function(error_string, "cuGetErrorString");
     check(init(0), "cuInit");
   }
 };
+
+inline void* current_stream(const c10::Device& device) {
+  return c10::impl::VirtualGuardImpl(device.type()).getStream(device).native_handle();
+}
 
 /// Makes a device LibTorch's current one and its primary context the driver's, which threads of
 /// autograd may not have yet; then as before.
@@ -151,12 +160,11 @@ class DriverModule final : public Module {
   void launch(const char* kernel, const std::array<unsigned, 3>& blocks, int threads,
               int shared_bytes, void* const* parameters) const override {
     const OnDevice on(device_);
-    void* const stream =
-        c10::impl::VirtualGuardImpl(device_.type()).getStream(device_).native_handle();
-    driver_.check(driver_.launch(function(kernel, shared_bytes), blocks[0], blocks[1], blocks[2],
-                                 static_cast<unsigned>(threads), 1, 1,
-                                 static_cast<unsigned>(shared_bytes), stream, parameters, nullptr),
-                  kernel);
+    driver_.check(
+        driver_.launch(function(kernel, shared_bytes), blocks[0], blocks[1], blocks[2],
+                       static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes),
+                       current_stream(device_), parameters, nullptr),
+        kernel);
   }
 
  private:
@@ -199,6 +207,16 @@ ATTZOO_API DeviceFacts facts(const c10::Device& device) {
              attribute(kSharedMemory)};
   }
   return found;
+}
+
+ATTZOO_API bool is_capturing(const c10::Device& device) {
+  void* const stream = current_stream(device);
+  int status = 0;  // CU_STREAM_CAPTURE_STATUS_NONE
+  if (stream) {    // the default one cannot be
+    const OnDevice on(device);
+    Driver::get().check(Driver::get().is_capturing(stream, &status), "cuStreamIsCapturing");
+  }
+  return status != 0;
 }
 
 ATTZOO_API std::shared_ptr<const Module> module_of(const std::string& text,

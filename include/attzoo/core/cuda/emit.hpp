@@ -29,6 +29,15 @@ namespace attzoo::core {
 class Emitter {
  public:
   explicit Emitter(const SymbolGraph& graph) : graph_(graph) {}
+  /// `needed`: the nodes that lines are asked of.
+  Emitter(const SymbolGraph& graph, const std::set<int>& needed) : graph_(graph) {
+    std::set<int> in_double;  // operands of what is no score
+    for (auto i = needed.rbegin(); i != needed.rend(); ++i) {
+      if (!in_double.count(*i) && may_be_float(*i)) of_scores_.insert(*i);
+      if (graph[*i].score || of_scores_.count(*i)) continue;
+      in_double.insert(graph[*i].of.begin(), graph[*i].of.end());
+    }
+  }
 
   std::string name(int i) const {
     const auto& node = graph_[i];
@@ -54,10 +63,26 @@ class Emitter {
   enum Type { kBool, kInt, kLong, kFloat, kDouble, kScore };
   static constexpr const char* kNames[] = {"bool", "int", "i64", "float", "double", "float"};
 
+  /// A product or quotient of entries, of whole numbers of 32 bits and of literals that float
+  /// holds well: in float it is wrong by two units in the last place, as a score is
+  /// anyway. Where scores alone take it, double is not worth what it costs.
+  bool may_be_float(int i) const {
+    const auto& node = graph_[i];
+    const auto is_small = [this](int operand) {
+      constexpr double kLeast = 1e-9, kMost = 1e9;
+      const auto t = type(operand);
+      if (graph_[operand].op != "literal" || t != kDouble) return t == kFloat || t == kInt;
+      const auto x = std::abs(graph_.literals()[static_cast<size_t>(graph_[operand].slot)].real);
+      return x == 0 || (x >= kLeast && x <= kMost);
+    };
+    return !node.score && type(i) == kDouble && !node.range.kind.whole &&
+           (node.op == "*" || node.op == "/") && is_small(node.of[0]) && is_small(node.of[1]);
+  }
+
   Type type(int i) const {
     const auto& node = graph_[i];
     if (node.is_truth()) return kBool;
-    if (node.score) return kScore;
+    if (node.score || of_scores_.count(i)) return kScore;
     if (node.op == "table" && is_of_floats(node.slot)) return kFloat;
     if (!node.is_integer()) return kDouble;
     constexpr double kMost = 2147483647;
@@ -215,6 +240,7 @@ class Emitter {
   }
 
   const SymbolGraph& graph_;
+  std::set<int> of_scores_;  // computed as these are
 };
 
 ATTZOO_API std::string emit(const SymbolGraph& graph, const std::vector<Symbol>& results) {
@@ -223,7 +249,7 @@ ATTZOO_API std::string emit(const SymbolGraph& graph, const std::vector<Symbol>&
   for (auto i = needed.rbegin(); i != needed.rend(); ++i) {  // operands have smaller numbers
     for (const int operand : graph[*i].of) needed.insert(operand);
   }
-  const Emitter emitter(graph);
+  const Emitter emitter(graph, needed);
   std::string body;
   for (const int i : needed) body += emitter.line(i);
   return body;

@@ -113,8 +113,10 @@ ATTZOO_API const char* FlashBackend::why_not(const Qkv& t, const Call& call) con
   return FusedCudaBackend::why_not(t, call, true);
 }
 
-/// Says why, once; attention runs in chunks from now on.
-ATTZOO_API void after_failed_launch(const c10::Error& e) {
+/// Of an error that is caught: says why, once, and attention runs in chunks from now on. In a CUDA
+/// graph nothing else can be tried.
+ATTZOO_API void after_failed_launch(const c10::Error& e, const torch::Device& device) {
+  if (cuda::is_capturing(device)) throw;
   TORCH_WARN_ONCE("attzoo: CUDA kernels could not be launched, attention runs in chunks: ",
                   e.what_without_backtrace());
   cuda_jit() = false;
@@ -131,7 +133,7 @@ ATTZOO_API OutputAndLse FusedCudaBackend::run(const Qkv& t, const Call& call) co
   } catch (const c10::OutOfMemoryError&) {
     throw;
   } catch (const c10::Error& e) {
-    after_failed_launch(e);
+    after_failed_launch(e, t.q.device());
   }
   return ChunkedBackend().run(t, for_chunks(call));
 }
@@ -142,6 +144,7 @@ ATTZOO_API OutputAndLse FlashBackend::run(const Qkv& t, const Call& call) const 
   } catch (const c10::OutOfMemoryError&) {
     throw;
   } catch (const c10::Error& e) {
+    if (cuda::is_capturing(t.q.device())) throw;
     TORCH_WARN_ONCE("attzoo: ATen's flash attention failed, attention runs by its own kernels: ",
                     e.what_without_backtrace());
     flash_works() = false;
@@ -160,7 +163,7 @@ ATTZOO_API Gradients FusedCudaBackend::run_backward(const Qkv& t, const Call& ca
     } catch (const c10::OutOfMemoryError&) {
       throw;
     } catch (const c10::Error& e) {
-      after_failed_launch(e);
+      after_failed_launch(e, t.q.device());
     }
   }
   return ChunkedBackend().run_backward(t, for_chunks(call), result, from);
