@@ -91,7 +91,7 @@ class MultiHeadLatentAttentionImpl
 
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does, and c10::ValueError for `absorb` while
-  /// w_kv_b has LoRA with dropout, which is of latents.
+  /// w_kv_b has a bias, or LoRA with dropout, which is of latents.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
     auto heads = project_latent(x, inputs);
     if (!absorbs(heads.q.size(2), heads.k.size(2))) {
@@ -184,16 +184,19 @@ class MultiHeadLatentAttentionImpl
   /// the latents and rotary keys [B, 1, S, kv_rank + rope_dim], those of a cache, too.
   Heads project_latent(const torch::Tensor& x, const AttentionInputs& inputs) {
     check_options();
+    TORCH_CHECK_VALUE(
+        is_matrix() || !options.absorb.value_or(false), kName,
+        ": absorb has no meaning while w_kv_b has a bias, or LoRA with dropout, which "
+        "is of latents; call eval(), or set absorb false");
     auto places = core::check_call(callee(), w_o->weight, x, inputs, mode(inputs));
     Heads heads{.packing = std::move(places.packing), .past = std::move(places.past)};
     const auto* kept = core::context_cache(inputs);
-    const auto& source = inputs.context.defined() ? inputs.context : x;
     const auto& to_q = options.q_rank ? w_q_a : w_q;
     std::vector<torch::Tensor> made;
     if (kept) {
       made = {core::linear(x, to_q)};
     } else if (inputs.context.defined()) {
-      made = {core::linear(x, to_q), core::linear(source, w_kv_a)};
+      made = {core::linear(x, to_q), core::linear(inputs.context, w_kv_a)};
     } else {
       made = core::linear_each(x, {to_q, w_kv_a});
     }
@@ -215,14 +218,17 @@ class MultiHeadLatentAttentionImpl
     return heads;
   }
 
-  /// Whether this call takes the absorbed form, by the multiplications of each.
-  bool absorbs(int64_t L, int64_t S) const {
+  /// Whether W_kv_b is all that happens to latents, and not a bias or LoRA that drops some of their
+  /// numbers, too.
+  bool is_matrix() const {
     const auto* layer = core::adaptable(*w_kv_b);
     const bool drops = is_training() && layer && layer->has_lora() && layer->lora().dropout > 0;
-    TORCH_CHECK_VALUE(!drops || !options.absorb.value_or(false), kName,
-                      ": absorb has no meaning while w_kv_b has LoRA with dropout, which is of its "
-                      "latents; call eval(), or set absorb false");
-    if (drops || options.absorb) return !drops && *options.absorb;
+    return !drops && !w_kv_b->bias.defined();
+  }
+  /// Whether this call takes the absorbed form, by the multiplications of each.
+  bool absorbs(int64_t L, int64_t S) const {
+    if (!is_matrix()) return false;
+    if (options.absorb) return *options.absorb;
     const auto f = [](int64_t n) { return static_cast<double>(n); };
     const double up = f(*options.kv_rank) * f(*options.head_dim + *options.value_head_dim);
     const double full = f(*options.head_dim + *options.rope_dim + *options.value_head_dim);

@@ -44,7 +44,7 @@ TEST(LatentNameMaps, ThereAndBack) {
       EXPECT_TRUE(there.count("self_attn.kv_a_proj_with_mqa.weight"));
       EXPECT_TRUE(
           there.count(q_rank ? "self_attn.q_a_layernorm.weight" : "self_attn.q_proj.weight"));
-      const auto other = transformer_block(MultiHeadLatentAttention(attn->get_config()), llama);
+      auto other = transformer_block(MultiHeadLatentAttention(attn->get_config()), llama);
       load_state_dict(*other, there, names);
       for (const auto& [name, t] : state_dict(*other)) {
         EXPECT_TRUE(torch::equal(t, own.at(name))) << name;
