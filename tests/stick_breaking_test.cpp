@@ -135,7 +135,7 @@ TEST(StickBreaking, WhatIsHiddenHasNoEffect) {
   const auto seen = torch::arange(300).remainder(7) != 3;
   const auto mask = causal() && !window(0, 0) && mask_tensor(seen.view({1, 1, 1, 300}));
   std::vector<torch::Tensor> all;
-  for (const double hidden : {0.0, std::nan(""), INFINITY}) {
+  for (const double hidden : {0.0, std::nan(""), HUGE_VAL}) {
     torch::manual_seed(8);
     const auto hide = [&](const torch::Tensor& t) {
       return t.masked_fill(seen.logical_not().view({300, 1}), hidden).requires_grad_();

@@ -158,23 +158,6 @@ TEST(Fused, BlocksOrPrefix) {
       });
 }
 
-TEST(Fused, Neighborhoods) {
-  check_many(
-      "neighborhoods of the first size that divides S", 260,
-      [](Draw& d, const auto& n) {
-        const auto odd = [&](int64_t most) { return 2 * d.integer(0, most) + 1; };
-        int64_t x = d.integer(1, 9);
-        while (n.S % x != 0) --x;
-        const int64_t y = d.chance(0.5) && n.S / x % 2 == 0 ? 2 : 1;
-        const auto size = n.S / x / y;
-        return neighborhood({x, y, size}, {odd(3), odd(1), odd(9)},
-                            {d.integer(1, 3), 1, d.integer(1, 4)},
-                            {d.chance(0.2), d.chance(0.2), d.chance(0.2)}) &&
-               window(90, d.integer(0, 90));
-      },
-      kNoScore, /*fewer_keys=*/false);
-}
-
 TEST(Fused, NotWindowOrCallable) {
   check_many(
       "not", 260,
