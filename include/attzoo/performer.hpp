@@ -98,13 +98,16 @@ class PerformerSelfAttentionImpl
     return finish(std::move(result));
   }
 
-  /// A cache of sums, in float32 at least; see MakesCache and Cache. Its calls return no weights.
+  /// A cache of sums, in float32 at least; see MakesCache and Cache. Its calls return no weights,
+  /// and go on with the projections of now, whatever is drawn meanwhile.
   Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                    const CacheOptions& how = {}) const override {
     const auto head = new_cache_head(batch, capacity, how, /*unending=*/true);
     const auto wide = head.module_dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+    auto own = favor(wide);
+    own.projection = own.projection.clone();
     return Cache(
-        std::make_shared<core::FavorCache>(head, favor(wide), options.num_heads, d_head()));
+        std::make_shared<core::FavorCache>(head, std::move(own), options.num_heads, d_head()));
   }
   /// A context's keys and values, projected once; see MakesCache.
   Cache make_context_cache(const torch::Tensor& context,
@@ -157,7 +160,8 @@ namespace attzoo {
 ATTZOO_API AttentionResult PerformerSelfAttentionImpl::attend(const Heads& heads,
                                                               const AttentionInputs& inputs) const {
   const auto dtype = heads.q.scalar_type(), wide = core::compute_dtype(heads.q);
-  const auto f = favor(wide);
+  auto* cache = heads.past ? dynamic_cast<core::FavorCache*>(&inputs.cache.state()) : nullptr;
+  const auto f = cache ? cache->favor() : favor(wide);
   const auto q = heads.q.to(wide);
   auto k = heads.k.to(wide), v = heads.v.to(wide);
   auto real = core::key_padding_of(inputs);
@@ -165,7 +169,7 @@ ATTZOO_API AttentionResult PerformerSelfAttentionImpl::attend(const Heads& heads
     return core::favor_attention(f, q, k, v, is_causal(inputs), /*max_of_all_keys=*/false, real,
                                  heads.packing, dtype);
   };
-  if (!heads.past) return whole();
+  if (!cache) return whole();
   AttentionResult result;  // what was summed up has no weights
   const auto& run = heads.packing.run;
   const bool packed = run.defined() && q.numel() > 0;
@@ -179,15 +183,14 @@ ATTZOO_API AttentionResult PerformerSelfAttentionImpl::attend(const Heads& heads
     core::leave_out(real, k, v);
     rows = real.unsqueeze(1).unsqueeze(-1);
   }
-  auto& cache = static_cast<core::FavorCache&>(inputs.cache.state());  // NOLINT: a Performer's
   const auto keys = core::favor_keys(f, k, rows);
   const auto v1 = core::values_and_ones(v, rows);
   if (packed) {
-    cache.take(keys, v1, *heads.past);
+    cache->take(keys, v1, *heads.past);
     return result;
   }
   const auto features = core::favor_queries(f, q);
-  result.output = core::favor_output(cache.go_on(features, keys, v1, *heads.past), features);
+  result.output = core::favor_output(cache->go_on(features, keys, v1, *heads.past), features);
   return result;
 }
 

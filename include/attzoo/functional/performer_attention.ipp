@@ -34,15 +34,20 @@ ATTZOO_API FavorKeys FavorKeys::rows(int64_t begin, int64_t end) const {
 /// P x', and |x'|^2 / 2 with a last dimension of 1.
 inline std::pair<torch::Tensor, torch::Tensor> project_rows(const Favor& f,
                                                             const torch::Tensor& x) {
-  const auto rows = x * std::sqrt(f.scale);
-  return {torch::matmul(rows, f.projection.t()), rows.square().sum(-1, /*keepdim=*/true) / 2};
+  const auto rows = f.projection.t() * std::sqrt(f.scale);
+  return {torch::matmul(x, rows), x.square().sum(-1, /*keepdim=*/true) * (f.scale / 2)};
+}
+/// F^(-1/2) exp(logs - less), where `less` has a last dimension of 1.
+inline torch::Tensor scaled_down(const Favor& f, const torch::Tensor& logs,
+                                 const torch::Tensor& less) {
+  return (logs - (less - std::log(f.ratio()))).exp_();
 }
 
 ATTZOO_API torch::Tensor favor_queries(const Favor& f, const torch::Tensor& q) {
   const auto [projected, half_square] = project_rows(f, q);
   if (f.relu) return torch::relu(projected) + f.eps;
   const auto top = projected.detach().amax(-1, /*keepdim=*/true);
-  return ((projected - half_square - top).exp() + f.eps) * f.ratio();
+  return scaled_down(f, projected, half_square + top) + f.eps * f.ratio();
 }
 
 ATTZOO_API FavorKeys favor_keys(const Favor& f, const torch::Tensor& k, const torch::Tensor& real) {
@@ -77,7 +82,7 @@ inline torch::Tensor running_top(const torch::Tensor& before, const torch::Tenso
 }
 /// Features, but for eps, of keys that are scaled by `top`.
 inline torch::Tensor scaled(const Favor& f, const torch::Tensor& logs, const torch::Tensor& top) {
-  return (logs - finite(top).unsqueeze(-1)).exp() * f.ratio();
+  return scaled_down(f, logs, finite(top).unsqueeze(-1));
 }
 /// What eps in each feature of the keys adds to the weights of a query.
 inline torch::Tensor of_eps(const Favor& f, const torch::Tensor& q) {

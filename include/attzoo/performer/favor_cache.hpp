@@ -14,6 +14,8 @@ class FavorCache final : public TokenCache {
   /// Of `heads` heads with values of E features; in float32 at least.
   FavorCache(const CacheHead& head, Favor favor, int64_t heads, int64_t E);
 
+  /// The features that it began with.
+  const Favor& favor() const { return favor_; }
   int64_t length() const override { return summed_ + latest_.length(); }
   int64_t bytes() const override;
   int64_t earliest() const override { return std::max<int64_t>(1, summed_); }
