@@ -1,3 +1,4 @@
+#include <torch/optim/adam.h>
 #include <attzoo/indexed.hpp>
 
 #include <algorithm>

@@ -240,17 +240,14 @@ ATTZOO_API AttentionResult NativeSparseSelfAttentionImpl::forward(const torch::T
   in.key_padding_mask = torch::Tensor();
   if (in.positions.defined()) in.positions = in.positions.expand_as(order).gather(1, order);
   auto result = attend_real(moved(x, order), in);
-  const auto back = order.argsort(1);
+  const auto back = order.argsort(/*dim=*/int64_t{1}, /*descending=*/false);
   result.output = moved(result.output, back);
-  const auto pairs = [back](const torch::Tensor& all, int64_t begin, int64_t end) {
+  const auto sorted = std::move(result.weights);
+  result.weights = LazyWeights(sorted.sizes().vec(), [back, sorted](int64_t begin, int64_t end) {
     const auto rows = back.slice(1, begin, end).unsqueeze(1).unsqueeze(3);
-    const auto columns = back.unsqueeze(1).unsqueeze(2);
-    return all.take_along_dim(rows, 2).take_along_dim(columns, 3);
-  };
-  result.weights = LazyWeights(result.weights.sizes().vec(),
-                               [pairs, sorted = result.weights](int64_t begin, int64_t end) {
-                                 return pairs(sorted.tensor(), begin, end);
-                               });
+    return sorted.tensor().take_along_dim(rows, 2).take_along_dim(back.unsqueeze(1).unsqueeze(2),
+                                                                  3);
+  });
   return result;
 }
 

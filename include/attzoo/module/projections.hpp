@@ -105,8 +105,8 @@ class Projections : public MechanismParts {
   /// Joins the heads of an output and applies w_o: [B, H, L, dh] -> [B, L, d_model].
   AttentionResult finish(AttentionResult result);
 
-  /// Rotates t [B, heads, L, features], which is made of x, by the positions of x's tokens in a call
-  /// whose heads stand where `heads` says.
+  /// Rotates t [B, heads, L, features], which is made of x, by the positions of x's tokens in a
+  /// call whose heads stand where `heads` says.
   static void rotate_tokens(torch::Tensor& t, const RopePlan& plan, const Heads& heads,
                             const AttentionInputs& inputs);
   /// Rotates t [B, heads, S, features], which is made of a context.
@@ -216,6 +216,21 @@ inline torch::Tensor split_and_norm(const torch::Tensor& t, int64_t size, RMSNor
   return norm(heads.to(norm->weight.scalar_type())).to(t.scalar_type()).transpose(1, 2);
 }
 
+/// The rotation of the tokens of `like` [B, heads, L, features] in a call.
+inline auto rotation_of_call(const RopePlan& plan, const Heads& heads,
+                             const AttentionInputs& inputs, const torch::Tensor& like) {
+  auto positions = heads.packing.position;
+  int64_t offset = inputs.position_offset;
+  if (heads.past) {
+    positions = heads.past->positions;
+    if (!positions.defined()) offset = heads.past->offset;
+  } else if (inputs.positions.defined()) {
+    positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
+  }
+  if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
+  return rotation(plan.frequencies, plan.pairs, like.size(2), offset, positions, like);
+}
+
 ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k,
                                            torch::nn::Linear& to_v, const torch::Tensor& x,
                                            const AttentionInputs& inputs,
@@ -249,21 +264,6 @@ ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::L
     rotate_own(heads.k, by);
   }
   return heads;
-}
-
-/// The rotation of x's tokens, L of them, in a call.
-inline auto rotation_of_call(const RopePlan& plan, const Heads& heads,
-                             const AttentionInputs& inputs, const torch::Tensor& like) {
-  auto positions = heads.packing.position;
-  int64_t offset = inputs.position_offset;
-  if (heads.past) {
-    positions = heads.past->positions;
-    if (!positions.defined()) offset = heads.past->offset;
-  } else if (inputs.positions.defined()) {
-    positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
-  }
-  if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
-  return rotation(plan.frequencies, plan.pairs, like.size(2), offset, positions, like);
 }
 
 ATTZOO_API void Projections::rotate_tokens(torch::Tensor& t, const RopePlan& plan,
