@@ -186,7 +186,8 @@ ATTZOO_API torch::Tensor NativeSparseSelfAttentionImpl::compress(
   const int64_t size = options.block_size, count = t.size(2) / size;
   const auto rows = t.slice(2, first * size, count * size);
   if (!places.defined()) return block_means(rows, size);
-  const auto blocks = rows.unflatten(2, {count - first, size}) + places.to(t.scalar_type());
+  // A cache may have another dtype than the module.
+  const auto blocks = rows.unflatten(2, {count - first, size}).to(places.scalar_type()) + places;
   return core::linear(torch::gelu(core::linear(blocks.flatten(3), block)), whole)
       .to(t.scalar_type());
 }
