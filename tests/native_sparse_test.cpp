@@ -273,6 +273,18 @@ TEST(NativeSparse, CachesGoOnAsTheWholePass) {
   }
 }
 
+TEST(NativeSparse, AHalfCacheOfAFloatModule) {
+  torch::manual_seed(7);
+  const torch::NoGradGuard no_grad;
+  NativeSparseSelfAttention m(small());
+  const auto x = torch::randn({2, 30, 12});
+  auto cache = m->make_cache(2, 30, {.dtype = torch::kBFloat16});
+  m(x.slice(1, 0, 20), {.cache = cache});
+  const auto got = m(x.slice(1, 20), {.cache = cache}).output;
+  EXPECT_EQ(got.scalar_type(), torch::kFloat32);
+  EXPECT_TRUE(torch::allclose(got, m(x).output.slice(1, 20), 0.1, 0.1));
+}
+
 TEST(NativeSparse, PaddingIsNotThere) {
   torch::manual_seed(5);
   auto options = small();

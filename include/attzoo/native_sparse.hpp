@@ -186,7 +186,8 @@ ATTZOO_API torch::Tensor NativeSparseSelfAttentionImpl::compress(
   const int64_t size = options.block_size, count = t.size(2) / size;
   const auto rows = t.slice(2, first * size, count * size);
   if (!places.defined()) return block_means(rows, size);
-  const auto blocks = rows.unflatten(2, {count - first, size}) + places.to(t.scalar_type());
+  // A cache may have another dtype than the module.
+  const auto blocks = rows.unflatten(2, {count - first, size}).to(places.scalar_type()) + places;
   return core::linear(torch::gelu(core::linear(blocks.flatten(3), block)), whole)
       .to(t.scalar_type());
 }
@@ -240,17 +241,14 @@ ATTZOO_API AttentionResult NativeSparseSelfAttentionImpl::forward(const torch::T
   in.key_padding_mask = torch::Tensor();
   if (in.positions.defined()) in.positions = in.positions.expand_as(order).gather(1, order);
   auto result = attend_real(moved(x, order), in);
-  const auto back = order.argsort(1);
+  const auto back = order.argsort(/*dim=*/int64_t{1}, /*descending=*/false);
   result.output = moved(result.output, back);
-  const auto pairs = [back](const torch::Tensor& all, int64_t begin, int64_t end) {
+  const auto sorted = std::move(result.weights);
+  result.weights = LazyWeights(sorted.sizes().vec(), [back, sorted](int64_t begin, int64_t end) {
     const auto rows = back.slice(1, begin, end).unsqueeze(1).unsqueeze(3);
-    const auto columns = back.unsqueeze(1).unsqueeze(2);
-    return all.take_along_dim(rows, 2).take_along_dim(columns, 3);
-  };
-  result.weights = LazyWeights(result.weights.sizes().vec(),
-                               [pairs, sorted = result.weights](int64_t begin, int64_t end) {
-                                 return pairs(sorted.tensor(), begin, end);
-                               });
+    return sorted.tensor().take_along_dim(rows, 2).take_along_dim(back.unsqueeze(1).unsqueeze(2),
+                                                                  3);
+  });
   return result;
 }
 

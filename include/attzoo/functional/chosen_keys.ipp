@@ -41,8 +41,7 @@ class ChosenAttention final : public Differentiable {
     }
     const bool apart = (C != 1 && C != kv_heads_) || !score_.is_identity() || of_heads_;
     units_ = apart ? n_.H : kv_heads_;
-    // As much of keys and values as stays in a core's cache.
-    constexpr int64_t kMost = int64_t{1} << 19;
+    constexpr int64_t kMost = int64_t{1} << 20;  // numbers of keys and values at a time
     const int64_t row = std::max<int64_t>(1, n_.B * units_ * M * (t.k.size(3) + t.v.size(3)));
     step_ = std::clamp<int64_t>(kMost / row, 1, std::max<int64_t>(1, n_.L));
     Captured held{chosen_.index};

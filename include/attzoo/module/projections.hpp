@@ -236,6 +236,21 @@ inline torch::Tensor split_and_norm(const torch::Tensor& t, int64_t size, RMSNor
   return norm(heads.to(norm->weight.scalar_type())).to(t.scalar_type()).transpose(1, 2);
 }
 
+/// The rotation of the tokens of `like` [B, heads, L, features] in a call.
+inline auto rotation_of_call(const RopePlan& plan, const Heads& heads,
+                             const AttentionInputs& inputs, const torch::Tensor& like) {
+  auto positions = heads.packing.position;
+  int64_t offset = inputs.position_offset;
+  if (heads.past) {
+    positions = heads.past->positions;
+    if (!positions.defined()) offset = heads.past->offset;
+  } else if (inputs.positions.defined()) {
+    positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
+  }
+  if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
+  return rotation(plan.frequencies, plan.pairs, like.size(2), offset, positions, like);
+}
+
 ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::Linear& to_k,
                                            torch::nn::Linear& to_v, const torch::Tensor& x,
                                            const AttentionInputs& inputs,
@@ -262,21 +277,6 @@ ATTZOO_API Heads Projections::project_with(torch::nn::Linear& to_q, torch::nn::L
   if (!w_g.is_empty()) heads.gate = split_heads(torch::sigmoid(linear(x, w_g)), d_head());
   rotate_heads(heads, inputs);
   return heads;
-}
-
-/// The rotation of x's tokens, L of them, in a call.
-inline auto rotation_of_call(const RopePlan& plan, const Heads& heads,
-                             const AttentionInputs& inputs, const torch::Tensor& like) {
-  auto positions = heads.packing.position;
-  int64_t offset = inputs.position_offset;
-  if (heads.past) {
-    positions = heads.past->positions;
-    if (!positions.defined()) offset = heads.past->offset;
-  } else if (inputs.positions.defined()) {
-    positions = inputs.positions.dim() == 1 ? inputs.positions.unsqueeze(0) : inputs.positions;
-  }
-  if (positions.defined()) positions = positions.unsqueeze(1);  // the same in all heads
-  return rotation(plan.frequencies, plan.pairs, like.size(2), offset, positions, like);
 }
 
 ATTZOO_API void Projections::rotate_heads(Heads& heads, const AttentionInputs& inputs) const {
