@@ -141,6 +141,7 @@ int main(int argc, char** argv) {
         if (parameter.key().find("w_k") != std::string::npos) parameter.value().zero_();
       }
       for (const bool causal : {false, true}) {
+        if (!causal && !module->takes().later) continue;
         const auto path = folder / (name + (causal ? "_causal.csv" : ".csv"));
         if (!write(path, pattern(*module, x, causal).contiguous(), causal)) complain(path);
       }
