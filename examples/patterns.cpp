@@ -162,6 +162,7 @@ int main(int argc, char** argv) {
       }
       for (const bool causal : {false, true}) {
         if (causal && !module->takes().causal) continue;
+        if (!causal && !module->takes().later) continue;
         const auto path = folder / (name + (causal ? "_causal.csv" : ".csv"));
         if (!write(path, pattern(*module, x, causal).contiguous(), causal)) complain(path);
       }

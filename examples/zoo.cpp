@@ -150,6 +150,24 @@ torch::Tensor longformer(const torch::Tensor& x) {
   return y;
 }
 
+torch::Tensor big_bird(const torch::Tensor& x) {
+  // [big_bird]
+  attzoo::BigBirdSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .block_size = 16, .num_random_blocks = 2});
+  auto y = attn(x).output;  // each block: its neighbours, the first, the last, and two others
+  // [/big_bird]
+  return y;
+}
+
+torch::Tensor moba(const torch::Tensor& x) {
+  // [moba]
+  attzoo::MixtureOfBlocksSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .block_size = 16, .top_k = 3, .rope = true});
+  auto y = attn(x).output;  // each query: its own block, and two earlier ones that it chooses
+  // [/moba]
+  return y;
+}
+
 torch::Tensor lsh(const torch::Tensor& x) {
   // [lsh]
   attzoo::LSHSelfAttention attn(
@@ -376,6 +394,7 @@ int main() {
                                    grouped(x),      local(x),
                                    dilated(x),      block(x),
                                    alibi(x),        longformer(x),
+                                   big_bird(x),     moba(x),
                                    lsh(x),          linear(x),
                                    gated(x),        combined(x),
                                    delta_net(x),    gated_delta_net(x),

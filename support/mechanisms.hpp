@@ -48,6 +48,13 @@ void for_each_mechanism(Visit&& visit) {
     return ALiBiSelfAttention(
         {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   });
+  visit("big_bird", Cost::kLess, [](const Size& s) {
+    return BigBirdSelfAttention({.d_model = s.width,
+                                 .num_heads = s.heads,
+                                 .block_size = s.span,
+                                 .dropout = 0,
+                                 .causal = s.causal});
+  });
   visit("block", Cost::kLess, [](const Size& s) {
     return BlockSelfAttention({.d_model = s.width,
                                .num_heads = s.heads,
@@ -137,6 +144,10 @@ void for_each_mechanism(Visit&& visit) {
   });
   visit("mamba2", Cost::kLess, [](const Size& s) {
     return Mamba2({.d_model = s.width, .num_heads = s.heads, .state_size = s.width / s.heads});
+  });
+  visit("moba", Cost::kLess, [](const Size& s) {
+    return MixtureOfBlocksSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .block_size = s.span, .dropout = 0});
   });
   visit("multi_head", Cost::kQuadratic, make_multi_head);
   visit("multi_head_latent", Cost::kQuadratic, [](const Size& s) {

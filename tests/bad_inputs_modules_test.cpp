@@ -462,6 +462,13 @@ TEST(BadModuleInputs, Options) {
       .bad(&NativeSparse::block_count, "block_count", kNotPositive)
       .bad(&NativeSparse::window_size, "window_size", kNotPositive)
       .bad(&NativeSparse::head_dim, "head_dim", kNotPositive, kTooLarge);
+  OptionCases<BigBirdSelfAttention>(all)
+      .bad(&BigBirdSelfAttentionOptions::block_size, "block_size", kNotPositive)
+      .bad(&BigBirdSelfAttentionOptions::num_random_blocks, "num_random_blocks", {-1, INT64_MIN},
+           kTooLarge);
+  OptionCases<MixtureOfBlocksSelfAttention>(all)
+      .bad(&MixtureOfBlocksSelfAttentionOptions::block_size, "block_size", kNotPositive)
+      .bad(&MixtureOfBlocksSelfAttentionOptions::top_k, "top_k", kNotPositive);
   expect_all_refused(all, 500);
 }
 
@@ -552,6 +559,10 @@ TEST(BadModuleInputs, Wrappers) {
         {"num_heads", text});
     add("ALiBiSelfAttention", "(d, h)", [n] { ALiBiSelfAttention m(8, n); }, {"num_heads", text});
     add("LSHSelfAttention", "(d, h)", [n] { LSHSelfAttention m(8, n); }, {"num_heads", text});
+    add("BigBirdSelfAttention", "(d, h)", [n] { BigBirdSelfAttention m(8, n); },
+        {"num_heads", text});
+    add("MixtureOfBlocksSelfAttention", "(d, h)", [n] { MixtureOfBlocksSelfAttention m(8, n); },
+        {"num_heads", text});
     add("LongformerSelfAttention", "(d, h)", [n] { LongformerSelfAttention m(8, n); },
         {"num_heads", text});
     add("GroupedSelfAttention", "(d, h, k)", [n] { GroupedSelfAttention m(8, 4, n); },

@@ -149,7 +149,7 @@ TEST(BigBird, RepeatedBlocksCountAgain) {
   const auto given = torch::randint(blocks, {3, blocks - 2, 2});
   m->set_random_blocks(given);
   const auto x = torch::randn({2, n, 12}, kDouble);
-  const auto heads = [&](const torch::nn::Linear& w) { return split_heads(w(x), 3); };
+  const auto heads = [&](torch::nn::Linear w) { return split_heads(w(x), 3); };
   const auto q = heads(m->w_q), k = heads(m->w_k), v = heads(m->w_v);
   auto times = torch::zeros({3, n, n}, kDouble);
   for (int64_t h = 0; h < 3; ++h) {

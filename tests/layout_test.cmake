@@ -330,6 +330,7 @@ set(tested_elsewhere
   module/row_buffer=module/cache
   module/self_attention=module/own_mechanism
   module/softmax=module/own_mechanism
+  module/token_blocks=big_bird
   module/token_cache=module/cache
   module/wrapper=combined)
 file(GLOB headers RELATIVE ${include}

@@ -3,6 +3,7 @@
 /// All of attzoo: one line for each mechanism and the version, then what they stand on.
 
 #include <attzoo/alibi.hpp>
+#include <attzoo/big_bird.hpp>
 #include <attzoo/block.hpp>
 #include <attzoo/combined.hpp>
 #include <attzoo/delta_net.hpp>
@@ -22,6 +23,7 @@
 #include <attzoo/longformer.hpp>
 #include <attzoo/lsh.hpp>
 #include <attzoo/mamba2.hpp>
+#include <attzoo/moba.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/multi_head_latent.hpp>
 #include <attzoo/relative.hpp>

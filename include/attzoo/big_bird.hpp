@@ -16,8 +16,8 @@
 /// earlier ones.
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L].
-/// Cost: O(L (5 + num_random_blocks) block_size d_model) time, O(L d_model) memory, and a bit for
-/// each head and pair of blocks.
+/// Cost: O(L (5 + num_random_blocks) block_size d_model) time, O(L d_model) memory, and a byte
+/// for each head and pair of blocks.
 
 #include <attzoo/big_bird/pattern.hpp>
 #include <attzoo/module/blend.hpp>

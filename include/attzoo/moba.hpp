@@ -56,8 +56,12 @@ class MixtureOfBlocksSelfAttentionImpl
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L], lse [B, H, L]. Throws
   /// what project() does; and c10::ValueError for a context and for a call that is not causal.
   AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    TORCH_CHECK_VALUE(!core::crosses(inputs), kName, ": a context has no blocks of the past");
-    TORCH_CHECK_VALUE(is_causal(inputs), kName, ": queries choose blocks of the past; set causal");
+    const bool crosses = core::crosses(inputs);
+    if (crosses || !is_causal(inputs)) {
+      core::check_call(callee(), w_q->weight, x, inputs, mode(inputs));  // what else is wrong
+      TORCH_CHECK_VALUE(false, kName, ": ", crosses ? "a context" : "causal = false",
+                        " has no meaning: queries choose blocks of the past");
+    }
     const auto heads = project(x, inputs);
     if (heads.q.numel() == 0 || heads.k.numel() == 0) return finish(attend(heads, inputs));
     return finish(attend_blocks(heads, inputs));

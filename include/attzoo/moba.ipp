@@ -4,7 +4,6 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <attzoo/core/attention/reference.hpp>
 #include <attzoo/core/unchanged.hpp>
-#include <attzoo/lsh/buckets.hpp>
 #include <attzoo/moba.hpp>
 #include <attzoo/module/blend.hpp>
 
@@ -25,7 +24,7 @@ ATTZOO_API Cache MixtureOfBlocksSelfAttentionImpl::make_cache(int64_t batch,
 
 ATTZOO_API Cache MixtureOfBlocksSelfAttentionImpl::make_context_cache(const torch::Tensor&,
                                                                       const torch::Tensor&) const {
-  TORCH_CHECK_VALUE(false, kName, ": a context has no blocks of the past");
+  TORCH_CHECK_VALUE(false, kName, ": a context has no meaning: queries choose blocks of the past");
 }
 
 ATTZOO_API torch::Tensor MixtureOfBlocksSelfAttentionImpl::choose(
@@ -90,10 +89,13 @@ ATTZOO_API std::pair<torch::Tensor, torch::Tensor> MixtureOfBlocksSelfAttentionI
   const core::BandMask band{of_block(begin), of_block(end)};
   const core::PairNumbers numbers{
       {B, H, L, S}, query + (S - L), torch::arange(S, query.options()).view({1, 1, S})};
-  const auto each = core::attention(core::permute_rows(q, query), heads.k, heads.v,
-                                    band && real && asked.mask.at(numbers), asked.bias.at(numbers),
-                                    attention_options(), /*private_qk=*/true);
-  return {core::permute_rows(each.output, rank).view({B, H, L, n, heads.v.size(3)}),
+  const auto rows_of = [](const torch::Tensor& t, const torch::Tensor& row) {
+    return t.gather(2, row.unsqueeze(-1).expand({-1, -1, -1, t.size(3)}));
+  };
+  const auto each =
+      core::attention(rows_of(q, query), heads.k, heads.v, band && real && asked.mask.at(numbers),
+                      asked.bias.at(numbers), attention_options(), /*private_qk=*/true);
+  return {rows_of(each.output, rank).view({B, H, L, n, heads.v.size(3)}),
           each.lse.gather(2, rank).view({B, H, L, n})};
 }
 

@@ -82,7 +82,7 @@ ATTZOO_API core::TensorMask mask_tensor(const torch::Tensor& mask);
 /// the block of its place among the keys, the last query at the last key, so L <= S, and rows of
 /// blocks before the first query may be left out. Throws c10::Error on another shape or dtype, and
 /// for a number below -1 or beyond the keys.
-/// Example: `attention(q, k, v, chosen_blocks(scores.topk(4).indices, 64) && causal())`.
+/// Example: `attention(q, k, v, chosen_blocks(std::get<1>(scores.topk(4)), 64))`.
 ATTZOO_API core::ChosenBlocksMask chosen_blocks(const torch::Tensor& chosen, int64_t block_size);
 
 /// The same with blocks of queries and keys of other sizes. `chosen_blocks(t, 1, size)`: each query
