@@ -34,18 +34,6 @@ torch::Tensor grouped(const torch::Tensor& x) {
   return torch::cat({prompt, next}, 1);
 }
 
-torch::Tensor multi_head_latent(const torch::Tensor& x) {
-  // [multi_head_latent]
-  attzoo::MultiHeadLatentAttention attn(
-      {.d_model = 64, .num_heads = 4, .kv_rank = 32, .q_rank = 48, .causal = true});
-  attn->eval();
-  auto cache = attn->make_cache(/*batch=*/2, /*capacity=*/256);     // 32 + 8 numbers a token
-  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;  // the full form
-  auto next = attn(x.slice(1, 255), {.cache = cache}).output;       // the absorbed one
-  // [/multi_head_latent]
-  return torch::cat({prompt, next}, 1);
-}
-
 torch::Tensor local(const torch::Tensor& x) {
   // [local]
   attzoo::LocalSelfAttention attn(
@@ -80,6 +68,122 @@ torch::Tensor alibi(const torch::Tensor& x) {
   auto y = attn(x).output;  // x may be longer than in training
   // [/alibi]
   return y;
+}
+
+torch::Tensor longformer(const torch::Tensor& x) {
+  // [longformer]
+  attzoo::LongformerSelfAttention attn({.d_model = 64, .num_heads = 8, .window_size = 32});
+  auto is_global = torch::zeros({x.size(1)});  // [L] or [B, L], nonzero = global
+  is_global[0] = 1;
+  auto y = attn(x, {.global_attention = is_global}).output;
+  // [/longformer]
+  return y;
+}
+
+torch::Tensor lsh(const torch::Tensor& x) {
+  // [lsh]
+  attzoo::LSHSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .bucket_size = 16, .num_hashes = 4});
+  auto y = attn(x).output;  // 256 / 16 buckets, hashed four times
+  // [/lsh]
+  return y;
+}
+
+// [linear]
+struct Squares {  // a feature map of one's own: values >= 0, the shape of its argument
+  torch::Tensor operator()(const torch::Tensor& z) const { return z * z; }
+};
+
+torch::Tensor linear(const torch::Tensor& x) {
+  attzoo::LinearSelfAttention attn({.d_model = 64, .num_heads = 8, .causal = true});
+  attzoo::LinearSelfAttentionWith<Squares> squares({.d_model = 64});
+  return squares(attn(x).output).output;
+}
+// [/linear]
+
+torch::Tensor delta_net(const torch::Tensor& x) {
+  // [delta_net]
+  attzoo::DeltaNet attn({.d_model = 64, .num_heads = 4});
+  auto y = attn(x).output;  // a recurrence is causal by itself
+  // [/delta_net]
+  return y;
+}
+
+torch::Tensor gated_delta_net(const torch::Tensor& x) {
+  // [gated_delta_net]
+  attzoo::GatedDeltaNet attn({.d_model = 64, .num_heads = 2, .num_value_heads = 4});
+  auto cache = attn->make_cache(/*batch=*/2);  // a state for each head, however long the text
+  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;
+  auto next = attn(x.slice(1, 255), {.cache = cache}).output;
+  // [/gated_delta_net]
+  return torch::cat({prompt, next}, 1);
+}
+
+torch::Tensor gated_linear(const torch::Tensor& x) {
+  // [gated_linear]
+  attzoo::GatedLinearAttention attn({.d_model = 64, .num_heads = 4});
+  auto y = attn(x).output;
+  // [/gated_linear]
+  return y;
+}
+
+torch::Tensor kimi_delta(const torch::Tensor& x) {
+  // [kimi_delta]
+  attzoo::Stack layers;
+  for (int64_t i = 0; i < 3; ++i) {
+    attzoo::KimiDeltaAttention kda({.d_model = 64, .num_heads = 4});
+    layers->push_back(attzoo::transformer_block(kda));
+  }
+  attzoo::MultiHeadSelfAttention dense({.d_model = 64, .num_heads = 4, .causal = true});
+  layers->push_back(attzoo::transformer_block(dense));  // three of KDA to one with a softmax
+  auto y = layers(x).output;
+  // [/kimi_delta]
+  return y;
+}
+
+torch::Tensor lightning(const torch::Tensor& x) {
+  // [lightning]
+  attzoo::LightningAttention first({.d_model = 64, .num_heads = 4, .layer = 0, .num_layers = 2});
+  attzoo::LightningAttention last({.d_model = 64, .num_heads = 4, .layer = 1, .num_layers = 2});
+  auto y = last(first(x).output).output;  // the last layer forgets more slowly
+  // [/lightning]
+  return y;
+}
+
+torch::Tensor mamba2(const torch::Tensor& x) {
+  // [mamba2]
+  attzoo::Mamba2 mixer({.d_model = 64, .num_heads = 8, .state_size = 32});
+  auto y = mixer(x).output;
+  // [/mamba2]
+  return y;
+}
+
+torch::Tensor retention(const torch::Tensor& x) {
+  // [retention]
+  attzoo::MultiScaleRetention attn({.d_model = 64, .num_heads = 4});
+  auto y = attn(x).output;
+  // [/retention]
+  return y;
+}
+
+torch::Tensor rwkv7(const torch::Tensor& x, const torch::Tensor& real_tokens) {
+  // [rwkv7]
+  attzoo::RWKV7 mixer({.d_model = 64, .num_heads = 4});
+  auto y = mixer(x, {.key_padding_mask = real_tokens}).output;  // padding leaves the state alone
+  // [/rwkv7]
+  return y;
+}
+
+torch::Tensor multi_head_latent(const torch::Tensor& x) {
+  // [multi_head_latent]
+  attzoo::MultiHeadLatentAttention attn(
+      {.d_model = 64, .num_heads = 4, .kv_rank = 32, .q_rank = 48, .causal = true});
+  attn->eval();
+  auto cache = attn->make_cache(/*batch=*/2, /*capacity=*/256);     // 32 + 8 numbers a token
+  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;  // the full form
+  auto next = attn(x.slice(1, 255), {.cache = cache}).output;       // the absorbed one
+  // [/multi_head_latent]
+  return torch::cat({prompt, next}, 1);
 }
 
 torch::Tensor relative(const torch::Tensor& x) {
@@ -122,6 +226,8 @@ torch::Tensor streaming(const torch::Tensor& x) {
   for (int64_t i = 0; i < x.size(1); ++i) attn(x.slice(1, i, i + 1), {.cache = cache});
   // [/streaming]
   return y;
+}
+
 torch::Tensor neighborhood(const torch::Tensor& image) {
   // [neighborhood]
   attzoo::NeighborhoodSelfAttention attn(
@@ -139,55 +245,6 @@ torch::Tensor stick_breaking(const torch::Tensor& x) {
   // [/stick_breaking]
   return left.max().item<float>() <= 1 ? y : torch::Tensor();
 }
-
-torch::Tensor longformer(const torch::Tensor& x) {
-  // [longformer]
-  attzoo::LongformerSelfAttention attn({.d_model = 64, .num_heads = 8, .window_size = 32});
-  auto is_global = torch::zeros({x.size(1)});  // [L] or [B, L], nonzero = global
-  is_global[0] = 1;
-  auto y = attn(x, {.global_attention = is_global}).output;
-  // [/longformer]
-  return y;
-}
-
-torch::Tensor big_bird(const torch::Tensor& x) {
-  // [big_bird]
-  attzoo::BigBirdSelfAttention attn(
-      {.d_model = 64, .num_heads = 8, .block_size = 16, .num_random_blocks = 2});
-  auto y = attn(x).output;  // each block: its neighbours, the first, the last, and two others
-  // [/big_bird]
-  return y;
-}
-
-torch::Tensor moba(const torch::Tensor& x) {
-  // [moba]
-  attzoo::MixtureOfBlocksSelfAttention attn(
-      {.d_model = 64, .num_heads = 8, .block_size = 16, .top_k = 3, .rope = true});
-  auto y = attn(x).output;  // each query: its own block, and two earlier ones that it chooses
-  // [/moba]
-  return y;
-}
-
-torch::Tensor lsh(const torch::Tensor& x) {
-  // [lsh]
-  attzoo::LSHSelfAttention attn(
-      {.d_model = 64, .num_heads = 8, .bucket_size = 16, .num_hashes = 4});
-  auto y = attn(x).output;  // 256 / 16 buckets, hashed four times
-  // [/lsh]
-  return y;
-}
-
-// [linear]
-struct Squares {  // a feature map of one's own: values >= 0, the shape of its argument
-  torch::Tensor operator()(const torch::Tensor& z) const { return z * z; }
-};
-
-torch::Tensor linear(const torch::Tensor& x) {
-  attzoo::LinearSelfAttention attn({.d_model = 64, .num_heads = 8, .causal = true});
-  attzoo::LinearSelfAttentionWith<Squares> squares({.d_model = 64});
-  return squares(attn(x).output).output;
-}
-// [/linear]
 
 torch::Tensor performer(const torch::Tensor& x) {
   // [performer]
@@ -219,69 +276,12 @@ torch::Tensor nystrom(const torch::Tensor& x) {
   return y;
 }
 
-torch::Tensor delta_net(const torch::Tensor& x) {
-  // [delta_net]
-  attzoo::DeltaNet attn({.d_model = 64, .num_heads = 4});
-  auto y = attn(x).output;  // a recurrence is causal by itself
-  // [/delta_net]
-  return y;
-}
-
-torch::Tensor gated_delta_net(const torch::Tensor& x) {
-  // [gated_delta_net]
-  attzoo::GatedDeltaNet attn({.d_model = 64, .num_heads = 2, .num_value_heads = 4});
-  auto cache = attn->make_cache(/*batch=*/2);  // a state for each head, however long the text
-  auto prompt = attn(x.slice(1, 0, 255), {.cache = cache}).output;
-  auto next = attn(x.slice(1, 255), {.cache = cache}).output;
-  // [/gated_delta_net]
-  return torch::cat({prompt, next}, 1);
-}
-
-torch::Tensor gated_linear(const torch::Tensor& x) {
-  // [gated_linear]
-  attzoo::GatedLinearAttention attn({.d_model = 64, .num_heads = 4});
-  auto y = attn(x).output;
-  // [/gated_linear]
-  return y;
-}
-
 torch::Tensor indexed(const torch::Tensor& x) {
   // [indexed]
   attzoo::IndexedSelfAttention attn({.d_model = 64, .num_heads = 8, .top_k = 32, .causal = true});
   auto [result, loss] = attn->forward_with_loss(x);  // loss [B, L] teaches the indexer:
   auto y = result.output;                            // (task(y) + loss.mean()).backward()
   // [/indexed]
-  return y;
-}
-
-torch::Tensor kimi_delta(const torch::Tensor& x) {
-  // [kimi_delta]
-  attzoo::Stack layers;
-  for (int64_t i = 0; i < 3; ++i) {
-    attzoo::KimiDeltaAttention kda({.d_model = 64, .num_heads = 4});
-    layers->push_back(attzoo::transformer_block(kda));
-  }
-  attzoo::MultiHeadSelfAttention dense({.d_model = 64, .num_heads = 4, .causal = true});
-  layers->push_back(attzoo::transformer_block(dense));  // three of KDA to one with a softmax
-  auto y = layers(x).output;
-  // [/kimi_delta]
-  return y;
-}
-
-torch::Tensor lightning(const torch::Tensor& x) {
-  // [lightning]
-  attzoo::LightningAttention first({.d_model = 64, .num_heads = 4, .layer = 0, .num_layers = 2});
-  attzoo::LightningAttention last({.d_model = 64, .num_heads = 4, .layer = 1, .num_layers = 2});
-  auto y = last(first(x).output).output;  // the last layer forgets more slowly
-  // [/lightning]
-  return y;
-}
-
-torch::Tensor mamba2(const torch::Tensor& x) {
-  // [mamba2]
-  attzoo::Mamba2 mixer({.d_model = 64, .num_heads = 8, .state_size = 32});
-  auto y = mixer(x).output;
-  // [/mamba2]
   return y;
 }
 
@@ -298,19 +298,21 @@ torch::Tensor native_sparse(const torch::Tensor& x) {
   return y;
 }
 
-torch::Tensor retention(const torch::Tensor& x) {
-  // [retention]
-  attzoo::MultiScaleRetention attn({.d_model = 64, .num_heads = 4});
-  auto y = attn(x).output;
-  // [/retention]
+torch::Tensor big_bird(const torch::Tensor& x) {
+  // [big_bird]
+  attzoo::BigBirdSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .block_size = 16, .num_random_blocks = 2});
+  auto y = attn(x).output;  // each block: its neighbours, the first, the last, and two others
+  // [/big_bird]
   return y;
 }
 
-torch::Tensor rwkv7(const torch::Tensor& x, const torch::Tensor& real_tokens) {
-  // [rwkv7]
-  attzoo::RWKV7 mixer({.d_model = 64, .num_heads = 4});
-  auto y = mixer(x, {.key_padding_mask = real_tokens}).output;  // padding leaves the state alone
-  // [/rwkv7]
+torch::Tensor moba(const torch::Tensor& x) {
+  // [moba]
+  attzoo::MixtureOfBlocksSelfAttention attn(
+      {.d_model = 64, .num_heads = 8, .block_size = 16, .top_k = 3, .rope = true});
+  auto y = attn(x).output;  // each query: its own block, and two earlier ones that it chooses
+  // [/moba]
   return y;
 }
 
@@ -367,7 +369,6 @@ int main() {
   const torch::Tensor outputs[] = {vanilla(x),
                                    multi_head(x, real_tokens),
                                    grouped(x),
-                                   multi_head_latent(x),
                                    local(x),
                                    dilated(x),
                                    block(x),
@@ -375,9 +376,6 @@ int main() {
                                    longformer(x),
                                    lsh(x),
                                    linear(x),
-                                   performer(x),
-                                   linformer(x),
-                                   nystrom(x),
                                    gated(x),
                                    combined(x),
                                    delta_net(x),
@@ -389,25 +387,21 @@ int main() {
                                    retention(x),
                                    rwkv7(x, real_tokens),
                                    blocks(x),
-                                   stack(x)};
-  const torch::Tensor outputs[] = {vanilla(x),      multi_head(x, real_tokens),
-                                   grouped(x),      local(x),
-                                   dilated(x),      block(x),
-                                   alibi(x),        longformer(x),
-                                   big_bird(x),     moba(x),
-                                   lsh(x),          linear(x),
-                                   gated(x),        combined(x),
-                                   delta_net(x),    gated_delta_net(x),
-                                   gated_linear(x), kimi_delta(x),
-                                   lightning(x),    mamba2(x),
-                                   retention(x),    rwkv7(x, real_tokens),
-                                   relative(x),     forgetting(x),
-                                   differential(x), streaming(x),
-                                   indexed(x),      native_sparse(x),
-                                   blocks(x),       stack(x)};
                                    stack(x),
+                                   multi_head_latent(x),
+                                   relative(x),
+                                   forgetting(x),
+                                   differential(x),
+                                   streaming(x),
                                    stick_breaking(x),
-                                   neighborhood(x.unflatten(1, {16, 16}))};
+                                   neighborhood(x.unflatten(1, {16, 16})),
+                                   performer(x),
+                                   linformer(x),
+                                   nystrom(x),
+                                   indexed(x),
+                                   native_sparse(x),
+                                   big_bird(x),
+                                   moba(x)};
   bool right = true;
   for (const auto& y : outputs) {
     std::cout << y.sizes() << '\n';

@@ -152,22 +152,8 @@ void for_each_mechanism(Visit&& visit) {
   visit("multi_head", Cost::kQuadratic, make_multi_head);
   visit("multi_head_latent", Cost::kQuadratic, [](const Size& s) {
     return MultiHeadLatentAttention(
-  visit("relative", Cost::kQuadratic, [](const Size& s) {
-    return RelativeSelfAttention(
         {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
-  visit("neighborhood", Cost::kLess, [](const Size& s) {
-    return NeighborhoodSelfAttention({.d_model = s.width,
-                                      .num_heads = s.heads,
-                                      .kernel_size = {s.span + 1},
-                                      .dropout = 0,
-                                      .causal = s.causal});
-  visit("nystrom", Cost::kLess, [](const Size& s) {
-    return NystromSelfAttention(
-        {.d_model = s.width, .num_heads = s.heads, .num_landmarks = s.span, .dropout = 0});
   });
-  visit("performer", Cost::kLess, [](const Size& s) {
-    return PerformerSelfAttention(
-        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
   visit("native_sparse", Cost::kQuadratic, [](const Size& s) {
     return NativeSparseSelfAttention({.d_model = s.width,
                                       .num_query_heads = s.heads,
@@ -177,20 +163,40 @@ void for_each_mechanism(Visit&& visit) {
                                       .window_size = s.span,
                                       .dropout = 0});
   });
+  visit("neighborhood", Cost::kLess, [](const Size& s) {
+    return NeighborhoodSelfAttention({.d_model = s.width,
+                                      .num_heads = s.heads,
+                                      .kernel_size = {s.span + 1},
+                                      .dropout = 0,
+                                      .causal = s.causal});
+  });
+  visit("nystrom", Cost::kLess, [](const Size& s) {
+    return NystromSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .num_landmarks = s.span, .dropout = 0});
+  });
+  visit("performer", Cost::kLess, [](const Size& s) {
+    return PerformerSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
+  });
+  visit("relative", Cost::kQuadratic, [](const Size& s) {
+    return RelativeSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .dropout = 0, .causal = s.causal});
+  });
   visit("retention", Cost::kLess, [](const Size& s) {
     return MultiScaleRetention({.d_model = s.width, .num_heads = s.heads});
   });
   visit("rwkv7", Cost::kLess,
         [](const Size& s) { return RWKV7({.d_model = s.width, .num_heads = s.heads}); });
+  visit("stick_breaking", Cost::kQuadratic, [](const Size& s) {
+    return StickBreakingSelfAttention(
+        {.d_model = s.width, .num_heads = s.heads, .remainder = true, .dropout = 0});
+  });
   visit("streaming", Cost::kLess, [](const Size& s) {
     return StreamingSelfAttention({.d_model = s.width,
                                    .num_heads = s.heads,
                                    .window_size = s.span,
                                    .dropout = 0,
                                    .causal = s.causal});
-  visit("stick_breaking", Cost::kQuadratic, [](const Size& s) {
-    return StickBreakingSelfAttention(
-        {.d_model = s.width, .num_heads = s.heads, .remainder = true, .dropout = 0});
   });
   visit("vanilla", Cost::kQuadratic, [](const Size& s) {
     return VanillaSelfAttention({.d_model = s.width, .dropout = 0, .causal = s.causal});

@@ -14,8 +14,8 @@
 #include <iostream>
 
 #include "golden_decode.hpp"
-#include "golden_mla.hpp"
 #include "golden_lowrank.hpp"
+#include "golden_mla.hpp"
 #include "golden_modern.hpp"
 #include "golden_modules.hpp"
 #include "golden_nsa.hpp"
@@ -348,11 +348,9 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
     const auto c = modern_case(std::move(file));
     if (recurrent_ops().count(c.op)) {
       check_recurrence(c, report);
-    } else if (!check_recurrent_module(c, report) && !check_mla(c, report)) {
-    } else if (!check_recurrent_module(c, report) && !check_scores(c, report)) {
-    } else if (!check_lowrank(c, report) && !check_recurrent_module(c, report)) {
-    } else if (!check_recurrent_module(c, report) && !check_chosen_keys(c, report)) {
-    } else if (!check_sparse_op(c, report) && !check_recurrent_module(c, report)) {
+    } else if (!check_recurrent_module(c, report) && !check_mla(c, report) &&
+               !check_scores(c, report) && !check_lowrank(c, report) &&
+               !check_chosen_keys(c, report) && !check_sparse_op(c, report)) {
       check_modern(c, report);
     }
     return {c.op, c.dtype};

@@ -109,8 +109,8 @@ ATTZOO_API Cache StreamingSelfAttentionImpl::make_cache(int64_t batch,
                                                         std::optional<int64_t> capacity,
                                                         const CacheOptions& how) const {
   const auto head = new_cache_head(batch, capacity, how, keeps().forgets());
-  return Cache(std::make_shared<core::KvCache>(head, kv_heads(), d_head(), d_head(), keeps(),
-                                               /*globals=*/true));
+  const core::KvRows rows{kv_heads(), d_head(), d_head()};
+  return Cache(std::make_shared<core::KvCache>(head, rows, keeps(), /*globals=*/true));
 }
 
 ATTZOO_API StreamingSelfAttentionImpl::Places StreamingSelfAttentionImpl::places_of(

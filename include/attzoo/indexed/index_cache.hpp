@@ -33,7 +33,7 @@ namespace attzoo::core {
 
 ATTZOO_API IndexCache::IndexCache(const CacheHead& head, int64_t kv_heads, int64_t d_k, int64_t d_v,
                                   int64_t index_dim)
-    : KvCache(head, kv_heads, d_k, d_v, {}, /*globals=*/false),
+    : KvCache(head, {kv_heads, d_k, d_v}, {}, /*globals=*/false),
       index_({torch::empty({head.batch, 1, 0, index_dim},
                            torch::dtype(head.dtype).device(head.device))},
              head.capacity, {}) {}

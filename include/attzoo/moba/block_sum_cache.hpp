@@ -15,7 +15,7 @@ ATTZOO_API torch::Tensor sum_blocks(const TokenBlocks& blocks, const torch::Tens
 class BlockSumCache final : public KvCache {
  public:
   BlockSumCache(const CacheHead& head, int64_t heads, int64_t d_head, int64_t block_size)
-      : KvCache(head, heads, d_head, d_head, {}, /*globals=*/false), block_size_(block_size) {}
+      : KvCache(head, {heads, d_head, d_head}, {}, /*globals=*/false), block_size_(block_size) {}
 
   int64_t block_size() const { return block_size_; }
   /// sum_blocks() of its keys k, where those added before are not read again.

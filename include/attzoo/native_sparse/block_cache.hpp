@@ -41,7 +41,7 @@ namespace attzoo::core {
 
 ATTZOO_API BlockCache::BlockCache(const CacheHead& head, int64_t kv_heads, int64_t d_head,
                                   int64_t block_size)
-    : KvCache(head, kv_heads, d_head, d_head, {}, /*globals=*/false),
+    : KvCache(head, {kv_heads, d_head, d_head}, {}, /*globals=*/false),
       block_size_(block_size),
       blocks_({torch::empty({head.batch, kv_heads, 0, d_head},
                             torch::dtype(head.dtype).device(head.device)),
