@@ -170,7 +170,13 @@ ATTZOO_API AttentionResult StreamingSelfAttentionImpl::forward(const torch::Tens
   sinks.queries = false;
   if (turns) turn_to_sinks(heads, at, sinks.is_global);
   const int64_t side = options.window_size - 1;
-  return finish(attend(heads, inputs, window(side, side) || sinks));
+  core::AnyMask seen = window(side, side);
+  if (heads.packing.defined() || heads.past) {
+    seen = seen || sinks;
+  } else {  // the first keys, also of a context with fewer tokens than x
+    seen = seen || prefix(options.num_sinks);
+  }
+  return finish(attend(heads, inputs, seen));
 }
 
 }  // namespace attzoo

@@ -214,10 +214,9 @@ ATTZOO_API torch::Tensor TensorBias::evaluate(const torch::Tensor& s, const Grid
 
 ATTZOO_API torch::Tensor DistanceScore::evaluate(const torch::Tensor& s, const Grid& g) const {
   const auto place = g.kv - g.q + (g.shape.L - 1);
-  const auto bias =
-      g.rows.known()
-          ? values.index_select(1, place.flatten()).view({1, -1, g.q.numel(), g.kv.numel()})
-          : scattered(values, {g.h, place});
+  const auto bias = g.rows.known() ? values.index_select(1, place.flatten())
+                                         .view({1, values.size(0), g.q.numel(), g.kv.numel()})
+                                   : scattered(values, {g.h, place});
   return s + bias.to(s.scalar_type());
 }
 
