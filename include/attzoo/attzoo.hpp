@@ -26,17 +26,15 @@
 #include <attzoo/moba.hpp>
 #include <attzoo/multi_head.hpp>
 #include <attzoo/multi_head_latent.hpp>
-#include <attzoo/relative.hpp>
+#include <attzoo/native_sparse.hpp>
+#include <attzoo/neighborhood.hpp>
 #include <attzoo/nystrom.hpp>
 #include <attzoo/performer.hpp>
-#include <attzoo/native_sparse.hpp>
-#include <attzoo/retention.hpp>
-#include <attzoo/rwkv7.hpp>
-#include <attzoo/streaming.hpp>
-#include <attzoo/neighborhood.hpp>
+#include <attzoo/relative.hpp>
 #include <attzoo/retention.hpp>
 #include <attzoo/rwkv7.hpp>
 #include <attzoo/stick_breaking.hpp>
+#include <attzoo/streaming.hpp>
 #include <attzoo/vanilla.hpp>
 #include <attzoo/version.hpp>
 
