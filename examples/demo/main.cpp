@@ -19,17 +19,20 @@ torch::Device choose_device(const std::string& wanted) {
   return cuda ? torch::kCUDA : torch::kCPU;
 }
 
-/// Recurrences that are left out by default, to spare time: akin to one that is not.
-constexpr const char* kLeftOut[] = {"delta_net", "gated_linear", "kimi_delta", "lightning",
-                                    "rwkv7"};
+/// What is trained by default, to spare time: one or two of each kind.
+constexpr const char* kSelection[] = {"alibi",   "block",           "combined",     "dilated",
+                                      "gated",   "gated_delta_net", "grouped",      "linear",
+                                      "local",   "longformer",      "lsh",          "mamba2",
+                                      "vanilla", "multi_head",      "native_sparse"};
+bool is_selected(const std::string& name) {
+  return std::find(std::begin(kSelection), std::end(kSelection), name) != std::end(kSelection);
+}
 
 std::vector<Mechanism> choose_mechanisms(const Options& options) {
   auto all = all_mechanisms();
   if (options.all) return all;
   if (options.mechanisms.empty()) {
-    std::erase_if(all, [](const Mechanism& m) {
-      return std::find(std::begin(kLeftOut), std::end(kLeftOut), m.name) != std::end(kLeftOut);
-    });
+    std::erase_if(all, [](const Mechanism& m) { return !is_selected(m.name); });
     return all;
   }
   std::vector<Mechanism> chosen;
@@ -49,7 +52,9 @@ std::vector<Mechanism> choose_mechanisms(const Options& options) {
 void print_left_out(const Options& options) {
   if (options.all || !options.mechanisms.empty()) return;
   std::printf("left out:");
-  for (const auto* name : kLeftOut) std::printf(" %s", name);
+  for (const auto& m : all_mechanisms()) {
+    if (!is_selected(m.name)) std::printf(" %s", m.name.c_str());
+  }
   std::printf("; --all trains them, too, --mechanisms NAME ... the ones that are named\n");
 }
 

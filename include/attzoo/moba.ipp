@@ -112,7 +112,7 @@ ATTZOO_API AttentionResult MixtureOfBlocksSelfAttentionImpl::attend_blocks(
   heads.packing.run = torch::Tensor();  // blocks keep documents apart
   const int64_t L = heads.q.size(2), S = heads.k.size(2), n = chosen.size(3);
   // Whom each query chose, and its own block.
-  const auto any = [&] {
+  const auto any = [blocks, chosen, L] {
     const auto own = blocks.of_queries().unsqueeze(1).unsqueeze(-1).expand(
         {chosen.size(0), chosen.size(1), L, 1});
     const auto numbers = torch::cat({chosen.masked_fill(chosen < 0, blocks.count()), own}, 3);
@@ -146,15 +146,16 @@ ATTZOO_API AttentionResult MixtureOfBlocksSelfAttentionImpl::attend_blocks(
   result.output = output.to(result.output.scalar_type());
   result.lse = joint.lse;
 
-  const core::Rule rule{any() && core::CausalMask() && asked.mask && real_keys, asked.bias,
-                        scale()};
   core::Captured read;
-  rule.mask.tensors(read);
-  rule.score.tensors(read);
+  for (const auto& mask : {asked.mask, real_keys}) mask.tensors(read);
+  asked.bias.tensors(read);
   result.weights = {
       {heads.q.size(0), heads.q.size(1), L, S},
-      [=, q = heads.q, k = heads.k, unchanged = core::Unchanged(read)](int64_t begin, int64_t end) {
+      [=, q = heads.q, k = heads.k, scale = scale(), unchanged = core::Unchanged(read)](
+          int64_t begin, int64_t end) {
         unchanged.check("LazyWeights");
+        const core::Rule rule{any() && core::CausalMask() && asked.mask && real_keys, asked.bias,
+                              scale};
         const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
         return core::reference_weights(q, k, rule, begin, end).weights.to(q.scalar_type());
       }};
