@@ -119,4 +119,4 @@ using StickBreakingSelfAttention = Holder<StickBreakingSelfAttentionImpl>;
 
 }  // namespace attzoo
 
-ATTZOO_COMPILED_MECHANISM(StickBreakingSelfAttentionImpl)
+ATTZOO_COMPILED_RECURRENCE(StickBreakingSelfAttentionImpl)
