@@ -138,8 +138,6 @@ using LinformerSelfAttention = Holder<LinformerSelfAttentionImpl>;
 
 ATTZOO_COMPILED_RECURRENCE(LinformerSelfAttentionImpl)
 
-ATTZOO_COMPILED_RECURRENCE(LinformerSelfAttentionImpl)
-
 #ifdef ATTZOO_DEFINE_MODULE
 
 #include <attzoo/core/views.hpp>

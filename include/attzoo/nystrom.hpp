@@ -136,8 +136,6 @@ using NystromSelfAttention = Holder<NystromSelfAttentionImpl>;
 
 ATTZOO_COMPILED_RECURRENCE(NystromSelfAttentionImpl)
 
-ATTZOO_COMPILED_RECURRENCE(NystromSelfAttentionImpl)
-
 #ifdef ATTZOO_DEFINE_MODULE
 
 #include <attzoo/core/recurrence/short_convolution.hpp>

@@ -150,8 +150,6 @@ using PerformerSelfAttention = Holder<PerformerSelfAttentionImpl>;
 
 ATTZOO_COMPILED_RECURRENCE(PerformerSelfAttentionImpl)
 
-ATTZOO_COMPILED_RECURRENCE(PerformerSelfAttentionImpl)
-
 #ifdef ATTZOO_DEFINE_MODULE
 
 #include <attzoo/core/checks.hpp>

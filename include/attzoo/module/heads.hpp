@@ -62,7 +62,7 @@ struct CallPlaces {
 /// documents that they belong to, with a cache what it says, and what multiplies the output
 /// [B, H, L, dh] if it is gated.
 struct Heads {
-  torch::Tensor q, k, v;
+  torch::Tensor q = {}, k = {}, v = {};
   core::Packing packing = {};
   std::optional<core::Past> past = std::nullopt;
   torch::Tensor gate = {};
