@@ -464,8 +464,8 @@ TEST(BadModuleInputs, Options) {
       .bad(&NativeSparse::head_dim, "head_dim", kNotPositive, kTooLarge);
   OptionCases<BigBirdSelfAttention>(all)
       .bad(&BigBirdSelfAttentionOptions::block_size, "block_size", kNotPositive)
-      .bad(&BigBirdSelfAttentionOptions::num_random_blocks, "num_random_blocks", {-1, INT64_MIN},
-           kTooLarge);
+      .bad(&BigBirdSelfAttentionOptions::num_random_blocks, "num_random_blocks",
+           std::vector<int64_t>{-1, INT64_MIN}, kTooLarge);
   OptionCases<MixtureOfBlocksSelfAttention>(all)
       .bad(&MixtureOfBlocksSelfAttentionOptions::block_size, "block_size", kNotPositive)
       .bad(&MixtureOfBlocksSelfAttentionOptions::top_k, "top_k", kNotPositive);

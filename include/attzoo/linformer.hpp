@@ -82,20 +82,7 @@ class LinformerSelfAttentionImpl
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S], lse [B, H, L]; S is L, or
   /// the context's length. Throws what project() does; and c10::ValueError for a mask of pairs, for
   /// a causal call, and for more than seq_len keys.
-  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    TORCH_CHECK_VALUE(!core::says_pairs(inputs), kName,
-                      ": mask, pattern and score are about pairs of tokens, and every projected "
-                      "key is a sum over all of them; pass tokens to leave out as "
-                      "key_padding_mask [B, S], or documents");
-    check_options();
-    const auto heads = Base::project(x, inputs, Keeps{});
-    check_lengths(heads);
-    auto real = core::key_padding_of(inputs);
-    if (real.defined()) real = real.unsqueeze(1).unsqueeze(-1);
-    return finish(core::attend_by_document(
-        heads.packing, {heads.q, heads.k, heads.v, real},
-        [this](const std::vector<torch::Tensor>& t) { return attend(t[0], t[1], t[2], t[3]); }));
-  }
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {});
 
   /// Throws c10::NotImplementedError: there is no causal form.
   Cache make_cache(int64_t, std::optional<int64_t> = std::nullopt,
@@ -147,6 +134,22 @@ ATTZOO_COMPILED_RECURRENCE(LinformerSelfAttentionImpl)
 #include <vector>
 
 namespace attzoo {
+
+ATTZOO_API AttentionResult LinformerSelfAttentionImpl::forward(const torch::Tensor& x,
+                                                               const AttentionInputs& inputs) {
+  TORCH_CHECK_VALUE(!core::says_pairs(inputs), kName,
+                    ": mask, pattern and score are about pairs of tokens, and every projected "
+                    "key is a sum over all of them; pass tokens to leave out as "
+                    "key_padding_mask [B, S], or documents");
+  check_options();
+  const auto heads = Base::project(x, inputs, Keeps{});
+  check_lengths(heads);
+  auto real = core::key_padding_of(inputs);
+  if (real.defined()) real = real.unsqueeze(1).unsqueeze(-1);
+  return finish(core::attend_by_document(
+      heads.packing, {heads.q, heads.k, heads.v, real},
+      [this](const std::vector<torch::Tensor>& t) { return attend(t[0], t[1], t[2], t[3]); }));
+}
 
 ATTZOO_API void LinformerSelfAttentionImpl::check_lengths(const Heads& heads) const {
   const auto& lengths = heads.packing.lengths;

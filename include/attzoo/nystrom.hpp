@@ -75,24 +75,7 @@ class NystromSelfAttentionImpl
   /// x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, S]; S is L, or the context's
   /// length. Throws what project() does; and c10::ValueError for a mask of pairs, for a causal
   /// call, and for a context where there is a convolution.
-  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {}) {
-    TORCH_CHECK_VALUE(!core::says_pairs(inputs), kName,
-                      ": mask, pattern and score are about pairs of tokens, and every landmark is "
-                      "a mean of many; pass tokens to leave out as key_padding_mask [B, S], or "
-                      "documents");
-    TORCH_CHECK_VALUE(conv.is_empty() || !core::crosses(inputs), kName,
-                      ": a context has no meaning with a conv_kernel_size, whose convolution is "
-                      "over the tokens of x");
-    check_options();
-    const auto heads = Base::project(x, inputs, Keeps{});
-    auto real = core::key_padding_of(inputs);
-    if (real.defined()) real = real.unsqueeze(1).unsqueeze(-1);
-    auto result = core::attend_by_document(
-        heads.packing, {heads.q, heads.k, heads.v, real},
-        [this](const std::vector<torch::Tensor>& t) { return attend(t[0], t[1], t[2], t[3]); });
-    result.output = torch::dropout(result.output, options.dropout, is_training());
-    return finish(std::move(result));
-  }
+  AttentionResult forward(const torch::Tensor& x, const AttentionInputs& inputs = {});
 
   /// Throws c10::NotImplementedError: there is no causal form.
   Cache make_cache(int64_t, std::optional<int64_t> = std::nullopt,
@@ -140,12 +123,33 @@ ATTZOO_COMPILED_RECURRENCE(NystromSelfAttentionImpl)
 
 #include <attzoo/core/recurrence/short_convolution.hpp>
 #include <attzoo/core/views.hpp>
+#include <attzoo/module/token_cache.hpp>
 
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
 
 namespace attzoo {
+
+ATTZOO_API AttentionResult NystromSelfAttentionImpl::forward(const torch::Tensor& x,
+                                                             const AttentionInputs& inputs) {
+  TORCH_CHECK_VALUE(!core::says_pairs(inputs), kName,
+                    ": mask, pattern and score are about pairs of tokens, and every landmark is "
+                    "a mean of many; pass tokens to leave out as key_padding_mask [B, S], or "
+                    "documents");
+  TORCH_CHECK_VALUE(conv.is_empty() || !core::crosses(inputs), kName,
+                    ": a context has no meaning with a conv_kernel_size, whose convolution is "
+                    "over the tokens of x");
+  check_options();
+  const auto heads = Base::project(x, inputs, Keeps{});
+  auto real = core::key_padding_of(inputs);
+  if (real.defined()) real = real.unsqueeze(1).unsqueeze(-1);
+  auto result = core::attend_by_document(
+      heads.packing, {heads.q, heads.k, heads.v, real},
+      [this](const std::vector<torch::Tensor>& t) { return attend(t[0], t[1], t[2], t[3]); });
+  result.output = torch::dropout(result.output, options.dropout, is_training());
+  return finish(std::move(result));
+}
 
 ATTZOO_API AttentionResult NystromSelfAttentionImpl::attend(const torch::Tensor& q,
                                                             const torch::Tensor& k,

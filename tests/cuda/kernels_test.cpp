@@ -19,7 +19,7 @@ TEST_F(CudaKernels, RunNamedMasks) {
   const auto ids = torch::arange(330).div(90, "floor").expand({2, 330});
   const auto global = torch::rand({2, 330}) < 0.1;
   const auto bits = torch::rand({2, 1, 330, 330}) < 0.5;
-  const auto blocks = torch::rand({2, 1, 9, 11}) < 0.4;
+  const auto chosen = torch::rand({2, 1, 9, 11}) < 0.4;
   for (const auto& [name, make] : std::vector<std::pair<std::string, Make>>{
            {"none", constant({})},
            {"causal", constant(causal())},
@@ -37,7 +37,7 @@ TEST_F(CudaKernels, RunNamedMasks) {
            {"global tokens",
             mask([=](auto& d) { return AnyMask(global_tokens(global.to(d)) || window(9, 9)); })},
            {"chosen blocks", mask([=](auto& d) {
-              return AnyMask(chosen_blocks(blocks.to(d), 40, 30) && causal());
+              return AnyMask(chosen_blocks(chosen.to(d), 40, 30) && causal());
             })},
            {"tensor", mask([=](auto& d) { return AnyMask(mask_tensor(bits.to(d))); })},
        }) {
