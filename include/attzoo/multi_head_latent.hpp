@@ -22,6 +22,7 @@
 /// Cost: O(L^2 H (head_dim + rope_dim + value_head_dim)) time, O(L H head_dim) memory; a token of a
 /// cache is kv_rank + rope_dim numbers, which a step reads once for all heads.
 
+#include <attzoo/core/layers/layers.hpp>
 #include <attzoo/module/self_attention.hpp>
 #include <attzoo/module/token_cache.hpp>
 

@@ -22,6 +22,7 @@
 /// Cost: O(L^2 d_model) time, O(L d_model) memory: a bias is looked up where it is used.
 
 #include <attzoo/module/self_attention.hpp>
+#include <attzoo/module/token_cache.hpp>
 
 #include <torch/nn/init.h>
 
