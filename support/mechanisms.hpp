@@ -73,7 +73,7 @@ void for_each_mechanism(Visit&& visit) {
                                       .num_kv_heads = 2 * s.heads,
                                       .dropout = 0,
                                       .causal = s.causal,
-                                      .head_dim = std::max<int64_t>(1, s.width / (2 * s.heads))});
+                                      .head_dim = std::max<int64_t>(2, s.width / (2 * s.heads))});
   });
   visit("dilated", Cost::kQuadratic, [](const Size& s) {
     return DilatedSelfAttention({.d_model = s.width,

@@ -58,6 +58,8 @@ class LinformerSelfAttentionImpl
   /// Throws c10::ValueError for options out of the ranges that they name.
   explicit LinformerSelfAttentionImpl(const LinformerSelfAttentionOptions& o)
       : Base(o, settings(o)) {
+    say_size("seq_len", o.seq_len);
+    say_size("num_projected", o.num_projected);
     reset();
   }
 

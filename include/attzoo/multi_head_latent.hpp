@@ -141,7 +141,10 @@ class MultiHeadLatentAttentionImpl
   /// With the defaults filled in. Sizes that the base refuses stay as they are.
   static Options settle(Options o) {
     constexpr int64_t kMost = int64_t{1} << 36;  // as check_layer, so that products stay in range
-    if (o.d_model <= 0 || o.d_model > kMost || o.num_heads <= 0 || o.num_heads > kMost) return o;
+    TORCH_CHECK_VALUE(o.d_model <= kMost && o.num_heads <= kMost, kName,
+                      ": d_model and num_heads must be at most 2^36, got d_model=", o.d_model,
+                      " num_heads=", o.num_heads);
+    if (o.d_model <= 0 || o.num_heads <= 0) return o;
     const auto fill = [&o](const char* name, std::optional<int64_t>& size, int64_t otherwise) {
       TORCH_CHECK_VALUE(!size || (*size > 0 && *size <= kMost / o.num_heads), kName, ": ", name,
                         " must be > 0, at most 2^36 in all heads, got ", *size);

@@ -128,6 +128,7 @@ ATTZOO_COMPILED_MECHANISM(NativeSparseSelfAttentionImpl)
 namespace attzoo {
 
 ATTZOO_API void NativeSparseSelfAttentionImpl::reset() {
+  key_places = torch::Tensor();  // of the options that were
   SelfAttention::reset();
   const int64_t size = options.block_size, D = d_head();
   w_branch = make_projection("w_branch", input_dim(), 3 * options.num_query_heads);
@@ -155,6 +156,9 @@ ATTZOO_API void NativeSparseSelfAttentionImpl::check_own_options() const {
                     static_cast<int>(options.compression));
   TORCH_CHECK_VALUE(options.block_size <= kUnbounded, kName,
                     ": block_size must be at most 2^30, got ", options.block_size);
+  TORCH_CHECK_VALUE(!key_places.defined() || key_places.size(0) == options.block_size, kName,
+                    ": block_size must be ", key_places.size(0),
+                    ", for which the weights were made, got ", options.block_size);
   TORCH_CHECK_VALUE(options.causal, kName, ": causal must be true: blocks are those of the past");
 }
 

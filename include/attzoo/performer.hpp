@@ -65,6 +65,7 @@ class PerformerSelfAttentionImpl
       const double d = static_cast<double>(d_head());
       options.num_features = std::max<int64_t>(1, static_cast<int64_t>(d * std::log(d)));
     }
+    say_size("num_features", *options.num_features);
     reset();
   }
 

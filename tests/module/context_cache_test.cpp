@@ -105,7 +105,7 @@ TEST(ContextCache, TakesMasksPositionsAndCausality) {
       inputs.cache = cache;
       expect_same(attn(x, inputs), gold, name + ", " + what);
     };
-    compare({.causal = true}, "causal");
+    if (attn.takes().causal) compare({.causal = true}, "causal");
     if (attn.takes().mask) {
       auto mask = torch::rand({L, S}) > 0.5;
       mask.select(1, S - 1).fill_(true);

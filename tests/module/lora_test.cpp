@@ -113,7 +113,8 @@ TEST(Lora, BeginsAsNothingAndIsTheDenseWeight) {
     const auto before = attn(x, in).output;
     auto same = attn.clone();  // becomes the dense one
     EXPECT_EQ(add_lora(attn, {.rank = 3, .alpha = 6, .targets = layers}), layers) << name;
-    EXPECT_TRUE(torch::equal(attn(x, in).output, before)) << name;
+    // Products along the sequence round otherwise where rows lie otherwise in memory.
+    EXPECT_TRUE(torch::allclose(attn(x, in).output, before, 1e-14, 1e-14)) << name;
     fill(attn);
     const auto adapted = attn(x, in).output;
     EXPECT_GT(largest(adapted - before), 1e-3) << name;

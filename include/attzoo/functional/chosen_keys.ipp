@@ -290,9 +290,8 @@ ATTZOO_API AttentionResult chosen_attention(const torch::Tensor& q_in, const tor
   auto how = options;
   how.scale = task.rule.scale;
   if (how.dropout > 0) how.seed = task.rule.dropout.seed;
-  const auto places = asked_places(mask, score.asks_places(), n, t.q.device());
-  const auto f = c10::make_intrusive<ChosenAttention>(
-      t, chosen, task.rule.mask, places.defined() ? score.placed(places) : score, how);
+  const auto f =
+      c10::make_intrusive<ChosenAttention>(t, chosen, task.rule.mask, task.rule.score, how);
   Tensors inputs{t.q, t.k, t.v};
   inputs.insert(inputs.end(), f->learning().begin(), f->learning().end());
   const auto result = differentiable(f, inputs);
