@@ -29,5 +29,5 @@
 #include <attzoo/module/state_cache.hpp>
 #include <attzoo/module/token_cache.hpp>
 #include <attzoo/module/torch_masks.hpp>
-#include <attzoo/performer/favor_cache.hpp>
 #include <attzoo/native_sparse/block_cache.hpp>
+#include <attzoo/performer/favor_cache.hpp>
