@@ -84,9 +84,10 @@ class StreamingSelfAttentionImpl
     torch::Tensor q, k;
   };
   Places places_of(const Heads& heads) const;
-  /// Makes the queries see `sinks`, bool [1 or B, S], as a text of num_sinks + window_size tokens
-  /// would: with as many features again, of which keys have the first or, sinks, the second half.
-  void turn_to_sinks(Heads& heads, const Places& places, const torch::Tensor& sinks) const;
+  /// Makes the queries see `of_sinks`, bool [1 or B, S], as a text of num_sinks + window_size
+  /// tokens would: with as many features again, of which keys have the first or, sinks, the second
+  /// half.
+  void turn_to_sinks(Heads& heads, const Places& places, const torch::Tensor& of_sinks) const;
 
   std::optional<core::RopePlan> turn_;  // without a factor
 };
@@ -128,14 +129,14 @@ ATTZOO_API StreamingSelfAttentionImpl::Places StreamingSelfAttentionImpl::places
 }
 
 ATTZOO_API void StreamingSelfAttentionImpl::turn_to_sinks(Heads& heads, const Places& places,
-                                                          const torch::Tensor& sinks) const {
+                                                          const torch::Tensor& of_sinks) const {
   // Beyond the numbers of a cache, a query's sinks do not move away.
   const int64_t last = options.num_sinks - 1 + std::min(options.window_size, int64_t{1} << 40);
   const auto beyond = (places.q - last).clamp_min(0);
   if (beyond.numel() == 0 || !beyond.any().item<bool>()) return;
   const auto by = core::rotation(turn_->frequencies, turn_->pairs, heads.q.size(2), 0,
                                  beyond.neg().unsqueeze(1), heads.q);
-  const auto is_sink = sinks.unsqueeze(1).unsqueeze(3);  // [1 or B, 1, S, 1]
+  const auto is_sink = of_sinks.unsqueeze(1).unsqueeze(3);  // [1 or B, 1, S, 1]
   heads.q = torch::cat({heads.q, core::rotate(heads.q, by)}, 3);
   heads.k = torch::cat(
       {heads.k.masked_fill(is_sink, 0), heads.k.masked_fill(is_sink.logical_not(), 0)}, 3);
@@ -166,13 +167,13 @@ ATTZOO_API AttentionResult StreamingSelfAttentionImpl::forward(const torch::Tens
   auto heads = project_with(w_q, w_k, w_v, x, inputs, places);
   if (cache) cache->append(heads);
   const auto at = places_of(heads);
-  auto sinks = global_tokens((at.k >= 0).logical_and(at.k < options.num_sinks));
-  sinks.queries = false;
-  if (turns) turn_to_sinks(heads, at, sinks.is_global);
+  auto first = global_tokens((at.k >= 0).logical_and(at.k < options.num_sinks));
+  first.queries = false;
+  if (turns) turn_to_sinks(heads, at, first.is_global);
   const int64_t side = options.window_size - 1;
   core::AnyMask seen = window(side, side);
   if (heads.packing.defined() || heads.past) {
-    seen = seen || sinks;
+    seen = seen || first;
   } else {  // the first keys, also of a context with fewer tokens than x
     seen = seen || prefix(options.num_sinks);
   }
