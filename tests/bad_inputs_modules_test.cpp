@@ -86,8 +86,9 @@ struct CallCases {
            AttentionInputs in, std::function<void(torch::nn::Module&)> prepare = {}) const {
     all.push_back({subject.who + " " + argument + " " + value.name,
                    [subject = subject, x, in, prepare] { subject.run(x, in, prepare); },
-                   {subject.who + (argument == "position_offset" ? "|apply_rope" : ""), argument,
-                    value.part}});
+                   {subject.who + (argument == "position_offset" ? "|apply_rope" : ""),
+                    argument + "|no meaning",
+                    value.part + "|no meaning|not supported"}});  // who takes none says so first
   }
 
   void x() const {
