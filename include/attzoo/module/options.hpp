@@ -72,7 +72,6 @@ void for_each_option(const O& a, const O& b, F&& f) {
   ATTZOO_OPTION(feature_eps, true);
   ATTZOO_OPTION(block_count, false);
   ATTZOO_OPTION(compression, true);
-  ATTZOO_OPTION(top_k, false);
   ATTZOO_OPTION(index_heads, true);
   ATTZOO_OPTION(index_dim, true);
   ATTZOO_OPTION(feature_dim, true);

@@ -89,9 +89,10 @@ ATTZOO_API const char* FusedCudaBackend::why_not(const Qkv& t, const Call& call,
   if (!t.q.device().is_cuda()) return "the tensors are not on CUDA";
   if (!cuda_jit()) return "not asked for (ATTZOO_CUDA_JIT=1, or set_cuda_jit(true))";
   if (const char* why = why_no_kernel(t, call)) return why;
-  if (by_flash && !flash_works()) return "it failed (a warning said why)";
-  const char* why = by_flash ? why_no_flash(t, call.rule) : nullptr;
-  if (why) return why;
+  if (by_flash) {
+    if (!flash_works()) return "it failed (a warning said why)";
+    if (const char* why = why_no_flash(t, call.rule)) return why;
+  }
   try {
     if (cuda::facts(t.q.device()).capability < 80) return "compute capability below 8.0";
     if (!call.plan) call.plan = std::make_shared<CudaPlan>(t, call, by_flash);
