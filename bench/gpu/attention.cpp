@@ -1,8 +1,7 @@
-#include <torch/csrc/autograd/autograd.h>
 #include <attzoo/functional/debug.hpp>
 
 #include <algorithm>
-#include <limits>
+#include <utility>
 
 #include "gpu/attention_case.hpp"
 #include "support/judge.hpp"
@@ -10,30 +9,11 @@
 namespace bench {
 
 Results compute(const Case& c, torch::ScalarType dtype, const torch::Device& device) {
-  torch::manual_seed(11);
-  const auto numbers = [&](int64_t heads, int64_t length, int64_t features) {
-    return torch::randn({c.B, heads, length, features}).to(c.dtype);
-  };
-  auto q = numbers(c.H, c.L, c.D), k = numbers(c.Hkv, c.S, c.D), v = numbers(c.Hkv, c.S, c.E);
-  const auto grad = numbers(c.H, c.L, c.E), grad_lse = torch::randn({c.B, c.H, c.L});
-  if (c.spoil) c.spoil(q, k, v);
-  Setting at{device, c.dtype, dtype};
-  std::vector<torch::Tensor> inputs;
-  for (const auto& t : {q, k, v}) inputs.push_back(c.layout(at.leaf(t)).detach().requires_grad_());
-  const auto [mask, score] = c.make(at);
-  inputs.insert(inputs.end(), at.learning.begin(), at.learning.end());
-  const auto way = way_of(attzoo::explain(inputs[0], inputs[1], inputs[2], mask, score, c.options));
-  const auto r = attzoo::attention(inputs[0], inputs[1], inputs[2], mask, score, c.options);
-  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
-  auto grads =
-      torch::autograd::grad({r.output, r.lse}, inputs,
-                            {grad.to(dtype).to(device),
-                             grad_lse.to(r.lse.scalar_type()).to(device).masked_fill(empty, 0)},
-                            std::nullopt, false, /*allow_unused=*/true);
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i].defined()) grads[i] = torch::zeros_like(inputs[i]);
-  }
-  return {r.output.detach(), r.lse.detach(), grads, way};
+  std::string way;
+  auto results = attzoo::testing::compute(c, dtype, device, [&](const auto&... problem) {
+    way = way_of(attzoo::explain(problem..., c.options));
+  });
+  return {std::move(results), way};
 }
 
 void judge_case(Entry& entry, const Case& c, const torch::Device& device) {

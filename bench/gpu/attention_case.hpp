@@ -9,40 +9,14 @@
 #include <vector>
 
 #include "gpu/report.hpp"
+#include "support/attention_case.hpp"
 
 namespace bench {
 
-constexpr auto kBf16 = torch::kBFloat16, kF16 = torch::kHalf, kF32 = torch::kFloat32,
-               kF64 = torch::kFloat64;
-
-struct Modifiers {
-  attzoo::AnyMask mask = {};
-  attzoo::AnyScore score = {};
-};
-
-/// Where a problem is computed, and the tensors that want a gradient there, in an order.
-struct Setting {
-  torch::Device device;
-  torch::ScalarType stored, dtype;  // numbers are rounded to the first, and computed with in the
-                                    // other
-  std::vector<torch::Tensor> learning = {};
-
-  torch::Tensor leaf(const torch::Tensor& t) const {
-    return t.to(stored).to(dtype).to(device).detach().requires_grad_();
-  }
-  /// A parameter in the model's dtype.
-  torch::Tensor learn(const torch::Tensor& t) {
-    learning.push_back(leaf(t));
-    return learning.back();
-  }
-  /// One in float32, or in float64 if all is.
-  torch::Tensor learn_wide(const torch::Tensor& t) {
-    const auto wide = dtype == kF64 ? dtype : kF32;
-    learning.push_back(t.to(wide).to(device).detach().requires_grad_());
-    return learning.back();
-  }
-};
-using Make = std::function<Modifiers(Setting&)>;
+using attzoo::testing::constant, attzoo::testing::Make, attzoo::testing::Modifiers,
+    attzoo::testing::Setting;
+using attzoo::testing::kBf16, attzoo::testing::kF16, attzoo::testing::kF32;
+constexpr auto kF64 = torch::kFloat64;
 
 struct Case {
   std::string name;
@@ -54,14 +28,8 @@ struct Case {
   std::function<void(torch::Tensor& q, torch::Tensor& k, torch::Tensor& v)> spoil = {};
 };
 
-inline Make constant(attzoo::AnyMask mask, attzoo::AnyScore score = {}) {
-  return [=](Setting&) { return Modifiers{mask, score}; };
-}
-
-struct Results {
-  torch::Tensor output, lse;
-  std::vector<torch::Tensor> grads;  // of q, k, v and what learns
-  std::string way;                   // that attention took
+struct Results : attzoo::testing::Results {
+  std::string way;  // that attention took
 };
 
 /// Output, lse and gradients of a case in a dtype on a device; tensors stay there.

@@ -4,7 +4,6 @@
 /// eager reference.
 
 #include <gtest/gtest.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/callables.hpp>
 #include <attzoo/functional/cuda_jit.hpp>
@@ -19,40 +18,11 @@
 #include <vector>
 
 #include "cuda/pretended_cuda.hpp"
+#include "support/attention_case.hpp"
 #include "support/error_rule.hpp"
 
 namespace attzoo::testing {
 using core::AnyMask, core::AnyScore;
-
-constexpr auto kBf16 = torch::kBFloat16, kF16 = torch::kHalf, kF32 = torch::kFloat32;
-
-struct Modifiers {
-  AnyMask mask = {};
-  AnyScore score = {};
-};
-/// Where a case runs, and the tensors that want a gradient there, in an order.
-struct Setting {
-  torch::Device device;
-  torch::ScalarType stored,
-      dtype;  // numbers are rounded to the first, and computed with in the other
-  std::vector<torch::Tensor> learning = {};
-
-  torch::Tensor leaf(const torch::Tensor& t) const {
-    return t.to(stored).to(dtype).to(device).detach().requires_grad_();
-  }
-  /// A parameter in the model's dtype.
-  torch::Tensor learn(const torch::Tensor& t) {
-    learning.push_back(leaf(t));
-    return learning.back();
-  }
-  /// One in float32, or in float64 if all is.
-  torch::Tensor learn_wide(const torch::Tensor& t) {
-    const auto wide = dtype == torch::kFloat64 ? dtype : torch::kFloat32;
-    learning.push_back(t.to(wide).to(device).detach().requires_grad_());
-    return learning.back();
-  }
-};
-using Make = std::function<Modifiers(Setting&)>;
 
 struct Case {
   std::string name;
@@ -64,41 +34,11 @@ struct Case {
   std::function<void(torch::Tensor& q, torch::Tensor& k, torch::Tensor& v)> spoil = {};
 };
 
-inline Make constant(AnyMask mask, AnyScore score = {}) {
-  return [=](Setting&) { return Modifiers{mask, score}; };
-}
-
-struct Results {
-  torch::Tensor output, lse;
-  std::vector<torch::Tensor> grads;  // of q, k, v and what learns
-};
-
-/// Output, lse and gradients of one case in a dtype on a device.
+/// Its results on the CPU.
 inline Results run(const Case& c, torch::ScalarType dtype, const torch::Device& device) {
-  torch::manual_seed(11);
-  const auto numbers = [&](int64_t heads, int64_t length, int64_t features) {
-    return torch::randn({c.B, heads, length, features}).to(c.dtype);
-  };
-  auto q = numbers(c.H, c.L, c.D), k = numbers(c.Hkv, c.S, c.D), v = numbers(c.Hkv, c.S, c.E);
-  const auto grad = numbers(c.H, c.L, c.E), grad_lse = torch::randn({c.B, c.H, c.L});
-  if (c.spoil) c.spoil(q, k, v);
-  Setting at{device, c.dtype, dtype};
-  std::vector<torch::Tensor> inputs;
-  for (const auto& t : {q, k, v}) inputs.push_back(c.layout(at.leaf(t)).detach().requires_grad_());
-  const auto modifiers = c.make(at);
-  inputs.insert(inputs.end(), at.learning.begin(), at.learning.end());
-  const auto r =
-      attention(inputs[0], inputs[1], inputs[2], modifiers.mask, modifiers.score, c.options);
-  const auto empty = r.lse == -std::numeric_limits<double>::infinity();
-  const auto grads =
-      torch::autograd::grad({r.output, r.lse}, inputs,
-                            {grad.to(dtype).to(device),
-                             grad_lse.to(r.lse.scalar_type()).to(device).masked_fill(empty, 0)},
-                            std::nullopt, false, /*allow_unused=*/true);
-  Results all{r.output.detach().cpu(), r.lse.detach().cpu(), {}};
-  for (size_t i = 0; i < grads.size(); ++i) {
-    all.grads.push_back(grads[i].defined() ? grads[i].cpu() : torch::zeros_like(inputs[i]).cpu());
-  }
+  auto all = compute(c, dtype, device, [](const auto&...) {});
+  for (auto* t : {&all.output, &all.lse}) *t = t->cpu();
+  for (auto& t : all.grads) t = t.cpu();
   return all;
 }
 
