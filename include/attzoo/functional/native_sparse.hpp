@@ -3,6 +3,7 @@
 /// The attention of NSA (Yuan et al., "Native Sparse Attention: Hardware-Aligned and Natively
 /// Trainable Sparse Attention", 2025, arXiv:2502.11089) without projections.
 
+#include <attzoo/config.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <cstdint>
