@@ -268,6 +268,17 @@ inline void compare_gradients(const ModernCase& c, NamedTensors found, Report& r
   }
 }
 
+/// Those of a module's parameters, which `names` gives upstream ones.
+inline void compare_gradients(const ModernCase& c, const torch::nn::Module& module,
+                              const NameMap& names, Report& report) {
+  NamedTensors own;
+  for (const auto& p : module.named_parameters()) own[p.key()] = p.value().grad();
+  std::string wrong;
+  const auto found = core::upstream_tensors(own, names, wrong);
+  TORCH_CHECK_VALUE(wrong.empty(), wrong);
+  compare_gradients(c, found, report);
+}
+
 /// One call of a module: the output and all gradients.
 template <class Module>
 void check_layer(const ModernCase& c, Module m, const std::optional<int64_t>& sliding_window,
