@@ -428,39 +428,53 @@ def panel(axes, title, lines, log_y=True):
         axes.set_ylim(bottom=0)
 
 
-def draw(path, panels, log_y=True, size=(7.2, 2.6), columns=None):
-    """Panels side by side with one legend below."""
-    figure, all_axes = pyplot.subplots(1, len(panels), figsize=size)
-    for axes, (title, lines) in zip(all_axes, panels):
-        panel(axes, title, lines, log_y)
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels))
+def draw(path, rows, log_y=True, size=(7.2, 2.6), columns=None):
+    """Rows {title: panels side by side}, each with one legend below."""
+    figure = pyplot.figure(figsize=size)
+    parts = figure.subfigures(len(rows)) if len(rows) > 1 else [figure]
+    for part, (row_title, panels) in zip(parts, rows.items()):
+        part.suptitle(row_title, fontsize=9)
+        all_axes = part.subplots(1, len(panels))
+        for axes, (title, lines) in zip(all_axes, panels):
+            panel(axes, title, lines, log_y)
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        part.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels))
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     pyplot.close(figure)
 
 
-def curves(results, path, styles, **options):
-    """Time and peak memory, forward + backward, of the modules {name: (label, style)}."""
-    panels = []
-    for title, counter, unit in (("time, ms", "least_ms", 1), ("peak memory, MB", "peak_bytes", 1e6)):
-        panels.append((title + ", against n", [
-            (label, {n: value / unit for n, value in curve(results, name, counter).items()}, style)
-            for name, (label, style) in styles.items()]))
-    draw(path, panels, **options)
+def curves(results, styles):
+    """Panels of time and peak memory, forward + backward, of the modules {name: (label, style)}."""
+    return [(title + ", against n", [
+        (label, {n: value / unit for n, value in curve(results, name, counter).items()}, style)
+        for name, (label, style) in styles.items()])
+        for title, counter, unit in (("time, ms", "least_ms", 1), ("peak memory, MB", "peak_bytes", 1e6))]
 
 
 OTHER = {"color": GREY, "linestyle": "--"}
 
 
 def colours(names):
-    """Each colour first as a line, then dotted."""
-    return {name: (name, {"color": COLOURS[i % len(COLOURS)], "linestyle": "-:"[i // len(COLOURS)]})
+    """Each colour first as a line, then dotted, then both."""
+    return {name: (name, {"color": COLOURS[i % len(COLOURS)], "linestyle": ["-", ":", "-."][i // len(COLOURS)]})
             for i, name in enumerate(names)}
 
 
-def picture_all(results, path):
-    names = [name for name in modules(results) if name not in RECURRENCES]
-    curves(results, path, colours(names), size=(7.2, 4.2), columns=4)
+def groups(results, zoo):
+    """{heading: names of modules} as mechanisms.md has them, which is the text `zoo`."""
+    found = {}
+    for heading, section in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", zoo, flags=re.MULTILINE | re.DOTALL):
+        pages = re.findall(r"^\| \[`\w+`\]\(mechanisms/(\w+)\.md\)", section, flags=re.MULTILINE)
+        if names := [name for page in pages for name in of_page(results, page)]:
+            found[heading] = names
+    return found
+
+
+def picture_groups(results, zoo, path):
+    """A row of panels for each group of the gallery, a picture of their own for the recurrences."""
+    rows = {heading: curves(results, colours(names)) for heading, names in groups(results, zoo).items()
+            if RECURRENCES.keys().isdisjoint(names)}
+    draw(path, rows, size=(7.2, 3.1 * len(rows)), columns=4)
 
 
 def picture_recurrences(results, path):
@@ -469,7 +483,7 @@ def picture_recurrences(results, path):
     if not names:
         return ""
     styles = colours(names) | {MULTI_HEAD: ("multi-head attention", OTHER)}
-    curves(results, path, styles, size=(7.2, 3.6), columns=5)
+    draw(path, {"": curves(results, styles)}, size=(7.2, 3.6), columns=5)
     return f"![Time and peak memory of the recurrences](performance/{path.name})\n"
 
 
@@ -483,7 +497,7 @@ def picture_core(results, path):
                       results.least(name, "own_ms") for name, m in found}
             lines.append((f"{DTYPES[dtype]}, {pattern}", points, {"color": COLOURS[i]}))
         panels.append((f"{direction}: ATen's time / ours, against n", lines))
-    draw(path, panels, log_y=False)
+    draw(path, {"": panels}, log_y=False)
 
 
 def picture_decode(results, path):
@@ -497,7 +511,7 @@ def picture_decode(results, path):
                 points[s] = results.least(name, counter) / results.least(name, "own_us")
         panels.append((title + ", against S", [(label, points, {"color": COLOURS[i]})
                                                for i, (label, points) in enumerate(lines.items())]))
-    draw(path, panels, log_y=False)
+    draw(path, {"": panels}, log_y=False)
 
 
 # ---- pages ----------------------------------------------------------------------------------------
@@ -519,7 +533,7 @@ def mechanism_page(results, text, page, folder):
     other = TORCH if page == MULTI_HEAD else MULTI_HEAD
     title = "torch::nn::MultiheadAttention" if page == MULTI_HEAD else "multi-head attention"
     styles = {name: (name, {"color": COLOURS[i]}) for i, name in enumerate(names)}
-    curves(results, folder / f"{page}.svg", styles | {other: (title, OTHER)})
+    draw(folder / f"{page}.svg", {"": curves(results, styles | {other: (title, OTHER)})})
     lines = []
     for name in names:
         n = min(max(curve(results, name)), max(curve(results, other)))
@@ -728,7 +742,8 @@ def write(out, docs):
         old.unlink()
     picture_core(results, out / "performance/core.svg")
     picture_decode(results, out / "performance/decode.svg")
-    picture_all(results, out / "performance/mechanisms.svg")
+    zoo = (docs / "mechanisms.md").read_text()
+    picture_groups(results, zoo, out / "performance/mechanisms.svg")
     tables = (core, patterns, modifiers, decode, steps, mechanisms, against_torch, packed, recurrences,
               recurrence_tokens, vllm, peers)
     parts = {write_table.__name__: write_table(results) for write_table in tables}
@@ -744,6 +759,5 @@ def write(out, docs):
     for page in sorted((docs / "mechanisms").glob("*.md")):
         text = mechanism_page(results, page.read_text(), page.stem, out / "performance")
         (out / "mechanisms" / page.name).write_text(text)
-    zoo = put((docs / "mechanisms.md").read_text(), "recurrences", recurrences_table(results))
-    (out / "mechanisms.md").write_text(zoo)
+    (out / "mechanisms.md").write_text(put(zoo, "recurrences", recurrences_table(results)))
     print(f"wrote {out / 'performance.md'}")
