@@ -8,7 +8,10 @@
 //
 //   decode_bench --benchmark_filter='decode/f32/mha/.*/threads:2'
 //
-// mha has 8 heads, gqa 32 of queries and 8 of keys, mqa 8 and 1.
+// mha has 8 heads, gqa 32 of queries and 8 of keys, mqa 8 and 1. mla/H:N are N heads that share one
+// latent of D features, of which the first 8 ninths are the values, too, as the absorbed form of
+// MultiHeadLatentAttention has them: read once, by the loop as well; without ATen, which would take
+// a hundred times as long.
 //
 // `step/<mechanism>/context:N` is one token through a module, d_model 512, with a cache of N
 // tokens. `cross/context:N` is one of cross attention: step_us with a cache of its context,
@@ -34,9 +37,10 @@ struct Case {
   torch::ScalarType dtype;
   std::string heads;
   int64_t H, Hkv, S, D, B, L;
+  bool latent = false;
 
   int64_t bytes() const {
-    return 2 * B * Hkv * S * D * static_cast<int64_t>(torch::elementSize(dtype));
+    return (latent ? 1 : 2) * B * Hkv * S * D * static_cast<int64_t>(torch::elementSize(dtype));
   }
   std::string name() const {
     const auto number = [](const char* what, int64_t n) {
@@ -89,16 +93,17 @@ void measure(benchmark::State& state, const Case& c) {
   };
   const auto q = tokens(c.H, c.L);
   const auto k = tokens(c.Hkv, c.S + 64).slice(2, 0, c.S),
-             v = tokens(c.Hkv, c.S + 64).slice(2, 0, c.S);
+             v = c.latent ? k.narrow(3, 0, c.D / 9 * 8) : tokens(c.Hkv, c.S + 64).slice(2, 0, c.S);
   const std::function<void()> calls[] = {
       [&] { benchmark::DoNotOptimize(attzoo::attention(q, k, v).output); },
       [&] {
+        if (c.latent) return;
         benchmark::DoNotOptimize(
             at::scaled_dot_product_attention(q, k, v, {}, 0.0, false, std::nullopt, c.H != c.Hkv));
       },
       [&] {
         read(k);
-        read(v);
+        if (!c.latent) read(v);
       }};
   double least[] = {1e300, 1e300, 1e300};
   for (const auto& call : calls) call();
@@ -110,9 +115,9 @@ void measure(benchmark::State& state, const Case& c) {
     }
   }
   state.counters["own_us"] = least[0] * 1e6;
-  state.counters["aten_us"] = least[1] * 1e6;
+  if (!c.latent) state.counters["aten_us"] = least[1] * 1e6;
   state.counters["read_us"] = least[2] * 1e6;
-  state.counters["aten/own"] = least[1] / least[0];
+  if (!c.latent) state.counters["aten/own"] = least[1] / least[0];
   state.counters["read/own"] = least[2] / least[0];
 }
 
@@ -147,6 +152,14 @@ int main(int argc, char** argv) {
             for (const int64_t L : {1, 4, 16}) add({dtype, heads, H, Hkv, S, D, B, L});
           }
         }
+      }
+    }
+  }
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const auto& [H, D] : {std::pair<int64_t, int64_t>{8, 288}, {16, 576}, {128, 576}}) {
+      for (const int64_t S : {1024, 8192, 65536}) {
+        const auto heads = "mla/H:" + std::to_string(H);
+        add({dtype, heads, H, 1, S, D, 1, 1, /*latent=*/true});
       }
     }
   }

@@ -8,6 +8,7 @@
 #include <attzoo/core/attention/reference.hpp>
 #include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
+#include <attzoo/core/cpu/chosen.hpp>
 #include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/cpu/recurrence.hpp>
 #include <attzoo/core/cpu/runtime.hpp>

@@ -1,6 +1,7 @@
 // The kernels that compute in double.
 
 #include <attzoo/kernel/attention/attention.ipp>
+#include <attzoo/kernel/decode/chosen.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
 #include <attzoo/kernel/recurrence/recurrence.ipp>
 #include <attzoo/kernel/recurrence/short_convolution.ipp>
@@ -13,6 +14,9 @@ template void attend_backward(const Problem<double>&, const Modifiers<double>&,
 template void attend_backward_tensors(const Problem<double>&, const Modifiers<double>&,
                                       const Gradients<double>&, const TensorGradients<double>&,
                                       Runtime&);
+template void attend_chosen(const ChosenProblem<double>&, Runtime&);
+template void attend_chosen_backward(const ChosenProblem<double>&, const Gradients<double>&,
+                                     Runtime&);
 template void multiply(const FewTokens<double>&);
 template void add(const double*, const double*, double*, int64_t);
 template void swiglu(const double*, const double*, double*, int64_t);

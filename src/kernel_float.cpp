@@ -1,6 +1,7 @@
 // The kernels that compute in float.
 
 #include <attzoo/kernel/attention/attention.ipp>
+#include <attzoo/kernel/decode/chosen.ipp>
 #include <attzoo/kernel/decode/layers.ipp>
 #include <attzoo/kernel/recurrence/recurrence.ipp>
 #include <attzoo/kernel/recurrence/short_convolution.ipp>
@@ -13,6 +14,9 @@ template void attend_backward(const Problem<float>&, const Modifiers<float>&,
 template void attend_backward_tensors(const Problem<float>&, const Modifiers<float>&,
                                       const Gradients<float>&, const TensorGradients<float>&,
                                       Runtime&);
+template void attend_chosen(const ChosenProblem<float>&, Runtime&);
+template void attend_chosen_backward(const ChosenProblem<float>&, const Gradients<float>&,
+                                     Runtime&);
 template void multiply(const FewTokens<float>&);
 template void add(const float*, const float*, float*, int64_t);
 template void swiglu(const float*, const float*, float*, int64_t);

@@ -2,6 +2,8 @@
 // Definitions of chosen_keys.hpp.
 
 #include <attzoo/core/autograd.hpp>
+#include <attzoo/core/choose.hpp>
+#include <attzoo/core/cpu/chosen.hpp>
 #include <attzoo/core/row_lists.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/checks.hpp>
@@ -17,8 +19,9 @@
 namespace attzoo {
 namespace core {
 
-/// Attention to chosen keys, some rows at a time, each of which is a head of its own whose queries
-/// are those of the heads that share its keys.
+/// Attention to chosen keys, some rows at a time: by the CPU's kernel, which reads keys where they
+/// lie, or else each row as a head of its own whose queries are those of the heads that share its
+/// keys.
 class ChosenAttention final : public Differentiable {
  public:
   ChosenAttention(const Qkv& t, ChosenKeys chosen, AnyMask mask, AnyScore score,
@@ -44,6 +47,10 @@ class ChosenAttention final : public Differentiable {
     constexpr int64_t kMost = int64_t{1} << 20;  // numbers of keys and values at a time
     const int64_t row = std::max<int64_t>(1, n_.B * units_ * M * (t.k.size(3) + t.v.size(3)));
     step_ = std::clamp<int64_t>(kMost / row, 1, std::max<int64_t>(1, n_.L));
+    by_kernel_ = !eager_reference() && score_.is_identity() && how_.dropout == 0 &&
+                 chosen_on_cpu_takes(t, M);
+    const int64_t pairs = std::max<int64_t>(1, n_.B * n_.H * M);
+    kernel_step_ = std::clamp<int64_t>(kMost / pairs, 1, std::max<int64_t>(1, n_.L));
     Captured held{chosen_.index};
     mask_.tensors(held);
     score_.tensors(held);
@@ -53,26 +60,14 @@ class ChosenAttention final : public Differentiable {
   const std::vector<torch::Tensor>& learning() const { return learning_; }
 
   /// x is q, k, v, and what learns.
-  Tensors forward(const Tensors& x) override {
-    std::vector<torch::Tensor> outputs, lse;
-    if (is_empty()) {
-      return {x[0].new_zeros({n_.B, n_.H, n_.L, x[2].size(3)}),
-              torch::zeros({n_.B, n_.H, n_.L}, x[0].options().dtype(compute_dtype(x[0])))};
-    }
-    for_each_chunk([&](int64_t begin, int64_t end) {
-      const auto part = this->part(begin, end);
-      const auto r = attend(x[0].slice(2, begin, end), part.keys(x[1]), part.keys(x[2]), part);
-      outputs.push_back(join(r.output));
-      lse.push_back(join(r.lse.unsqueeze(3)).squeeze(3));
-    });
-    return {torch::cat(outputs, 2), torch::cat(lse, 2)};
-  }
+  Tensors forward(const Tensors& x) override { return by_kernel_ ? by_kernel(x) : by_rows(x); }
 
   Tensors backward(const Tensors& x, const Tensors& grads) override {
     unchanged_.check("chosen_attention");
     Tensors sums(x.size());
     if (is_empty() || (!grads[0].defined() && !grads[1].defined())) return sums;
     const bool again = torch::GradMode::is_enabled();
+    if (by_kernel_ && !again) return gradients_by_kernel(x, grads);
     torch::AutoGradMode enable(true);
     if (again) return whole_backward(x, grads);
     const auto dtype = compute_dtype(x[0]);
@@ -82,7 +77,7 @@ class ChosenAttention final : public Differentiable {
     sums[0] = torch::empty(x[0].sizes(), x[0].options());
     sums[1] = zeros(x[1]);
     sums[2] = zeros(x[2]);
-    for_each_chunk([&](int64_t begin, int64_t end) {
+    for_each_chunk(step_, [&](int64_t begin, int64_t end) {
       const auto part = this->part(begin, end);
       const auto leaf = [](const torch::Tensor& t) { return t.detach().requires_grad_(); };
       Tensors leaves{leaf(x[0].slice(2, begin, end)), leaf(part.keys(x[1].detach())),
@@ -144,8 +139,8 @@ class ChosenAttention final : public Differentiable {
   };
 
   template <class F>
-  void for_each_chunk(const F& f) const {
-    for (int64_t at = 0; at == 0 || at < n_.L; at += step_) f(at, std::min(n_.L, at + step_));
+  void for_each_chunk(int64_t step, const F& f) const {
+    for (int64_t at = 0; at == 0 || at < n_.L; at += step) f(at, std::min(n_.L, at + step));
   }
 
   /// Keys by number, -1 for none: int64 [1 or B, C, rows, M].
@@ -168,27 +163,33 @@ class ChosenAttention final : public Differentiable {
     return g;
   }
 
-  Part part(int64_t begin, int64_t end) const {
+  /// t of 1, Hkv or H heads, of 1 or one for each unit.
+  torch::Tensor of_units(const torch::Tensor& t) const {
+    const int64_t heads = t.size(1);
+    return heads == 1 || heads == units_ ? t : t.repeat_interleave(units_ / heads, 1);
+  }
+  /// The keys of rows, -1 for those that are hidden, too: int64 [1 or B, 1 or U, rows, M].
+  torch::Tensor visible_numbers(int64_t begin, int64_t end) const {
     const torch::NoGradGuard no_grad;
-    const auto number = numbers(begin, end);
-    const int64_t R = end - begin, M = number.size(3);
-    auto visible = torch::logical_and(number >= 0, number < n_.S);
-    const auto of_units = [&](const torch::Tensor& t) {  // heads 1, Hkv or H -> U
-      auto heads =
-          t.size(1) == 1 || t.size(1) == units_ ? t : t.repeat_interleave(units_ / t.size(1), 1);
-      return heads.expand({n_.B, units_, R, M});
-    };
-    visible = of_units(visible);
+    const auto number = of_units(numbers(begin, end));
+    auto visible = number < n_.S;
     if (!mask_.is_full()) {
       visible = torch::logical_and(visible, of_units(mask_.evaluate(grid(begin, end))));
     }
-    const auto index = number.clamp(0, std::max<int64_t>(0, n_.S - 1));
+    return torch::where(visible, number, -1);
+  }
+
+  Part part(int64_t begin, int64_t end) const {
+    const torch::NoGradGuard no_grad;
+    const auto number = visible_numbers(begin, end);
+    const int64_t R = end - begin, M = number.size(3);
+    const auto index = number.expand({n_.B, units_, R, M});
     return {begin,
             R,
             kv_heads_,
             n_.S,
-            of_units(index).contiguous(),
-            visible.reshape({n_.B, units_ * R, 1, M})};
+            index.clamp(0, std::max<int64_t>(0, n_.S - 1)).contiguous(),
+            (index >= 0).reshape({n_.B, units_ * R, 1, M})};
   }
 
   /// q [B, H, R, D] and the keys of a part -> [B, U * R, G, ..].
@@ -218,6 +219,47 @@ class ChosenAttention final : public Differentiable {
         .reshape({n_.B, n_.H, R, t.size(3)});
   }
 
+  Tensors by_kernel(const Tensors& x) const {
+    std::vector<torch::Tensor> outputs, lse;
+    for_each_chunk(kernel_step_, [&](int64_t begin, int64_t end) {
+      const auto r = attend_chosen_on_cpu({x[0].slice(2, begin, end), x[1], x[2]},
+                                          visible_numbers(begin, end), *how_.scale);
+      outputs.push_back(r.output);
+      lse.push_back(r.lse);
+    });
+    return {torch::cat(outputs, 2), torch::cat(lse, 2)};
+  }
+  Tensors gradients_by_kernel(const Tensors& x, const Tensors& grads) const {
+    std::vector<torch::Tensor> grad_q;
+    const auto sum_k = accumulator(x[1]), sum_v = accumulator(x[2]);
+    for_each_chunk(kernel_step_, [&](int64_t begin, int64_t end) {
+      const auto rows = [&](const torch::Tensor& t) {
+        return t.defined() ? t.slice(2, begin, end) : t;
+      };
+      grad_q.push_back(chosen_gradients_on_cpu({rows(x[0]), x[1], x[2]},
+                                               visible_numbers(begin, end), *how_.scale,
+                                               {rows(grads[0]), rows(grads[1])}, sum_k, sum_v));
+    });
+    return {torch::cat(grad_q, 2), sum_k.slice(3, 0, x[1].size(3)).to(x[1].scalar_type()),
+            sum_v.slice(3, 0, x[2].size(3)).to(x[2].scalar_type())};
+  }
+
+  /// Differentiable where autograd records.
+  Tensors by_rows(const Tensors& x) const {
+    std::vector<torch::Tensor> outputs, lse;
+    if (is_empty()) {
+      return {x[0].new_zeros({n_.B, n_.H, n_.L, x[2].size(3)}),
+              torch::zeros({n_.B, n_.H, n_.L}, x[0].options().dtype(compute_dtype(x[0])))};
+    }
+    for_each_chunk(step_, [&](int64_t begin, int64_t end) {
+      const auto part = this->part(begin, end);
+      const auto r = attend(x[0].slice(2, begin, end), part.keys(x[1]), part.keys(x[2]), part);
+      outputs.push_back(join(r.output));
+      lse.push_back(join(r.lse.unsqueeze(3)).squeeze(3));
+    });
+    return {torch::cat(outputs, 2), torch::cat(lse, 2)};
+  }
+
   Tensors gradients(const torch::Tensor& output, const torch::Tensor& lse, const Tensors& leaves,
                     const Tensors& grads, int64_t begin, int64_t end, bool create_graph) const {
     Tensors outputs, cotangents;
@@ -238,7 +280,7 @@ class ChosenAttention final : public Differentiable {
     for (size_t i = 0; i < 3; ++i) {
       if (!x[i].requires_grad()) x[i] = x[i].detach().requires_grad_();
     }
-    const auto r = forward(x);
+    const auto r = by_rows(x);
     return gradients(r[0], r[1], x, grads, 0, n_.L, /*create_graph=*/true);
   }
 
@@ -247,8 +289,10 @@ class ChosenAttention final : public Differentiable {
   AnyScore score_;
   AttentionOptions how_;
   Shape n_;
-  int64_t kv_heads_, step_, units_ = 1;  // units: heads that gather keys of their own
-  bool of_heads_ = false;                // the mask
+  int64_t kv_heads_, units_ = 1;    // units: heads that gather keys of their own
+  int64_t step_, kernel_step_ = 1;  // rows at a time
+  bool by_kernel_ = false;          // the CPU's
+  bool of_heads_ = false;           // the mask
   std::vector<torch::Tensor> learning_;
   Unchanged unchanged_;
 };

@@ -5,6 +5,7 @@
 #include <attzoo/kernel/attention/key_gradients.hpp>
 #include <attzoo/kernel/attention/products.hpp>
 #include <attzoo/kernel/attention/tiling.hpp>
+#include <attzoo/kernel/decode/chosen_problem.hpp>
 #include <attzoo/kernel/decode/few_queries.hpp>
 #include <attzoo/kernel/decode/few_tokens.hpp>
 #include <attzoo/kernel/dropout.hpp>

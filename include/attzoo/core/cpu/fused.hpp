@@ -16,6 +16,9 @@ class FusedCpuBackend final : public Backend {
                          const Cotangents& from) const override;
 };
 
+/// Zeros [B, Hkv, S, features padded] to add gradients into, in the memory order of `like`.
+ATTZOO_API torch::Tensor accumulator(const torch::Tensor& like);
+
 }  // namespace attzoo::core
 
 #ifdef ATTZOO_DEFINE_CORE
@@ -98,10 +101,29 @@ ATTZOO_API OutputAndLse FusedCpuBackend::run(const Qkv& any, const Call& call) c
   return result;
 }
 
-/// Zeros [B, Hkv, S, features padded] to add gradients into, in the memory order of `like`.
 ATTZOO_API torch::Tensor accumulator(const torch::Tensor& like) {
   return empty_as(like, kernel::padded(static_cast<int>(like.size(3))), compute_dtype(like))
       .zero_();
+}
+
+/// As the kernels read them, of an output.
+ATTZOO_API Cotangents plain(const Cotangents& from, const torch::Tensor& output) {
+  // A gradient of lse alone: zeros of no size in memory.
+  return {from.output.defined() ? plain(from.output).to(output.scalar_type())
+                                : torch::zeros({}, output.options()).expand(output.sizes()),
+          from.lse.defined() ? plain(from.lse).to(compute_dtype(output)).contiguous()
+                             : torch::Tensor()};
+}
+
+/// Of plain() cotangents; all tensors must outlive it.
+template <class T>
+kernel::Gradients<T> kernel_gradients(const Cotangents& from, const torch::Tensor& grad_q,
+                                      const torch::Tensor& grad_k, const torch::Tensor& grad_v) {
+  return {.grad_output = view(from.output),
+          .grad_q = view(grad_q),
+          .grad_lse = from.lse.defined() ? from.lse.template const_data_ptr<T>() : nullptr,
+          .grad_k = view(grad_k),
+          .grad_v = view(grad_v)};
 }
 
 /// Copies of the gradients that are summed at the end, so many threads can add: a large tensor, as
@@ -149,23 +171,13 @@ ATTZOO_API Gradients FusedCpuBackend::run_backward(const Qkv& any, const Call& c
                                                    const OutputAndLse& result,
                                                    const Cotangents& from) const {
   const auto t = core::plain(any);
-  // A gradient of lse alone: zeros of no size in memory.
-  const auto grad_output = from.output.defined()
-                               ? plain(from.output).to(result.output.scalar_type())
-                               : torch::zeros({}, t.q.options()).expand(result.output.sizes());
-  const auto grad_lse =
-      from.lse.defined() ? plain(from.lse).to(compute_dtype(t.q)).contiguous() : torch::Tensor();
+  const auto cotangents = plain(from, result.output);
   const auto grad_q = empty_as(t.q, t.q.size(3), t.q.scalar_type());
   const auto grad_k = accumulator(t.k), grad_v = accumulator(t.v);
   Gradients grads;
   with_compute_type(t.q, [&]<class T>(T) {
     TorchRuntime runtime;
-    const kernel::Gradients<T> gradients{
-        .grad_output = view(grad_output),
-        .grad_q = view(grad_q),
-        .grad_lse = grad_lse.defined() ? grad_lse.template const_data_ptr<T>() : nullptr,
-        .grad_k = view(grad_k),
-        .grad_v = view(grad_v)};
+    const auto gradients = kernel_gradients<T>(cotangents, grad_q, grad_k, grad_v);
     const auto p = problem<T>(t, result, call.rule);
     const auto m = modifiers<T>(call, t.shape());
     kernel::attend_backward(p, m, gradients, runtime);
