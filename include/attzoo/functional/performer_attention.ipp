@@ -1,6 +1,7 @@
 #pragma once
 // Definitions of performer_attention.hpp.
 
+#include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
 #include <attzoo/core/pair_products.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
@@ -37,17 +38,16 @@ inline std::pair<torch::Tensor, torch::Tensor> project_rows(const Favor& f,
   const auto rows = f.projection.t() * std::sqrt(f.scale);
   return {torch::matmul(x, rows), x.square().sum(-1, /*keepdim=*/true) * (f.scale / 2)};
 }
-/// F^(-1/2) exp(logs - less), where `less` has a last dimension of 1.
-inline torch::Tensor scaled_down(const Favor& f, const torch::Tensor& logs,
-                                 const torch::Tensor& less) {
-  return (logs - (less - std::log(f.ratio()))).exp_();
+/// t + x, in t's memory unless autograd needs what is there.
+inline torch::Tensor plus(torch::Tensor t, double x) {
+  return is_recorded({t}) ? t + x : t.add_(x);
 }
 
 ATTZOO_API torch::Tensor favor_queries(const Favor& f, const torch::Tensor& q) {
   const auto [projected, half_square] = project_rows(f, q);
   if (f.relu) return torch::relu(projected) + f.eps;
-  const auto top = projected.detach().amax(-1, /*keepdim=*/true);
-  return scaled_down(f, projected, half_square + top) + f.eps * f.ratio();
+  const auto less = half_square + projected.detach().amax(-1, /*keepdim=*/true);
+  return plus(projected.sub_(less - std::log(f.ratio())).exp_(), f.eps * f.ratio());
 }
 
 ATTZOO_API FavorKeys favor_keys(const Favor& f, const torch::Tensor& k, const torch::Tensor& real) {
@@ -57,8 +57,8 @@ ATTZOO_API FavorKeys favor_keys(const Favor& f, const torch::Tensor& k, const to
   constexpr double kNone = -std::numeric_limits<double>::infinity();
   const auto [projected, half_square] = project_rows(f, k);
   if (f.relu) return {keep(torch::relu(projected) + f.eps, 0)};
-  return {keep(projected - half_square, kNone),
-          keep(projected.detach().amax(-1, /*keepdim=*/true), kNone).squeeze(-1)};
+  const auto top = keep(projected.detach().amax(-1, /*keepdim=*/true), kNone).squeeze(-1);
+  return {keep(projected.sub_(half_square), kNone), top};
 }
 
 ATTZOO_API torch::Tensor values_and_ones(const torch::Tensor& v, const torch::Tensor& real) {
@@ -80,9 +80,9 @@ inline torch::Tensor first_top(const FavorState& state, const torch::Tensor& lik
 inline torch::Tensor running_top(const torch::Tensor& before, const torch::Tensor& top) {
   return torch::maximum(std::get<0>(top.cummax(2)), before);
 }
-/// Features, but for eps, of keys that are scaled by `top`.
+/// Features, but for eps, of keys that are scaled by `top`: F^(-1/2) exp(logs - top).
 inline torch::Tensor scaled(const Favor& f, const torch::Tensor& logs, const torch::Tensor& top) {
-  return scaled_down(f, logs, finite(top).unsqueeze(-1));
+  return (logs - (finite(top).unsqueeze(-1) - std::log(f.ratio()))).exp_();
 }
 /// What eps in each feature of the keys adds to the weights of a query.
 inline torch::Tensor of_eps(const Favor& f, const torch::Tensor& q) {
@@ -144,7 +144,7 @@ inline FavorParts favor_by_all_keys(const Favor& f, const torch::Tensor& q, cons
   if (k.top.defined()) {
     const bool none = k.top.size(2) == 0;
     const auto top = none ? first_top({}, k.top) : k.top.amax(2, /*keepdim=*/true);
-    features = scaled(f, features, top) + f.eps * f.ratio();
+    features = plus(scaled(f, features, top), f.eps * f.ratio());
     if (real.defined()) features = features.masked_fill(real.logical_not(), 0);
   }
   const auto sums = linear_sums(q, features, v1.slice(-1, 0, v1.size(-1) - 1), causal, {});
