@@ -144,8 +144,9 @@ void check_random(unsigned seed) {
     const int Hkv = draw(1, 3), group = i % 16 == 5 ? 70 : draw(1, 6),
               S = draw(1, i % 3 ? 90 : 900);
     const auto features = [&] { return i % 2 == 0 ? 16 * draw(1, 5) : draw(1, 50); };
-    const Sizes n{draw(1, 2), Hkv * group, Hkv, draw(1, 20), S, features(), features()};
-    const int units = draw(0, 1) ? n.Hkv : n.H, M = draw(1, std::min(S + 5, 400));
+    const Sizes n{draw(1, 2), Hkv * group, Hkv,       draw(1, group > 6 ? 2 : 12),
+                  S,          features(),  features()};
+    const int units = draw(0, 1) ? n.Hkv : n.H, M = draw(1, std::min(S + 5, i % 8 == 3 ? 400 : 60));
     SCOPED_TRACE("case " + std::to_string(i) + " B" + std::to_string(n.B) + " H" +
                  std::to_string(n.H) + "/" + std::to_string(n.Hkv) + " L" + std::to_string(n.L) +
                  " S" + std::to_string(n.S) + " D" + std::to_string(n.D) + " Dv" +
