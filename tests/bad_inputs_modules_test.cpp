@@ -87,7 +87,7 @@ struct CallCases {
     all.push_back({subject.who + " " + argument + " " + value.name,
                    [subject = subject, x, in, prepare] { subject.run(x, in, prepare); },
                    {subject.who + (argument == "position_offset" ? "|apply_rope" : ""),
-                    argument + "|no meaning",
+                    argument + "|no meaning|not supported",
                     value.part + "|no meaning|not supported"}});  // who takes none says so first
   }
 

@@ -146,8 +146,9 @@ ATTZOO_API AttentionResult StreamingSelfAttentionImpl::forward(const torch::Tens
                                                                const AttentionInputs& inputs) {
   check_options();
   const bool turns = turn_ && options.cache_positions;
-  TORCH_CHECK_VALUE(!turns || !inputs.positions.defined(), kName,
-                    ": with cache_positions, positions are counted in the cache; give none");
+  TORCH_CHECK_VALUE(
+      !turns || !inputs.positions.defined(), kName,
+      ": with cache_positions, positions have no meaning: they are counted in the cache");
   auto places = core::check_call(callee(), w_q->weight, x, inputs, mode(inputs));
   auto* cache = places.past ? static_cast<core::KvCache*>(&inputs.cache.state()) : nullptr;
   TORCH_CHECK_VALUE(!cache || cache->keeps() == keeps(), kName,

@@ -73,7 +73,7 @@ TEST(Recurrent, NamesWhatHasNoMeaning) {
       },
       {"Counts", "mask", "pairs", "key_padding_mask"});
   expect_error([&] { m(x, {.causal = false}); }, {"Counts", "causal", "later"});
-  expect_error([&] { m(x, {.context = x}); }, {"Counts", "context", "own tokens"});
+  expect_error([&] { m(x, {.context = x}); }, {"Counts", "context", "no meaning"});
   expect_error([&] { m(x, {.position_offset = 3}); }, {"Counts", "position_offset"});
 }
 

@@ -44,13 +44,14 @@ class ChosenAttention final : public Differentiable {
     }
     const bool apart = (C != 1 && C != kv_heads_) || !score_.is_identity() || of_heads_;
     units_ = apart ? n_.H : kv_heads_;
-    constexpr int64_t kMost = int64_t{1} << 20;  // numbers of keys and values at a time
+    constexpr int64_t kMost = int64_t{1} << 20;       // numbers of keys and values at a time
+    constexpr int64_t kMostPairs = int64_t{1} << 18;  // for the kernel
     const int64_t row = std::max<int64_t>(1, n_.B * units_ * M * (t.k.size(3) + t.v.size(3)));
     step_ = std::clamp<int64_t>(kMost / row, 1, std::max<int64_t>(1, n_.L));
     by_kernel_ = !eager_reference() && score_.is_identity() && how_.dropout == 0 &&
                  chosen_on_cpu_takes(t, M);
     const int64_t pairs = std::max<int64_t>(1, n_.B * n_.H * M);
-    kernel_step_ = std::clamp<int64_t>(kMost / pairs, 1, std::max<int64_t>(1, n_.L));
+    kernel_step_ = std::clamp<int64_t>(kMostPairs / pairs, 1, std::max<int64_t>(1, n_.L));
     Captured held{chosen_.index};
     mask_.tensors(held);
     score_.tensors(held);
