@@ -174,7 +174,7 @@ ATTZOO_API NativeSparseResult native_sparse_attention(const torch::Tensor& q,
   {
     const torch::NoGradGuard no_grad;
     const int64_t row = std::max<int64_t>(1, q.size(0) * q.size(1) * (S / size + 1));
-    const int64_t step = std::clamp<int64_t>((int64_t{1} << 21) / row, 1, std::max<int64_t>(1, L));
+    const int64_t step = std::clamp<int64_t>((int64_t{1} << 18) / row, 1, std::max<int64_t>(1, L));
     std::vector<torch::Tensor> blocks;
     for (int64_t at = 0; at == 0 || at < L; at += step) {
       blocks.push_back(core::select_blocks(q.slice(2, at, std::min(L, at + step)), keys,
