@@ -4,9 +4,9 @@
 /// time.
 ///
 /// Choromanski et al., "Rethinking Attention with Performers", 2020, arXiv:2009.14794. With F
-/// random projections P of orthogonal blocks and x' = x / d_head^(1/4), per head:
+/// random projections P of orthogonal blocks and u = x / d_head^(1/4), per head:
 /// ```
-/// phi(x) = F^(-1/2) (exp(P x' - |x'|^2 / 2 - max) + eps),  or  relu(P x') + eps
+/// phi(x) = F^(-1/2) (exp(P u - |u|^2 / 2 - max) + eps),  or  relu(P u) + eps
 /// y_i    = sum_j (phi(q_i) . phi(k_j)) v_j / sum_j (phi(q_i) . phi(k_j))
 /// ```
 /// over all j, or over j <= i if causal; then `max` is the largest projection of a key so far, so

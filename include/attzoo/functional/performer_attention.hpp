@@ -48,13 +48,13 @@ struct PerformerAttentionOptions {
   Documents documents = {};
 };
 
-/// FAVOR+ (Choromanski et al., 2020, arXiv:2009.14794). With x' = x scale^(1/2) and F projections
+/// FAVOR+ (Choromanski et al., 2020, arXiv:2009.14794). With u = x scale^(1/2) and F projections
 /// P [F, D]:
 /// ```
-/// phi(x)   = F^(-1/2) (exp(P x' - |x'|^2 / 2 - max) + eps),  or  relu(P x') + eps
+/// phi(x)   = F^(-1/2) (exp(P u - |u|^2 / 2 - max) + eps),  or  relu(P u) + eps
 /// output_i = sum over j of (phi(q_i) . phi(k_j)) v_j / (sum over j of phi(q_i) . phi(k_j))
 /// ```
-/// max is the largest number of P q' of a query, and of P k' of all keys that are attended to: but
+/// max is the largest number of P u of a query, and of P u of all keys that are attended to: but
 /// for eps the weights do not depend on it. With eps 0 and P of independent Gaussian rows phi(q) .
 /// phi(k) is on average exp(scale q . k), up to these factors. In a causal pass 1e-6 is added to
 /// the sums of the keys' features, as in performer-pytorch 1.1.4, whose constants these are.
