@@ -135,7 +135,7 @@ void check_mechanisms(Report& report) {
           judge_mechanism(entry, p, order.device, forward_backward);
         });
       }
-      if (!causal) continue;
+      if (!causal || !mechanism.make().takes().causal) continue;  // no cache where none is causal
       report.run(mechanism.name + " token by token", [&](Entry& entry) {
         judge_mechanism(entry, problem(kF32), order.device, decode);
       });
