@@ -13,6 +13,7 @@
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/native_sparse.hpp>
+#include <attzoo/functional/neighborhood_keys.hpp>
 #include <attzoo/functional/nystrom_attention.hpp>
 #include <attzoo/functional/performer_attention.hpp>
 #include <attzoo/functional/recurrence.hpp>

@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::alibi_test {
 namespace {
 
 struct ALiBiTraits : PlainTraits {
@@ -51,4 +51,4 @@ TEST(ALiBi, SlopesTravelWithTheModule) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::alibi_test

@@ -7,7 +7,7 @@
 #include <new>
 #include <stdexcept>
 
-namespace attzoo::testing {
+namespace attzoo::testing::bad_inputs_harness_test {
 namespace {
 
 void refuse() { TORCH_CHECK_VALUE(false, "f: n must be > 0, got -1"); }
@@ -43,4 +43,4 @@ TEST(BadInputsHarness, SeesEveryWayToFail) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::bad_inputs_harness_test

@@ -14,7 +14,7 @@
 
 #include "support/every_mechanism.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::bad_inputs_modules_test {
 namespace {
 
 constexpr int64_t kModel = 8, kLength = 5, kBatch = 2;
@@ -605,4 +605,4 @@ TEST(BadModuleInputs, Projections) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::bad_inputs_modules_test

@@ -11,7 +11,7 @@
 #include <fstream>
 #include <map>
 
-namespace attzoo::testing {
+namespace attzoo::testing::bad_inputs_test {
 namespace {
 
 constexpr int64_t kB = 2, kH = 4, kL = 5, kS = 7, kD = 8;
@@ -854,4 +854,4 @@ TEST(BadInputs, LoadStateDict) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::bad_inputs_test

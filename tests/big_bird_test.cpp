@@ -4,7 +4,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::big_bird_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -190,4 +190,4 @@ TEST(BigBird, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::big_bird_test

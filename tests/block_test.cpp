@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::block_test {
 namespace {
 
 struct BlockTraits : PlainTraits {
@@ -103,4 +103,4 @@ TEST(Block, ConstructorAndForwardErrors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::block_test

@@ -10,7 +10,7 @@
 #include "support/documents_contract.hpp"
 #include "support/wrapper_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::combined_test {
 namespace {
 
 auto make(int64_t input_dim, GateOptions options = {}) {
@@ -136,4 +136,4 @@ TEST(Combined, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::combined_test

@@ -6,7 +6,7 @@
 
 #include "golden_decode.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::decode_test {
 namespace {
 
 class Decode : public ::testing::TestWithParam<const char*> {};
@@ -23,4 +23,4 @@ INSTANTIATE_TEST_SUITE_P(Models, Decode, ::testing::Values("llama", "gpt2", "gpt
                          [](const auto& model) { return std::string(model.param); });
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::decode_test

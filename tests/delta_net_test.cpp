@@ -4,7 +4,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::delta_net_test {
 namespace {
 
 struct DeltaNetTraits {
@@ -52,4 +52,4 @@ TEST(DeltaNet, SaysWhatWasWrittenLast) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::delta_net_test

@@ -3,7 +3,7 @@
 #include "support/error_rule.hpp"
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::differential_test {
 namespace {
 
 DifferentialSelfAttentionOptions small(bool half_pairs = false) {
@@ -185,4 +185,4 @@ TEST(Differential, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::differential_test

@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::dilated_test {
 namespace {
 
 struct DilatedTraits : PlainTraits {
@@ -52,4 +52,4 @@ TEST(Dilated, ConstructorErrors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::dilated_test

@@ -10,7 +10,7 @@
 #include "support/expect_error.hpp"
 #include "support/parameters.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::encoder_decoder_models_test {
 namespace {
 
 const auto kFolder = std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-models";
@@ -28,7 +28,7 @@ void expect_close(const torch::Tensor& got, const torch::Tensor& want, const std
 
 /// Logits of all tokens of `golden` behind `start`, one by one, and the tokens that are likeliest.
 template <class Step>
-void expect_greedy(const Tensors& golden, int64_t start, const Step& logits_of) {
+void expect_greedy(const NamedTensors& golden, int64_t start, const Step& logits_of) {
   const auto tokens = golden.at("out.tokens");
   auto next = torch::full({tokens.size(0), 1}, start);
   for (int64_t i = 0; i < tokens.size(1); ++i) {
@@ -116,7 +116,7 @@ TEST(Bart, GoesBackUnderUpstreamNames) {
 TEST(Bart, EmbeddingsAreTiedUnderAnyOfTheirNames) {
   const auto file = load_safetensors(kFolder / "bart/model.safetensors").tensors;
   const auto shared = file.at("model.shared.weight");
-  const auto loads = [&](const Tensors& tensors) {
+  const auto loads = [&](const NamedTensors& tensors) {
     Bart model(tiny_bart());
     load_state_dict(model, tensors, names::bart());
     return torch::equal(model.embed->weight, shared);
@@ -264,4 +264,4 @@ TEST(WhisperModel, KeysWithABiasAreMissingOne) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::encoder_decoder_models_test

@@ -3,7 +3,7 @@
 #include "support/error_rule.hpp"
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::forgetting_test {
 namespace {
 
 ForgettingSelfAttentionOptions small(bool causal = true) {
@@ -196,4 +196,4 @@ TEST(Forgetting, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::forgetting_test

@@ -5,7 +5,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::gated_delta_net_test {
 namespace {
 
 struct GatedDeltaNetTraits {
@@ -77,4 +77,4 @@ TEST(GatedDeltaNet, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::gated_delta_net_test

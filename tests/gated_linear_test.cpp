@@ -4,7 +4,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::gated_linear_test {
 namespace {
 
 struct GatedLinearTraits {
@@ -48,4 +48,4 @@ TEST(GatedLinear, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::gated_linear_test

@@ -6,7 +6,7 @@
 #include "support/documents_contract.hpp"
 #include "support/wrapper_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::gated_test {
 namespace {
 
 GatedSelfAttention<MultiHeadSelfAttentionImpl> make(int64_t input_dim, GateOptions options = {}) {
@@ -88,4 +88,4 @@ TEST(Gated, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::gated_test

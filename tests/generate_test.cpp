@@ -18,7 +18,7 @@
 #include "support/expect_error.hpp"
 #include "support/peak_memory.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::generate_test {
 namespace {
 
 using core::Json;
@@ -341,4 +341,4 @@ TEST(GenerateProgram, StopsWhereATextEndsAndRefusesWrongCalls) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::generate_test

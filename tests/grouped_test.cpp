@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::grouped_test {
 namespace {
 
 struct GroupedTraits : PlainTraits {
@@ -55,4 +55,4 @@ TEST(Grouped, ConstructorErrors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::grouped_test

@@ -7,7 +7,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::indexed_test {
 namespace {
 
 IndexedSelfAttentionOptions small(int64_t top_k) {
@@ -231,4 +231,4 @@ TEST(Indexed, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::indexed_test

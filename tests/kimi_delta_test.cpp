@@ -5,7 +5,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::kimi_delta_test {
 namespace {
 
 struct KimiDeltaTraits {
@@ -57,4 +57,4 @@ TEST(KimiDelta, OfOneRateIsGatedDeltaNet) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::kimi_delta_test

@@ -4,7 +4,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::lightning_test {
 namespace {
 
 struct LightningTraits {
@@ -65,4 +65,4 @@ TEST(Lightning, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::lightning_test

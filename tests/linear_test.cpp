@@ -13,7 +13,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::linear_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -351,4 +351,4 @@ TEST(Linear, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::linear_test

@@ -14,7 +14,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::linformer_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -297,4 +297,4 @@ TEST(Linformer, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::linformer_test

@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::local_test {
 namespace {
 
 struct LocalTraits : PlainTraits {
@@ -34,4 +34,4 @@ TEST(Local, ConstructorErrors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::local_test

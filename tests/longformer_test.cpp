@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::longformer_test {
 namespace {
 
 struct LongformerTraits : PlainTraits {
@@ -119,4 +119,4 @@ TEST(Longformer, GlobalTokensOfDocuments) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::longformer_test

@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::lsh_test {
 namespace {
 
 /// One bucket: plain multi-head attention.
@@ -276,4 +276,4 @@ TEST(LSH, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::lsh_test

@@ -4,7 +4,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::mamba2_test {
 namespace {
 
 struct Mamba2Traits {
@@ -96,4 +96,4 @@ TEST(Mamba2, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::mamba2_test

@@ -9,7 +9,7 @@
 #include "support/mechanisms.hpp"
 #include "support/peak_memory.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::memory_test {
 namespace {
 
 template <class Module>
@@ -95,4 +95,4 @@ TEST(Memory, GradientOfLseAloneIsLinear) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::memory_test

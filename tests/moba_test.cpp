@@ -4,7 +4,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::moba_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -248,4 +248,4 @@ TEST(MixtureOfBlocks, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::moba_test

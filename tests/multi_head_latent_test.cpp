@@ -8,7 +8,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::multi_head_latent_test {
 namespace {
 
 using Options = MultiHeadLatentAttentionOptions;
@@ -306,4 +306,4 @@ TEST(Latent, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::multi_head_latent_test

@@ -5,7 +5,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::multi_head_test {
 namespace {
 
 struct MultiHeadTraits : PlainTraits {
@@ -77,4 +77,4 @@ TEST(MultiHead, AutocastTakesFloat32Masks) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::multi_head_test

@@ -10,7 +10,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::native_sparse_test {
 namespace {
 
 NativeSparseSelfAttentionOptions small() {
@@ -355,4 +355,4 @@ TEST(NativeSparse, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::native_sparse_test

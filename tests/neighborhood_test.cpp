@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::neighborhood_test {
 namespace {
 
 /// The places that place i of n sees, as NATTEN counts them: of those of its residue, k in a row.
@@ -171,6 +171,45 @@ TEST(Neighborhood, MasksOnAGrid) {
   EXPECT_EQ(m(x, {.context = torch::randn({2, 48, 8}, torch::kFloat64)}).output.size(1), 48);
 }
 
+/// Small windows are listed, the eager reference is asked with the mask.
+TEST(Neighborhood, ListedKeysAgreeWithTheMask) {
+  torch::manual_seed(3);
+  struct Case {
+    std::vector<int64_t> grid, kernel_size;
+    bool causal;
+  };
+  for (const auto& [grid, kernel_size, causal] :
+       {Case{{12, 12}, {3}, false}, Case{{12, 12}, {3, 5}, true}, Case{{5, 6, 7}, {3}, false}}) {
+    NeighborhoodSelfAttention m(
+        {.d_model = 8, .num_heads = 2, .kernel_size = kernel_size, .grid = grid, .causal = causal});
+    m->to(torch::kFloat64);
+    int64_t n = 1;
+    for (const auto size : grid) n *= size;
+    const auto real = torch::rand({2, n}) < 0.7, mask = torch::rand({2, 2, n, n}) < 0.3;
+    auto x = torch::randn({2, n, 8}, torch::kFloat64).requires_grad_();
+    const auto along = torch::randn_like(x), of_lse = torch::randn({2, 2, n}, torch::kFloat64);
+    for (const auto& inputs :
+         {AttentionInputs{}, AttentionInputs{.mask = mask, .key_padding_mask = real}}) {
+      const auto run = [&] {
+        const auto r = m(x, inputs);
+        const auto some = r.lse.isfinite();
+        auto leaves = m->parameters();
+        leaves.push_back(x);
+        const auto loss = (r.output * along).sum() + torch::where(some, r.lse * of_lse, 0).sum();
+        auto all = torch::autograd::grad({loss}, leaves);
+        all.insert(all.end(), {r.output.detach(), r.lse.detach(), torch::Tensor(r.weights)});
+        return all;
+      };
+      const auto got = run();
+      const EagerReferenceGuard eager;
+      const auto want = run();
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_TRUE(torch::allclose(got[i], want[i], 1e-10, 1e-12)) << i;
+      }
+    }
+  }
+}
+
 /// Of 4 sequences, packed or padded on both sides, dilated: windows stop where each stops.
 TEST(Neighborhood, WindowsStopWithTheDocument) {
   NeighborhoodSelfAttention m(
@@ -263,4 +302,4 @@ TEST(Neighborhood, MaskErrors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::neighborhood_test

@@ -12,7 +12,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::nystrom_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -367,4 +367,4 @@ TEST(Nystrom, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::nystrom_test

@@ -9,7 +9,7 @@
 
 #include "golden_onnx.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::onnx_test {
 namespace {
 
 TEST(Onnx, GivesItsNumbers) {
@@ -30,4 +30,4 @@ TEST(Onnx, GivesItsNumbers) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::onnx_test

@@ -13,7 +13,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::performer_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -486,4 +486,4 @@ TEST(Performer, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::performer_test

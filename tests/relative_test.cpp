@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::relative_test {
 namespace {
 
 /// T5's bucket of the distance j - i, a number at a time.
@@ -130,4 +130,4 @@ TEST(Relative, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::relative_test

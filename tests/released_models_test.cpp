@@ -8,7 +8,7 @@
 #include "examples/released_models.hpp"
 #include "support/parameters.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::released_models_test {
 namespace {
 
 using released::Sizes;
@@ -23,7 +23,7 @@ constexpr Sizes kGrouped{.width = 16,
                          .old_context = 16,
                          .scalar = 9};
 
-Tensors golden(const std::string& name) {
+NamedTensors golden(const std::string& name) {
   return load_safetensors(std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-models" /
                           (name + ".safetensors"))
       .tensors;
@@ -37,7 +37,7 @@ void expect_close(const torch::Tensor& got, const torch::Tensor& want, const std
 }
 
 template <class Module>
-void load(Module& module, const Tensors& weights, const NameMap& names) {
+void load(Module& module, const NamedTensors& weights, const NameMap& names) {
   module->to(torch::kFloat64);
   module->eval();
   load_state_dict(*module, weights, names, {.convert_dtype = true});
@@ -212,4 +212,4 @@ TEST(ReleasedModels, BertAndLongformer) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::released_models_test

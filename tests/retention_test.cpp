@@ -7,7 +7,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::retention_test {
 namespace {
 
 torch::Tensor gammas(int64_t H, torch::ScalarType dtype) {
@@ -98,4 +98,4 @@ TEST(Retention, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::retention_test

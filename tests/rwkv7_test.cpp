@@ -5,7 +5,7 @@
 
 #include "support/recurrence_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::rwkv7_test {
 namespace {
 
 struct RWKV7Traits {
@@ -84,4 +84,4 @@ TEST(RWKV7, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::rwkv7_test

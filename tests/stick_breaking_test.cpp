@@ -9,7 +9,7 @@
 #include "support/gradcheck.hpp"
 #include "support/wrapper_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::stick_breaking_test {
 namespace {
 
 using Options = StickBreakingSelfAttentionOptions;
@@ -308,4 +308,4 @@ TEST(StickBreaking, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::stick_breaking_test

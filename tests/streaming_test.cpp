@@ -2,7 +2,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::streaming_test {
 namespace {
 
 constexpr int64_t kSinks = 2, kWindow = 4;
@@ -136,4 +136,4 @@ TEST(Streaming, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::streaming_test

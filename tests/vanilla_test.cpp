@@ -8,7 +8,7 @@
 
 #include "support/mechanism_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::vanilla_test {
 namespace {
 
 struct VanillaTraits : PlainTraits {
@@ -106,4 +106,4 @@ TEST(Vanilla, OddWidthCannotRotate) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::vanilla_test

@@ -20,12 +20,16 @@
 /// In a packed batch, and with padding, a sequence's windows stop at the borders of each document's
 /// real tokens. Documents and caches have no meaning for a grid of more than one dimension.
 /// Cost: O(L (k + 64) d_model) time along a sequence, O(L k_x (k_y + 64) d_model) on a plane;
-/// O(L d_model) memory.
+/// O(L d_model) memory. On the CPU small windows of a grid are listed, without a score and dropout:
+/// O(L k_x k_y d_model) time, O(L (k_x k_y + d_model)) memory.
 
+#include <attzoo/core/choose.hpp>
+#include <attzoo/functional/neighborhood_keys.hpp>
 #include <attzoo/module/self_attention.hpp>
 #include <attzoo/module/token_cache.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace attzoo {
@@ -69,6 +73,12 @@ class NeighborhoodSelfAttentionImpl
     check_options();
     check_grid(x, inputs);
     auto heads = project(x, inputs);
+    if (is_listed(heads)) {
+      auto how = mode(inputs);
+      how.causal = false;  // the list is
+      const auto pairs = rule(heads, inputs, how, {}, {});
+      if (pairs.bias.is_identity()) return finish(attend_listed(heads, inputs, pairs.mask));
+    }
     const auto pattern = neighbors(heads, inputs);
     if (options.grid.empty() && !is_causal(inputs)) heads.packing.run = torch::Tensor();
     return finish(attend(heads, inputs, pattern));
@@ -145,13 +155,46 @@ class NeighborhoodSelfAttentionImpl
     if (kept) check("the cache's context", kept->length());
   }
 
+  /// Of a dimension of the grid.
+  template <class Values>
+  static auto of_dimension(const Values& values, size_t i) {
+    return values[std::min(i, values.size() - 1)];
+  }
+  /// Whether a list of keys is faster than the mask. The fused kernel computes what the windows of
+  /// 64 queries in a row cover; a listed pair costs four of these.
+  bool is_listed(const Heads& heads) const {
+    if (options.grid.empty() || !heads.q.is_cpu() || dropout() > 0 || core::eager_reference()) {
+      return false;
+    }
+    double own = 1, covered = 1;
+    int64_t queries = 64;  // along a dimension
+    for (size_t i = options.grid.size(); i-- > 0;) {
+      const double n = static_cast<double>(options.grid[i]),
+                   k = static_cast<double>(of_dimension(options.kernel_size, i)),
+                   d = static_cast<double>(of_dimension(options.dilation, i));
+      own *= std::min(k, std::ceil(n / d));
+      covered *= std::min(n, (k - 1) * d + static_cast<double>(queries));
+      queries = (queries - 1) / options.grid[i] + 1;
+    }
+    return covered > 4 * own;
+  }
+  /// Attention to listed keys, where the mask allows.
+  AttentionResult attend_listed(const Heads& heads, const AttentionInputs& in,
+                                const core::AnyMask& mask) const {
+    const auto keys = neighborhood_keys(options.grid, options.kernel_size, options.dilation,
+                                        causal_dimensions(in));
+    return conclude(heads, core::chosen_attention(heads.q, heads.k, heads.v, keys, mask, {},
+                                                  attention_options(), /*private_qk=*/true));
+  }
+
+  std::vector<bool> causal_dimensions(const AttentionInputs& in) const {
+    return SelfAttention::is_causal(in) ? std::vector<bool>{true} : options.is_causal;
+  }
   /// Who attends to whom.
   core::AnyMask neighbors(const Heads& heads, const AttentionInputs& in) const {
     const auto& [kernel_size, dilation] = std::tie(options.kernel_size, options.dilation);
     if (!options.grid.empty()) {
-      const std::vector<bool> all{true};
-      return neighborhood(options.grid, kernel_size, dilation,
-                          SelfAttention::is_causal(in) ? all : options.is_causal);
+      return neighborhood(options.grid, kernel_size, dilation, causal_dimensions(in));
     }
     if (is_causal(in)) return window(spread(kernel_size[0] - 1), 0) && dilated(dilation[0]);
     const auto real = core::key_padding_of(in);

@@ -14,7 +14,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::callables_test {
 namespace {
 
 /// What a bound mask says that queries [begin, end) reach, key by key.
@@ -867,4 +867,4 @@ TEST(Table, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::callables_test

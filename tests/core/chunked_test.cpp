@@ -10,7 +10,7 @@
 // The path of other devices, here on the CPU: equal to the definition, and no larger than what a
 // mask reaches.
 
-namespace attzoo::testing {
+namespace attzoo::testing::chunked_test {
 namespace {
 
 using core::Shape;
@@ -173,4 +173,4 @@ TEST(Chunked, PairsFollowTheMask) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::chunked_test

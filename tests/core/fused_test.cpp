@@ -13,7 +13,7 @@
 #include "support/gradcheck.hpp"
 #include "support/peak_memory.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::fused_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -420,4 +420,4 @@ TEST(Fused, ModifierErrors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::fused_test

@@ -21,7 +21,7 @@
 
 #include "support/error_rule.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::layers_test {
 namespace {
 
 TEST(FewTokens, LinearIsItsDefinition) {
@@ -242,4 +242,4 @@ TEST(IsaDeathTest, AnUnknownInstructionSetIsAnError) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::layers_test

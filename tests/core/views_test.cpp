@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-namespace attzoo::testing {
+namespace attzoo::testing::views_test {
 namespace {
 
 struct Case {
@@ -88,4 +88,4 @@ TEST(Views, UnderInferenceMode) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::views_test

@@ -29,7 +29,7 @@ inline torch::Tensor call_by_its_plain_name(const torch::Tensor& x) {
 }
 }  // namespace outside
 
-namespace attzoo::testing {
+namespace attzoo::testing::attention_test {
 namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
@@ -985,4 +985,4 @@ TEST(Attention, MatchesTheCpuOnCuda) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::attention_test

@@ -11,7 +11,7 @@
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::chosen_keys_test {
 namespace {
 
 constexpr int64_t B = 2, H = 4, Hkv = 2, L = 17, S = 21;
@@ -178,4 +178,4 @@ TEST(ChosenKeys, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::chosen_keys_test

@@ -8,7 +8,7 @@
 
 #include <string>
 
-namespace attzoo::testing {
+namespace attzoo::testing::cuda_jit_test {
 namespace {
 
 TEST(CudaJit, LeavesTheCpuAlone) {
@@ -24,4 +24,4 @@ TEST(CudaJit, LeavesTheCpuAlone) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::cuda_jit_test

@@ -24,7 +24,7 @@
 #include "support/expect_error.hpp"
 #include "support/random_modifiers.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::cuda_source_test {
 namespace {
 
 using core::AnyMask, core::AnyScore, core::ModifierSource, core::Shape;
@@ -321,4 +321,4 @@ TEST(CudaSource, ComputesInFloatWhatScoresAloneTake) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::cuda_source_test

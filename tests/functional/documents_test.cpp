@@ -5,7 +5,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::documents_test {
 namespace {
 
 /// ids [R, S] -> allowed pairs [R, 1, S, S]
@@ -104,4 +104,4 @@ TEST(DocumentsMask, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::documents_test

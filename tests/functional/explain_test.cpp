@@ -8,7 +8,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::explain_test {
 namespace {
 
 torch::Tensor rows(int64_t n) { return torch::randn({1, 2, n, 8}); }
@@ -66,4 +66,4 @@ TEST(Explain, ChecksAndDrawsNothing) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::explain_test

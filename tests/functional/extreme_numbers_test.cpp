@@ -16,7 +16,7 @@
 
 #include "support/error_rule.hpp"
 
-namespace attzoo {
+namespace attzoo::extreme_numbers_test {
 namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity(),
@@ -304,4 +304,4 @@ TEST(ExtremeNumbers, RoundsOnceUnderASink) {
 }
 
 }  // namespace
-}  // namespace attzoo
+}  // namespace attzoo::extreme_numbers_test

@@ -10,7 +10,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::indexer_test {
 namespace {
 
 constexpr int64_t B = 2, HI = 3, L = 9, S = 11, DI = 4;
@@ -116,4 +116,4 @@ TEST(Indexer, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::indexer_test

@@ -12,7 +12,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::linear_attention_test {
 namespace {
 
 constexpr auto kDouble = torch::kFloat64;
@@ -307,4 +307,4 @@ TEST(LinearAttention, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::linear_attention_test

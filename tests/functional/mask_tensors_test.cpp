@@ -3,7 +3,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::mask_tensors_test {
 namespace {
 
 torch::Tensor rows(std::vector<std::vector<int64_t>> values) {
@@ -144,4 +144,4 @@ TEST(Masks, ExpandForHeads) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::mask_tensors_test

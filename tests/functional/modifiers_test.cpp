@@ -6,7 +6,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::modifiers_test {
 namespace {
 
 /// The mask as a bool tensor [B, H, L, S].
@@ -257,4 +257,4 @@ TEST(Modifiers, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::modifiers_test

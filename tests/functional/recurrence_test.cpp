@@ -21,7 +21,7 @@
 #include "support/gradcheck.hpp"
 #include "support/peak_memory.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::recurrence_test {
 namespace {
 
 TEST(Recurrence, GivesTheReferencesNumbers) {
@@ -381,4 +381,4 @@ TEST(Recurrence, NamesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::recurrence_test

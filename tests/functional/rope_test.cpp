@@ -13,7 +13,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::rope_test {
 namespace {
 
 TEST(Rope, TurnsPairsByTheirAngles) {
@@ -412,4 +412,4 @@ TEST(Rope, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::rope_test

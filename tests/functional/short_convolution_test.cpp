@@ -17,7 +17,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::functional_short_convolution_test {
 namespace {
 
 struct Sizes {
@@ -452,4 +452,4 @@ TEST(ShortConvolution, NamesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::functional_short_convolution_test

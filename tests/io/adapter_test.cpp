@@ -17,7 +17,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::adapter_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -389,4 +389,4 @@ TEST(LoadLora, ReadsWhatPeftHasWritten) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::adapter_test

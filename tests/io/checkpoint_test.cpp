@@ -10,7 +10,7 @@
 #include "support/expect_error.hpp"
 #include "support/peak_memory.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::checkpoint_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -251,4 +251,4 @@ TEST_F(CheckpointTest, BrokenIndicesAreNamed) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::checkpoint_test

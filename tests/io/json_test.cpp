@@ -3,7 +3,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::json_test {
 namespace {
 
 using core::Json;
@@ -114,4 +114,4 @@ TEST(Json, NamesTheWrongKind) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::json_test

@@ -6,7 +6,7 @@
 
 #include "golden_mla.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::latent_name_maps_test {
 namespace {
 
 /// Reference layers by upstream names: outputs and all gradients.
@@ -54,4 +54,4 @@ TEST(LatentNameMaps, ThereAndBack) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::latent_name_maps_test

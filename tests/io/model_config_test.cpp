@@ -10,7 +10,7 @@
 #include "support/config_json.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::model_config_test {
 namespace {
 
 using core::Json;
@@ -248,4 +248,4 @@ TEST(ModelConfig, ExpertsAreNoBlocksOfTheLibrary) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::model_config_test

@@ -7,7 +7,7 @@
 #include "support/expect_error.hpp"
 #include "support/parameters.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::name_map_test {
 namespace {
 
 TEST(NameMap, WildcardsCarryNumbersAndRests) {
@@ -94,19 +94,19 @@ TEST(NameMap, ChangesTakePartsOfRows) {
   expect_error([] { names::qwen3_next(0); }, {"0 heads"});
 }
 
-Tensors cloned(const Tensors& tensors) {
-  Tensors copies;
+NamedTensors cloned(const NamedTensors& tensors) {
+  NamedTensors copies;
   for (const auto& [name, t] : tensors) copies[name] = t.detach().clone();
   return copies;
 }
 
-void expect_same_numbers(const Tensors& got, const Tensors& want) {
+void expect_same_numbers(const NamedTensors& got, const NamedTensors& want) {
   ASSERT_EQ(got.size(), want.size());
   for (const auto& [name, t] : want) EXPECT_TRUE(torch::equal(got.at(name), t)) << name;
 }
 
 /// GPT-2's tensors of one attention of width d.
-Tensors gpt2_tensors(int64_t d) {
+NamedTensors gpt2_tensors(int64_t d) {
   return {{"c_attn.weight", torch::randn({d, 3 * d})},
           {"c_attn.bias", torch::randn({3 * d})},
           {"c_proj.weight", torch::randn({d, d})},
@@ -117,7 +117,7 @@ TEST(NameMap, OneErrorListsEverythingAndNothingChanges) {
   MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2, .bias = true});
   const auto before = cloned(state_dict(*attn));
   const auto names = names::gpt2();
-  const auto refused = [&](const Tensors& tensors, std::vector<std::string> parts) {
+  const auto refused = [&](const NamedTensors& tensors, std::vector<std::string> parts) {
     parts.insert(parts.begin(), {"load_state_dict", "MultiHeadSelfAttention"});
     expect_error([&] { load_state_dict(*attn, tensors, names); }, parts);
     expect_same_numbers(state_dict(*attn), before);
@@ -159,9 +159,10 @@ TEST(NameMap, OneErrorListsEverythingAndNothingChanges) {
 TEST(NameMap, WhatIsGivenTwiceOrRefusedIsAnError) {
   MultiHeadSelfAttention attn({.d_model = 4, .num_heads = 2, .bias = true});
   const auto before = cloned(state_dict(*attn));
-  Tensors tensors{{"in_proj_weight", torch::zeros({12, 4})}, {"in_proj_bias", torch::zeros({12})},
-                  {"q_proj_weight", torch::zeros({4, 4})},   {"bias_k", torch::zeros({1, 1, 4})},
-                  {"bias_v", torch::zeros({1, 1, 4})},       {"out_proj.bias", torch::zeros({4})}};
+  NamedTensors tensors{
+      {"in_proj_weight", torch::zeros({12, 4})}, {"in_proj_bias", torch::zeros({12})},
+      {"q_proj_weight", torch::zeros({4, 4})},   {"bias_k", torch::zeros({1, 1, 4})},
+      {"bias_v", torch::zeros({1, 1, 4})},       {"out_proj.bias", torch::zeros({4})}};
   expect_error([&] { load_state_dict(*attn, tensors, names::torch_multihead_attention()); },
                {"w_q.weight (from q_proj_weight): is given by in_proj_weight too", "bias_k: ",
                 "bias_v: ", "add_bias_kv", "missing: w_o.weight (from out_proj.weight)"});
@@ -202,7 +203,7 @@ TEST(NameMap, TiedOutputLayers) {
   const auto names = names::llama();
   const auto zeros = [] { return torch::zeros({5, 4}); };
   Parameters untied({{"embed.weight", zeros()}, {"lm_head.weight", zeros()}});
-  const Tensors both{{"model.embed_tokens.weight", embedding}, {"lm_head.weight", head}};
+  const NamedTensors both{{"model.embed_tokens.weight", embedding}, {"lm_head.weight", head}};
   load_state_dict(untied, both, names);
   EXPECT_TRUE(torch::equal(untied["lm_head.weight"], head));
   expect_error(
@@ -310,13 +311,13 @@ TEST(NameMap, WhereNoNameFitsTheErrorNamesTheMap) {
         {"no name fits: did you mean ", map});
   }
   Parameters decoder({{"decoder.layers.0.cross.w_q.weight", t.clone()}});
-  Tensors reads{{"model.decoder.layers.0.encoder_attn.q_proj.weight", t}};
+  NamedTensors reads{{"model.decoder.layers.0.encoder_attn.q_proj.weight", t}};
   expect_error([&] { load_state_dict(decoder, reads); }, {"did you mean names::bart()?"});
   reads["model.encoder.conv1.weight"] = t;
   expect_error([&] { load_state_dict(decoder, reads); }, {"did you mean names::whisper()?"});
-  const Tensors llama{{"model.layers.0.self_attn.q_proj.weight", t},
-                      {"model.layers.0.self_attn.sinks", t},
-                      {"model.layers.0.pre_feedforward_layernorm.weight", t}};
+  const NamedTensors llama{{"model.layers.0.self_attn.q_proj.weight", t},
+                           {"model.layers.0.self_attn.sinks", t},
+                           {"model.layers.0.pre_feedforward_layernorm.weight", t}};
   const auto mean = [&](const char* ours, const char* map) {
     Parameters module({{"layers.0.attn.w_q.weight", t.clone()}, {ours, t.clone()}});
     expect_error([&] { load_state_dict(module, llama); }, {"did you mean ", map});
@@ -373,4 +374,4 @@ TEST(NameMap, TensorsUnderAPrefix) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::name_map_test

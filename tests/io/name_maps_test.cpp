@@ -12,7 +12,7 @@
 #include "support/expect_error.hpp"
 #include "support/parameters.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::name_maps_test {
 namespace {
 
 // ---- attention under upstream names, as the upstream library computes it
@@ -20,7 +20,7 @@ namespace {
 
 /// A case of tests/golden-modern: in.X, param.X, out.X, cot.X (cotangents) and grad.X, float64.
 struct Golden {
-  Tensors t;
+  NamedTensors t;
   core::Json config;
 
   explicit Golden(const std::string& name) {
@@ -32,8 +32,8 @@ struct Golden {
   const torch::Tensor& at(const std::string& name) const { return t.at(name); }
   bool has(const std::string& name) const { return t.count(name) > 0; }
   torch::Tensor leaf(const std::string& name) const { return at(name).clone().requires_grad_(); }
-  Tensors parameters() const { return tensors_under(t, "param."); }
-  Tensors gradients() const { return tensors_under(t, "grad.param."); }
+  NamedTensors parameters() const { return tensors_under(t, "param."); }
+  NamedTensors gradients() const { return tensors_under(t, "grad.param."); }
 };
 
 void expect_close(const torch::Tensor& got, const torch::Tensor& want, const std::string& what) {
@@ -45,7 +45,7 @@ void expect_close(const torch::Tensor& got, const torch::Tensor& want, const std
 /// The gradients that a module has against those of the case, which come under upstream names, too.
 void expect_gradients(const torch::nn::Module& module, const Golden& golden, const NameMap& names,
                       const std::vector<std::string>& plus_one = {}) {
-  Tensors zeros;
+  NamedTensors zeros;
   for (const auto& [name, t] : state_dict(module)) zeros[name] = torch::zeros_like(t);
   Parameters want(zeros);
   load_state_dict(want, golden.gradients(), names);
@@ -59,7 +59,7 @@ void expect_gradients(const torch::nn::Module& module, const Golden& golden, con
 
 /// What the module has under upstream names are the tensors that were loaded, and become the module
 /// again.
-void expect_way_back(const torch::nn::Module& module, const Tensors& upstream,
+void expect_way_back(const torch::nn::Module& module, const NamedTensors& upstream,
                      const NameMap& names) {
   const auto back = state_dict(module, names);
   for (const auto& [name, t] : back) {
@@ -67,7 +67,7 @@ void expect_way_back(const torch::nn::Module& module, const Tensors& upstream,
     if (given == upstream.end()) continue;  // under another of its names
     EXPECT_TRUE(torch::allclose(t, given->second, 1e-14, 1e-15)) << name;
   }
-  Tensors zeros;
+  NamedTensors zeros;
   for (const auto& [name, t] : state_dict(module)) zeros[name] = torch::zeros_like(t);
   Parameters again(zeros);
   load_state_dict(again, back, names);
@@ -119,8 +119,8 @@ torch::Tensor linear(const torch::nn::Module& module, const std::string& name,
 }
 
 /// Parameters of the shapes that `names` gives them, from the tensors of a case.
-Parameters parameters_like(const Tensors& shapes) {
-  Tensors zeros;
+Parameters parameters_like(const NamedTensors& shapes) {
+  NamedTensors zeros;
   for (const auto& [name, t] : shapes) zeros[name] = torch::zeros(t.sizes(), torch::kFloat64);
   return Parameters(zeros);
 }
@@ -213,7 +213,7 @@ TEST(NameMaps, Bert) {
           .output.transpose(1, 2)
           .flatten(2);
   torch::Tensor sum = torch::zeros({}, torch::kFloat64);
-  const Tensors outputs{{"context", context}, {"dense", dense}, {"layer", layer}};
+  const NamedTensors outputs{{"context", context}, {"dense", dense}, {"layer", layer}};
   for (const auto& [name, got] : outputs) {
     expect_close(got, golden.at("out." + name), name);
     sum = sum + (got * golden.at("cot." + name)).sum();
@@ -279,10 +279,10 @@ void check_llama_like(const std::string& name, const NameMap& names,
   const auto config = golden.config;
   const auto E = config["E"].integer(), D = config["D"].integer(), H = config["H"].integer(),
              kv = config["Hkv"].integer();
-  Tensors shapes{{"w_q.weight", torch::empty({H * D, E})},
-                 {"w_k.weight", torch::empty({kv * D, E})},
-                 {"w_v.weight", torch::empty({kv * D, E})},
-                 {"w_o.weight", torch::empty({E, H * D})}};
+  NamedTensors shapes{{"w_q.weight", torch::empty({H * D, E})},
+                      {"w_k.weight", torch::empty({kv * D, E})},
+                      {"w_v.weight", torch::empty({kv * D, E})},
+                      {"w_o.weight", torch::empty({E, H * D})}};
   for (const auto* which : {"q", "k", "v", "o"}) {
     if (golden.has(std::string("param.") + which + "_proj.bias")) {
       const auto ours = std::string("w_") + which;
@@ -323,20 +323,20 @@ TEST(NameMaps, ABlockOfGpt2) {
   torch::manual_seed(3);
   const int64_t d = 8, hidden = 12, heads = 2;
   const auto random = [](torch::IntArrayRef sizes) { return torch::randn(sizes, torch::kFloat64); };
-  const Tensors upstream{{"ln_1.weight", random({d})},
-                         {"ln_1.bias", random({d})},
-                         {"ln_2.weight", random({d})},
-                         {"ln_2.bias", random({d})},
-                         {"attn.c_attn.weight", random({d, 3 * d})},
-                         {"attn.c_attn.bias", random({3 * d})},
-                         {"attn.c_proj.weight", random({d, d})},
-                         {"attn.c_proj.bias", random({d})},
-                         {"mlp.c_fc.weight", random({d, hidden})},
-                         {"mlp.c_fc.bias", random({hidden})},
-                         {"mlp.c_proj.weight", random({hidden, d})},
-                         {"mlp.c_proj.bias", random({d})},
-                         {"attn.bias", torch::ones({1, 1, 16, 16})},
-                         {"attn.masked_bias", torch::tensor(-1e4)}};
+  const NamedTensors upstream{{"ln_1.weight", random({d})},
+                              {"ln_1.bias", random({d})},
+                              {"ln_2.weight", random({d})},
+                              {"ln_2.bias", random({d})},
+                              {"attn.c_attn.weight", random({d, 3 * d})},
+                              {"attn.c_attn.bias", random({3 * d})},
+                              {"attn.c_proj.weight", random({d, d})},
+                              {"attn.c_proj.bias", random({d})},
+                              {"mlp.c_fc.weight", random({d, hidden})},
+                              {"mlp.c_fc.bias", random({hidden})},
+                              {"mlp.c_proj.weight", random({hidden, d})},
+                              {"mlp.c_proj.bias", random({d})},
+                              {"attn.bias", torch::ones({1, 1, 16, 16})},
+                              {"attn.masked_bias", torch::tensor(-1e4)}};
   auto block = transformer_block(
       MultiHeadSelfAttention(
           {.d_model = d, .num_heads = heads, .dropout = 0, .bias = true, .causal = true}),
@@ -363,7 +363,7 @@ TEST(NameMaps, ABlockOfGpt2) {
 /// Each upstream tensor is filled with a number of its own, which must arrive at `ours`.
 void expect_names(const NameMap& names, const std::vector<std::pair<std::string, std::string>>& all,
                   const std::vector<std::string>& ignored = {}, double added = 0) {
-  Tensors upstream, zeros, want;
+  NamedTensors upstream, zeros, want;
   double number = 1;
   for (const auto& [from, to] : all) {
     upstream[from] = torch::full({2, 2}, number);
@@ -505,7 +505,7 @@ TEST(NameMaps, WholeModelOfGpt2AndPyTorchsEncoder) {
 /// The upstream names of a module that has ours.
 std::vector<std::string> upstream_names(const NameMap& names,
                                         const std::vector<std::string>& ours) {
-  Tensors zeros;
+  NamedTensors zeros;
   for (const auto& name : ours) zeros[name] = torch::zeros({2, 2});
   std::vector<std::string> all;
   for (const auto& [name, t] : state_dict(Parameters(zeros), names)) all.push_back(name);
@@ -565,4 +565,4 @@ TEST(NameMaps, WhatCannotGoBackIsAnError) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::name_maps_test

@@ -6,7 +6,7 @@
 #include "golden_recurrent_modules.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::recurrent_name_maps_test {
 namespace {
 
 /// Reference layers by upstream names: outputs and all gradients.
@@ -80,4 +80,4 @@ TEST(RecurrentNameMaps, NamesWhatDoesNotFit) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::recurrent_name_maps_test

@@ -14,7 +14,7 @@
 #include "support/every_mechanism.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::cache_test {
 namespace {
 
 constexpr int64_t kWidth = 16, kBatch = 2;
@@ -737,4 +737,4 @@ TEST_F(Caches, AClonedModuleIsAnotherOne) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::cache_test

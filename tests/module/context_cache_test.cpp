@@ -13,7 +13,7 @@
 #include "support/expect_error.hpp"
 #include "support/same_result.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::context_cache_test {
 namespace {
 
 constexpr int64_t kBatch = 3, kWidth = 32;
@@ -298,4 +298,4 @@ TEST(ContextCache, StaysBesideOneThatGrows) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::context_cache_test

@@ -13,7 +13,7 @@
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::context_dim_test {
 namespace {
 
 constexpr int64_t kBatch = 2, kWidth = 16;
@@ -249,4 +249,4 @@ TEST(KeyBias, ChangesNothingButTheState) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::context_dim_test

@@ -13,7 +13,7 @@
 #include "support/every_mechanism.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::decoder_block_test {
 namespace {
 
 constexpr int64_t kWidth = 16, kHeads = 4, kBatch = 3, kTokens = 7, kContext = 11;
@@ -292,4 +292,4 @@ TEST(DecoderBlock, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::decoder_block_test

@@ -9,7 +9,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::freeze_test {
 namespace {
 
 using Names = std::vector<std::string>;
@@ -78,4 +78,4 @@ TEST(Freeze, IsKeptByClones) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::freeze_test

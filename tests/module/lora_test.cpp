@@ -20,7 +20,7 @@
 #include "support/expect_error.hpp"
 #include "support/gradcheck.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::lora_test {
 namespace {
 
 using Names = std::vector<std::string>;
@@ -410,4 +410,4 @@ TEST(Lora, SaysWhatIsWrongAndChangesNothing) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::lora_test

@@ -15,7 +15,7 @@
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::model_options_test {
 namespace {
 
 using Options = GroupedSelfAttentionOptions;
@@ -406,4 +406,4 @@ TEST(ModelOptions, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::model_options_test

@@ -5,7 +5,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::norm_test {
 namespace {
 
 TEST(Norm, IsTheModuleThatItHolds) {
@@ -48,4 +48,4 @@ TEST(Norm, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::norm_test

@@ -10,7 +10,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::options_test {
 namespace {
 
 constexpr int64_t kWidth = 8;
@@ -241,4 +241,4 @@ TEST(Options, NothingIsDroppedByDefault) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::options_test

@@ -11,7 +11,7 @@
 #include "support/every_mechanism.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::output_of_test {
 namespace {
 
 TEST(OutputOf, IsTheOutputOfEveryMechanism) {
@@ -72,4 +72,4 @@ TEST(OutputOf, RefusesAnEmptyHolder) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::output_of_test

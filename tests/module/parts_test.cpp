@@ -4,7 +4,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::parts_test {
 namespace {
 
 /// Layers that no machine holds are refused with the options that asked for them.
@@ -30,4 +30,4 @@ TEST(Parts, SaysWhatItIs) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::parts_test

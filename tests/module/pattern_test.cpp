@@ -15,7 +15,7 @@
 #include "support/expect_error.hpp"
 #include "support/same_result.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::pattern_test {
 namespace {
 
 constexpr int64_t kBatch = 2, kWidth = 24, kHeads = 2;
@@ -468,4 +468,4 @@ TEST(Pattern, IsRefusedWithItsReason) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::pattern_test

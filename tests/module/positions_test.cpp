@@ -8,7 +8,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::positions_test {
 namespace {
 
 constexpr int64_t kWidth = 16;
@@ -220,4 +220,4 @@ TEST(ModuleRope, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::positions_test

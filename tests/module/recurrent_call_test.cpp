@@ -3,7 +3,7 @@
 
 #include <limits>
 
-namespace attzoo::testing {
+namespace attzoo::testing::recurrent_call_test {
 namespace {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
@@ -51,4 +51,4 @@ TEST(RecurrentCall, LeavesOutWhatIsNotReal) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::recurrent_call_test

@@ -4,7 +4,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::recurrent_test {
 namespace {
 
 struct CountsOptions {
@@ -96,4 +96,4 @@ TEST(Recurrent, AFailedCallChangesNothing) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::recurrent_test

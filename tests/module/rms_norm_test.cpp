@@ -8,7 +8,7 @@
 
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::rms_norm_test {
 namespace {
 
 torch::Tensor by_definition(const torch::Tensor& x, const torch::Tensor& weight, double eps) {
@@ -108,4 +108,4 @@ TEST(RMSNorm, RefusesWhatItCannotNorm) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::rms_norm_test

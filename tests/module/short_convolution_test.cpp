@@ -15,7 +15,7 @@
 #include "support/bad_inputs.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::module_short_convolution_test {
 namespace {
 
 TEST(ShortConvolutionModule, IsTorchsConv1dOfThatWeight) {
@@ -175,4 +175,4 @@ TEST(ShortConvolutionModule, RefusesWhatItCannotConvolve) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::module_short_convolution_test

@@ -19,7 +19,7 @@
 #include "support/gradcheck.hpp"
 #include "support/reset_parameters.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::stack_test {
 namespace {
 
 constexpr int64_t kWidth = 16;
@@ -428,4 +428,4 @@ TEST(Stack, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::stack_test

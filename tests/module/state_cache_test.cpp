@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 #include <attzoo/module/state_cache.hpp>
 
-namespace attzoo::testing {
+namespace attzoo::testing::state_cache_test {
 namespace {
 
 using core::StateCache;
@@ -95,4 +95,4 @@ TEST(StateCache, CopiesGoTheirOwnWay) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::state_cache_test

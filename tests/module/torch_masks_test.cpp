@@ -8,7 +8,7 @@
 #include "support/error_rule.hpp"
 #include "support/expect_error.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::torch_masks_test {
 namespace {
 
 constexpr int64_t kBatch = 3, kHeads = 2, kTokens = 7, kModel = 8;
@@ -155,4 +155,4 @@ TEST(TorchMasks, ErrorsNameTheMask) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::torch_masks_test

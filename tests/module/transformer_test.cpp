@@ -11,7 +11,7 @@
 #include "support/documents_contract.hpp"
 #include "support/wrapper_contract.hpp"
 
-namespace attzoo::testing {
+namespace attzoo::testing::transformer_test {
 namespace {
 
 TransformerBlock<MultiHeadSelfAttentionImpl> make(TransformerBlockOptions options = {}) {
@@ -286,4 +286,4 @@ TEST(Transformer, Errors) {
 }
 
 }  // namespace
-}  // namespace attzoo::testing
+}  // namespace attzoo::testing::transformer_test

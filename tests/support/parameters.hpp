@@ -10,13 +10,13 @@
 
 namespace attzoo::testing {
 
-using Tensors = std::map<std::string, torch::Tensor>;
+using NamedTensors = std::map<std::string, torch::Tensor>;
 
 /// A module of nothing but parameters of these names, in whose names `.` are levels.
 class Parameters : public torch::nn::Module {
  public:
   Parameters() : torch::nn::Module("Parameters") {}
-  explicit Parameters(const Tensors& tensors) : Parameters() {
+  explicit Parameters(const NamedTensors& tensors) : Parameters() {
     for (const auto& [name, t] : tensors) add(name, t);
   }
   void add(const std::string& name, const torch::Tensor& t) {
