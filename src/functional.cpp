@@ -21,3 +21,4 @@
 #include <attzoo/functional/scores.hpp>
 #include <attzoo/functional/sdpa.hpp>
 #include <attzoo/functional/short_convolution.hpp>
+#include <attzoo/functional/sorted_blocks.hpp>

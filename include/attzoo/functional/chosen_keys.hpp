@@ -21,9 +21,10 @@ struct ChosenKeys {
 /// y_i = softmax_j(score_mod(scale * q_i . k_j)) v_j    over j in chosen(i), where the mask allows
 /// ```
 /// in time O(L M block_size), forward and backward, and memory O(L + S) beyond the numbers. On the
-/// CPU without a score and dropout a kernel reads keys and values where they lie; else some rows at
-/// a time gather theirs, and again in the backward pass. Query heads that share keys and a choice
-/// read them once.
+/// CPU without a score and dropout a kernel reads keys and values where they lie; blocks of 16 keys
+/// or more that many queries choose are read once for these, where the mask is full(), causal(), or
+/// a window. Else some rows at a time gather their keys, and again in the backward pass. Query
+/// heads that share keys and a choice read them once.
 ///
 /// \param q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], as for attention()
 /// \param mask is asked about chosen pairs alone; causal() cuts the block of a query itself

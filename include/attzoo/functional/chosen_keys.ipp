@@ -8,6 +8,7 @@
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/checks.hpp>
 #include <attzoo/functional/chosen_keys.hpp>
+#include <attzoo/functional/sorted_blocks.hpp>
 
 #include <torch/csrc/autograd/autograd.h>
 
@@ -19,9 +20,9 @@
 namespace attzoo {
 namespace core {
 
-/// Attention to chosen keys, some rows at a time: by the CPU's kernel, which reads keys where they
-/// lie, or else each row as a head of its own whose queries are those of the heads that share its
-/// keys.
+/// Attention to chosen keys, some rows at a time: on the CPU in the order of blocks, where many
+/// queries choose each, or by a kernel, which reads keys where they lie; or else each row as a head
+/// of its own whose queries are those of the heads that share its keys.
 class ChosenAttention final : public Differentiable {
  public:
   ChosenAttention(const Qkv& t, ChosenKeys chosen, AnyMask mask, AnyScore score,
@@ -52,6 +53,7 @@ class ChosenAttention final : public Differentiable {
                  chosen_on_cpu_takes(t, M);
     const int64_t pairs = std::max<int64_t>(1, n_.B * n_.H * M);
     kernel_step_ = std::clamp<int64_t>(kMostPairs / pairs, 1, std::max<int64_t>(1, n_.L));
+    if (by_kernel_) blocks_ = {t, chosen_.index, chosen_.block_size, mask_, *how_.scale};
     Captured held{chosen_.index};
     mask_.tensors(held);
     score_.tensors(held);
@@ -61,13 +63,20 @@ class ChosenAttention final : public Differentiable {
   const std::vector<torch::Tensor>& learning() const { return learning_; }
 
   /// x is q, k, v, and what learns.
-  Tensors forward(const Tensors& x) override { return by_kernel_ ? by_kernel(x) : by_rows(x); }
+  Tensors forward(const Tensors& x) override {
+    if (!blocks_.pay()) return by_kernel_ ? by_kernel(x) : by_rows(x);
+    const auto r = blocks_.forward({x[0], x[1], x[2]});
+    return {r.output, r.lse};
+  }
 
   Tensors backward(const Tensors& x, const Tensors& grads) override {
     unchanged_.check("chosen_attention");
     Tensors sums(x.size());
     if (is_empty() || (!grads[0].defined() && !grads[1].defined())) return sums;
     const bool again = torch::GradMode::is_enabled();
+    if (blocks_.pay() && !again) {
+      return blocks_.gradients({x[0], x[1], x[2]}, {grads[0], grads[1]});
+    }
     if (by_kernel_ && !again) return gradients_by_kernel(x, grads);
     torch::AutoGradMode enable(true);
     if (again) return whole_backward(x, grads);
@@ -293,7 +302,8 @@ class ChosenAttention final : public Differentiable {
   int64_t kv_heads_, units_ = 1;    // units: heads that gather keys of their own
   int64_t step_, kernel_step_ = 1;  // rows at a time
   bool by_kernel_ = false;          // the CPU's
-  bool of_heads_ = false;           // the mask
+  SortedBlocks blocks_;
+  bool of_heads_ = false;  // the mask
   std::vector<torch::Tensor> learning_;
   Unchanged unchanged_;
 };
