@@ -28,6 +28,7 @@ highlight_language = "cpp"
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_extra_path = ["llms.txt"]
 html_title = f"attzoo {release}"
 html_math_renderer = "mathml"
 
