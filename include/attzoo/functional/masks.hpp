@@ -93,7 +93,8 @@ ATTZOO_API core::ChosenBlocksMask chosen_blocks(const torch::Tensor& chosen, int
 /// The same mask with its tiles of 64 x 64 pairs looked at once, so that attention() skips the
 /// empty ones and asks no more about the full ones; for a mask_tensor, or a mask_mod with tables,
 /// that is used again and again. Lengths L and S as in the calls to come; `batch` and `heads` 1 if
-/// the mask does not depend on them. Costs O(L S) time and O(S) memory here. Throws c10::Error on a
+/// the mask does not depend on them. Costs O(L S) time and O(S) memory here, on the device of the
+/// mask's tensors. Throws c10::Error on a
 /// size below 1 or too many tiles; attention() throws if a tensor of the mask was changed in place
 /// since. Example: `auto m = block_mask(mask_mod(f), n, n); attention(q, k, v, m);`
 ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, int64_t batch = 1,
@@ -259,9 +260,10 @@ ATTZOO_API core::BlockMask block_mask(core::AnyMask mask, int64_t L, int64_t S, 
                     "block_mask: at most 2^28 tiles of 64 x 64, got L=", L, " S=", S,
                     " batch=", batch, " heads=", heads);
   const core::Shape n{batch, heads, L, S};
-  const auto places = core::asked_places(mask, false, n, torch::kCPU);
+  const auto device = core::device_of(mask);
+  const auto places = core::asked_places(mask, false, n, device);
   if (places.defined()) mask = mask.placed(places);
-  mask.check(n, torch::kCPU);
+  mask.check(n, device);
   return {std::move(mask), n};
 }
 

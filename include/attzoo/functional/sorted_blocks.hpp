@@ -168,7 +168,9 @@ class SortedBlocks::Sorted {
   T shares(const T* lse, const int64_t* at, T* share) const {
     constexpr T kNone = std::numeric_limits<T>::lowest();  // -ffast-math knows no infinities
     T max = kNone, sum = 0;
-    for (int64_t i = 0; i < n_; ++i) max = std::max(max, lse[at[i]]);
+    for (int64_t i = 0; i < n_; ++i) {
+      if (!(lse[at[i]] <= max)) max = lse[at[i]];  // what is no number shows, too
+    }
     std::fill_n(share, n_, T(0));
     if (max == kNone) return -std::numeric_limits<T>::infinity();
     for (int64_t i = 0; i < n_; ++i) sum += share[i] = std::exp(lse[at[i]] - max);

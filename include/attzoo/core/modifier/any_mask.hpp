@@ -222,6 +222,9 @@ Form form_of(std::type_identity<Form>, const BlockMask& m, const Shape& n) {
   return tiled(m.mask.form<Form>(n), m.tiles);
 }
 
+/// Where the tensors of a mask lie; the CPU if it has none.
+ATTZOO_API torch::Device device_of(const AnyMask& mask);
+
 /// If the mask, or the score beside it, counts in documents: the places of all keys in those that
 /// the mask keeps apart, int64 [1 or B, S]; undefined if it keeps none apart. Throws
 /// c10::ValueError for documents that do not fit the problem or do not lie together.
@@ -323,6 +326,7 @@ ATTZOO_API const DocumentsMask* AnyMask::documents() const {
 ATTZOO_API std::shared_ptr<const kernel::TileCover> tile_cover(const AnyMask& mask,
                                                                const Shape& n) {
   constexpr int64_t kTile = 64;
+  const auto device = device_of(mask);
   const int64_t rows = (n.L + kTile - 1) / kTile, columns = (n.S + kTile - 1) / kTile;
   auto tiles = std::make_shared<kernel::TileCover>();
   tiles->tile = kTile;
@@ -338,10 +342,10 @@ ATTZOO_API std::shared_ptr<const kernel::TileCover> tile_cover(const AnyMask& ma
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t begin = row * kTile, end = std::min(n.L, begin + kTile);
     const auto allowed =
-        mask.evaluate(Grid(n, begin, end, torch::kCPU)).expand({n.B, n.H, end - begin, n.S});
+        mask.evaluate(Grid(n, begin, end, device)).expand({n.B, n.H, end - begin, n.S});
     const auto any = by_tile(allowed.any(2), false).any(-1).to(torch::kInt32);
     const auto all = by_tile(allowed.all(2), true).all(-1).to(torch::kInt32);
-    const auto cover = (any + all).contiguous();  // 0 empty, 1 partial, 2 full
+    const auto cover = (any + all).cpu().contiguous();  // 0 empty, 1 partial, 2 full
     const int* from = cover.const_data_ptr<int>();
     for (int64_t head = 0; head < n.B * n.H; ++head) {
       for (int64_t column = 0; column < columns; ++column) {
@@ -351,6 +355,15 @@ ATTZOO_API std::shared_ptr<const kernel::TileCover> tile_cover(const AnyMask& ma
     }
   }
   return tiles;
+}
+
+ATTZOO_API torch::Device device_of(const AnyMask& mask) {
+  Captured held;
+  mask.tensors(held);
+  for (const auto& t : held) {
+    if (t.defined()) return t.device();
+  }
+  return torch::kCPU;
 }
 
 ATTZOO_API BlockMask::BlockMask(AnyMask of, const Shape& n)
