@@ -62,6 +62,21 @@ TEST_F(CudaDriver, LaunchesOnTheCurrentStream) {
   EXPECT_EQ(attzoo_launch(0).device, 1);
 }
 
+TEST_F(CudaDriver, TakesTheTilesOfABlockMask) {
+  const auto q = numbers(kSecond, 200);
+  const int64_t n = q.size(2);
+  const auto order = torch::randperm(n);
+  const auto mask = [&](const torch::Device& device) {
+    const auto place = table(order.to(device));
+    return block_mask(mask_mod([=](auto, auto, auto i, auto j) { return place(j) <= place(i); }), n,
+                      n);
+  };
+  const auto want = attention(q.cpu(), q.cpu(), q.cpu(), mask(torch::kCPU)).output;
+  const auto got = attention(q, q, q, mask(kSecond)).output;
+  EXPECT_TRUE(torch::allclose(got.cpu(), want, 1e-4, 1e-5));
+  EXPECT_EQ(attzoo_launches(), 1) << attzoo_error();
+}
+
 TEST_F(CudaDriver, GoesBackToTheDeviceThatWas) {
   const c10::DeviceGuard guard(kFirst);
   const auto q = numbers(kSecond);

@@ -122,6 +122,23 @@ TEST(SortedBlocks, AreTakenByChosenAttentionInAllTypes) {
   }
 }
 
+TEST(SortedBlocks, WhatIsNoNumberShowsWhereItWasChosen) {
+  torch::manual_seed(3);
+  const Case c{1, 2, 2, 2, 1024, 256, 16, 1};
+  const auto x = tensors(c, torch::kFloat64);
+  const auto index = choose(c);
+  x[1][0][1][37][2] = std::nan("");  // of block 2
+  const core::SortedBlocks blocks({x[0], x[1], x[2]}, index, c.size, full(), 1.0);
+  ASSERT_TRUE(blocks.pay());
+  const auto r = blocks.forward({x[0], x[1], x[2]});
+  auto met = index == 2;  // [1, 2, 1024, 1]
+  met.select(1, 0).fill_(false);
+  ASSERT_TRUE(met.any().item<bool>());
+  EXPECT_TRUE(torch::equal(r.output.isnan().all(-1, true), met));
+  EXPECT_TRUE(torch::equal(r.output.isnan().any(-1, true), met));
+  EXPECT_TRUE(torch::equal(r.lse.isnan(), met.squeeze(-1)));
+}
+
 TEST(SortedBlocks, DoNotPayForFewQueriesSmallBlocksAndOtherMasks) {
   const auto pay = [](const Case& c, const core::AnyMask& mask) {
     const auto x = tensors(c, torch::kFloat32);
