@@ -19,7 +19,7 @@
 /// `remainder` on the diagonal; lse [B, H, L] is log r_i. Always causal, and no token sees itself
 /// otherwise. A key that padding, a mask, a document or a window hides breaks off nothing. Cost:
 /// O(L^2 d_model) time, O(L d_model) memory; with a sliding_window O(L sliding_window d_model)
-/// time. There is no fused kernel: chunks of rows run by LibTorch's operators, on any device.
+/// time. Fused on the CPU, forward and backward; chunks of rows on other devices.
 
 #include <attzoo/module/self_attention.hpp>
 

@@ -11,18 +11,26 @@ namespace {
 
 constexpr double kScale = 0.4;
 
+double share(double score) { return 1 / (1 + std::exp(-score)); }
+
 template <class T>
 struct Case : Tensors<T> {
   using Base = Tensors<T>;
   using Base::n, Base::q, Base::k, Base::v, Base::grad, Base::grad_lse, Base::output, Base::lse,
       Base::gq, Base::gk, Base::gv, Base::dropout;
 
+  bool stick_breaking = false;
+
   explicit Case(const Sizes& sizes, double p = 0) : Base(sizes, p) {
     unsigned seed = 0;
     for (auto* x : {&q, &k, &v, &grad, &grad_lse}) *x = random_numbers<T>(x->size(), ++seed);
   }
 
-  Problem<T> problem() { return Base::problem(T(kScale)); }
+  Problem<T> problem() {
+    auto p = Base::problem(T(kScale));
+    p.stick_breaking = stick_breaking;
+    return p;
+  }
 
   void run(const Modifiers<T>& m, int threads) {
     Threads runtime(threads);
@@ -35,7 +43,7 @@ struct Case : Tensors<T> {
     std::vector<double> dq(q.size()), dk(k.size()), dv(v.size());
     const auto S = static_cast<size_t>(n.S);
     constexpr double kForbidden = -1e300;  // anything below it, too
-    std::vector<double> s(S), slope(S), w(S), factor(S);
+    std::vector<double> s(S), slope(S), w(S), factor(S), gain(S);
     using I = Index;
     for (int b = 0; b < n.B; ++b) {
       for (int h = 0; h < n.H; ++h) {
@@ -43,7 +51,7 @@ struct Case : Tensors<T> {
           const int hkv = h / (n.H / n.Hkv);
           const size_t row = static_cast<size_t>((b * n.H + h) * n.L + i);
           const auto key = [&](int j) { return static_cast<size_t>((b * n.Hkv + hkv) * n.S + j); };
-          double max = kForbidden, sum = 0, delta = 0;
+          double max = kForbidden, sum = 0, delta = 0, left = 0;
           for (int j = 0; j < n.S; ++j) {
             const auto at = static_cast<size_t>(j);
             double x = 0;
@@ -55,10 +63,18 @@ struct Case : Tensors<T> {
             const auto bits = dropout_bits<int64_t>(dropout_row_key<int64_t>(99, b, h, i), j);
             factor[at] = bits >= dropout_threshold(dropout) ? 1 / (1 - dropout) : 0;
           }
-          for (size_t j = 0; j < S; ++j) {
-            sum += w[j] = s[j] > kForbidden ? std::exp(s[j] - max) : 0;
+          for (size_t j = S; j-- > 0;) {
+            const bool counts = s[j] > kForbidden;
+            w[j] = !counts          ? 0
+                   : stick_breaking ? share(s[j]) * std::exp(left)
+                                    : std::exp(s[j] - max);
+            if (counts) left -= std::log1p(std::exp(s[j]));
+            sum += w[j];
           }
-          if (sum == 0) {
+          if (stick_breaking) {
+            EXPECT_NEAR(lse[row], left, tolerance * std::max(1.0, -left));
+            sum = 1;
+          } else if (sum == 0) {
             EXPECT_TRUE(is_minus_infinity(lse[row]));
           } else {
             EXPECT_NEAR(lse[row], max + std::log(sum), tolerance);
@@ -77,8 +93,16 @@ struct Case : Tensors<T> {
               dp += double(grad[row * n.Dv + d]) * v[key(j) * n.Dv + d];
               dv[key(j) * n.Dv + d] += w[j] * factor[j] * grad[row * n.Dv + d];
             }
-            if (w[j] == 0) continue;
-            const double ds = kScale * w[j] * (dp * factor[j] - delta) * slope[j];
+            gain[j] = w[j] * dp * factor[j];
+          }
+          double before = 0;  // gains of the keys before, this one included
+          for (int j = 0; j < n.S; ++j) {
+            before += gain[j];
+            if (s[j] <= kForbidden || (w[j] == 0 && !stick_breaking)) continue;
+            const double by_score = stick_breaking
+                                        ? gain[j] - share(s[j]) * (before + grad_lse[row])
+                                        : gain[j] - w[j] * delta;
+            const double ds = kScale * by_score * slope[j];
             for (int d = 0; d < n.D; ++d) {
               dq[row * n.D + d] += ds * k[key(j) * n.D + d];
               dk[key(j) * n.D + d] += ds * q[row * n.D + d];
@@ -127,6 +151,39 @@ TEST(Attention, IsTheDefinition) {
                 unchanged<double>(), 0.2);
   check<double>("not", {1, 2, 2, 130, 130, 8, 8}, !window(0, 20, 20));
   check<float>("softcap in float", {1, 2, 1, 70, 75, 8, 8}, causal(), score_of<float>(Softcap{2}));
+}
+
+TEST(Attention, BreaksSticksAsTheDefinition) {
+  const auto check_stick = [](const char* what, const auto& score, const Sizes& n,
+                              const AnyMask& mask, double dropout = 0) {
+    SCOPED_TRACE(what);
+    const auto run = [&]<class T>(const AnyScore<T>& any, double tolerance) {
+      Case<T> c(n, dropout);
+      c.stick_breaking = true;
+      c.run({mask.mask, any.score}, 2);
+      c.expect_definition(mask, any, tolerance);
+    };
+    if constexpr (std::is_same_v<decltype(score), const int&>) {
+      run(unchanged<double>(), 1e-12);
+      run(unchanged<float>(), 3e-5);
+    } else {
+      run(score_of<double>(score), 1e-12);
+      run(score_of<float>(score), 3e-5);
+    }
+  };
+  check_stick("all", 0, {2, 4, 2, 37, 45, 20, 9}, everybody());
+  check_stick("before", 0, {1, 2, 1, 200, 200, 16, 16}, window(0, 1 << 30, -1));
+  check_stick("dropout", 0, {2, 2, 1, 37, 45, 8, 5}, causal(), 0.3);
+  check_stick("window, more keys", Softcap{2}, {1, 2, 1, 100, 150, 16, 16}, window(50, 5, 3));
+  check_stick("more queries than keys", 0, {1, 1, 1, 150, 100, 8, 8}, window(-50, 1 << 30, 0));
+  check_stick("dilated", 0, {1, 2, 2, 130, 123, 8, 8},
+              mask_of(CallableMask{Dilated{3}, -7}) && window(-7, 20, 1 << 30));
+  check_stick("one query", 0, {1, 2, 1, 1, 700, 8, 8}, everybody());
+  const auto lambda = [](auto s, auto, auto h, auto q, auto kv) {
+    return where((q + kv) % 5 == 0, -std::numeric_limits<double>::infinity() + 0 * s,
+                 2.0 * s - 3.0 + 0.02 * (h + 1) * (q - kv));
+  };
+  check_stick("lambda", lambda, {1, 2, 1, 90, 90, 8, 8}, causal());
 }
 
 TEST(Attention, WithCallablesIsTheDefinition) {

@@ -90,6 +90,7 @@ struct Case {
   Strided q, k, v;
   Buffer<T> output, lse;
   double scale;
+  bool stick_breaking = false;
 
   Case(Draw& draw, const Sizes& sizes, DType dtype)
       : n(sizes),
@@ -103,6 +104,7 @@ struct Case {
   void run(const Modifiers<T>& m, int threads) {
     auto p = problem_of<T>(n, q.view, k.view, v.view, view(output, n.H, n.L, n.Dv), lse.data());
     p.scale = T(scale);
+    p.stick_breaking = stick_breaking;
     ASSERT_TRUE(n.L > 8 || has_few_queries(p, 1));
     Threads runtime(threads);
     attend(p, m, runtime);
@@ -125,9 +127,12 @@ struct Case {
         max = std::max(max, w[j]);
       }
       std::fill(out.begin(), out.end(), 0.0);
-      for (int j = 0; j < n.S; ++j) {
+      double left = 0;
+      for (int j = n.S - 1; j >= 0; --j) {
         if (w[j] == kForbidden) continue;
-        const double p = std::exp(w[j] - max);
+        const double p =
+            stick_breaking ? std::exp(left) / (1 + std::exp(-w[j])) : std::exp(w[j] - max);
+        left -= std::log1p(std::exp(w[j]));
         sum += p;
         for (int d = 0; d < n.Dv; ++d) {
           out[d] += p * v.row(b, hkv, j)[d];
@@ -135,7 +140,10 @@ struct Case {
         }
       }
       const auto at = static_cast<size_t>(row);
-      if (sum == 0) {
+      if (stick_breaking) {
+        EXPECT_NEAR(lse[at], left, tolerance * (1 - left)) << row;
+        sum = 1;
+      } else if (sum == 0) {
         EXPECT_TRUE(is_minus_infinity(lse[at])) << row;
       } else {
         EXPECT_NEAR(lse[at], max + std::log(sum), tolerance * (1 + std::abs(max))) << row;
@@ -264,6 +272,7 @@ void check_random(const std::vector<DType>& dtypes, unsigned seed) {
     const Sizes n = random_sizes(draw);
     const auto dtype = dtypes[static_cast<size_t>(i) % dtypes.size()];
     Case<T> c(draw, n, dtype);
+    c.stick_breaking = i % 4 == 3;
     const Masks masks(draw, n);
     const Scores<T> scores(n);
     const auto m = static_cast<size_t>(draw.integer(0, static_cast<int>(masks.all.size()) - 1));
@@ -272,7 +281,7 @@ void check_random(const std::vector<DType>& dtypes, unsigned seed) {
                  std::to_string(n.B) + " H" + std::to_string(n.H) + "/" + std::to_string(n.Hkv) +
                  " L" + std::to_string(n.L) + " S" + std::to_string(n.S) + " D" +
                  std::to_string(n.D) + " Dv" + std::to_string(n.Dv) + " mask " + std::to_string(m) +
-                 " score " + std::to_string(s));
+                 " score " + std::to_string(s) + " stick " + std::to_string(c.stick_breaking));
     c.run({masks.all[m].mask, scores.all[s].score}, draw.integer(1, 3));
     c.expect_definition(masks.all[m], scores.all[s]);
   }

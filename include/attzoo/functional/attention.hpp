@@ -25,8 +25,8 @@ struct AttentionOptions {
   /// 2024, arXiv:2410.17980): of what is left of it each allowed key, from the last one back to the
   /// first, takes the share sigmoid(score): w_ij = sigmoid(s_ij) prod_{k > j} (1 - sigmoid(s_ik)).
   /// They sum to 1 at most, a forbidden key breaks off nothing, and lse is the log of what is left,
-  /// 1 - sum w. The paper's mask is causal() && !window(0, 0). Runs in chunks of rows, and knows no
-  /// sink().
+  /// 1 - sum w. The paper's mask is causal() && !window(0, 0). Fused on the CPU, in chunks of rows
+  /// on other devices; there is no sink().
   bool stick_breaking = false;
 };
 

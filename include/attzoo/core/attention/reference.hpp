@@ -156,7 +156,8 @@ ATTZOO_API ReferenceWeights grid_weights(const Grid& grid, const torch::Tensor& 
   auto at = grid;
   if (torch::GradMode::is_enabled() && !rule.score.is_identity()) {
     torch::NoGradGuard no_grad;
-    at.without_weight = normalised(rule.score.evaluate(scores, grid)).weights == 0;
+    const auto r = normalised(rule.score.evaluate(scores, grid));
+    at.without_weight = rule.stick_breaking ? r.visible.logical_not() : r.weights == 0;
   }
   // Counted on the way in and on the way out, so that nothing but finite numbers, of derivatives of
   // any order, leaves the modifier.

@@ -39,7 +39,6 @@ ATTZOO_API const char* FusedCpuBackend::why_not(const Qkv& t, const Call& call) 
   if (!t.q.device().is_cpu()) return "the tensors are not on the CPU";
   if (t.q.numel() == 0 || t.k.numel() == 0 || t.v.numel() == 0)
     return "there is nothing to compute";
-  if (call.rule.stick_breaking) return "its weights are a softmax, and a stick is broken here";
   if (n.L >= kMost || n.S >= kMost || !product_at_most({n.B, n.H}, kMost)) {
     return "a length, or batch times heads, is beyond 2^30, what its indices hold";
   }
@@ -82,7 +81,8 @@ kernel::Problem<T> problem(const Qkv& t, const OutputAndLse& result, const Rule&
           .Dv = n(t.v.size(3)),
           .scale = static_cast<T>(rule.scale),
           .dropout = rule.dropout.p,
-          .seed = rule.dropout.seed};
+          .seed = rule.dropout.seed,
+          .stick_breaking = rule.stick_breaking};
 }
 
 ATTZOO_API Qkv plain(const Qkv& t) { return {plain(t.q), plain(t.k), plain(t.v)}; }

@@ -20,12 +20,13 @@ struct Problem {
   View q, k, v, output;
   T* lse = nullptr;  // [B, H, L], contiguous; natural log, -inf for a row without keys
   // The two parts of lse, likewise, for the backward pass: of large scores the sum has no digits
-  // left for the second. Null where no backward pass follows.
+  // left for the second. Null where no backward pass follows. With stick_breaking set_stick()'s.
   T *max = nullptr, *log_sum = nullptr;
   int B = 0, H = 0, Hkv = 0, L = 0, S = 0, D = 0, Dv = 0;
   T scale = 1;
   double dropout = 0;
   uint64_t seed = 0;
+  bool stick_breaking = false;  // weights and lse as stick.inc has them
 
   int group() const { return H / Hkv; }  // heads that share keys
   int64_t lse_row(int b, int h) const { return (int64_t{b} * H + h) * L; }
@@ -36,6 +37,14 @@ struct Problem {
     if (!max) return;
     max[row] = largest;
     log_sum[row] = log;
+  }
+  /// The log of what a row's keys leave of a stick, to base e, and `kept`, a double in two parts,
+  /// what the backward pass begins with.
+  void set_stick(int64_t row, double left, double kept) const {
+    lse[row] = static_cast<T>(left);
+    if (!max) return;
+    max[row] = static_cast<T>(kept);
+    log_sum[row] = static_cast<T>(kept - static_cast<double>(max[row]));
   }
 };
 
