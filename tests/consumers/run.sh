@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Builds and runs the consumer projects: tests/consumers/run.sh LIBTORCH_FOLDER WORK_FOLDER
-# [BUILD_FOLDER]. With the last, attzoo::compiled is installed from there instead of built anew.
+# [BUILD_FOLDER [WAY]]. With BUILD_FOLDER, attzoo::compiled is installed from there instead of built
+# anew. WAY, add_subdirectory, find_package or fetch_content, is the only one of them.
 set -euo pipefail
 torch=$1
 work=$2
 build=${3:+$(cd "$3" && pwd)}
+ways=("${4:-add_subdirectory}")
+[ -n "${4:-}" ] || ways+=(find_package fetch_content)
 source=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf "$work"
 mkdir -p "$work"
@@ -19,7 +22,7 @@ cmake --install "$work/attzoo" --prefix "$work/headers"  # nothing built: header
 cmake --build "${build:-$work/attzoo}" --target attzoo_compiled -j 2
 cmake --install "${build:-$work/attzoo}" --prefix "$work/prefix"
 
-for way in add_subdirectory find_package fetch_content; do
+for way in "${ways[@]}"; do
   cmake -S "$source/tests/consumers/$way" -B "$work/$way" -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_PREFIX_PATH="$torch;$work/prefix" -DATTZOO_SOURCE_DIR="$source"
   cmake --build "$work/$way" -j 2
