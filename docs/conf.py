@@ -40,12 +40,16 @@ breathe_show_include = False
 
 
 def visit_math(display):
-    """Equations are MathML, which browsers set by themselves: no script, no fonts, no network."""
+    """Equations are MathML, which browsers set by themselves: no script, no fonts, no network. What
+    stands beside each other, with a \\qquad between, goes below each other in a narrow window."""
 
     def visit(translator, node):
-        mathml = convert(node.astext(), display="block" if display else "inline")
-        block = f'<div style="margin: 1em 0; overflow-x: auto">{mathml}</div>'
-        translator.body.append(block if display else mathml)
+        if display:
+            parts = node.astext().split(r"\qquad")
+            mathml = "".join(f"<div>{convert(part, display='block')}</div>" for part in parts)
+            translator.body.append(f'<div class="equations">{mathml}</div>')
+        else:
+            translator.body.append(convert(node.astext(), display="inline"))
         raise nodes.SkipNode
 
     return visit

@@ -32,6 +32,12 @@ for way in "${ways[@]}"; do
   done
 done
 
+# The project that users copy, with what is installed.
+cmake -S "$source/examples/starter" -B "$work/starter" -DCMAKE_PREFIX_PATH="$torch;$work/prefix"
+cmake --build "$work/starter"
+"$work/starter/starter" | grep -q "the fused CPU kernels"
+echo "consumer that was copied from examples/starter: ok"
+
 # A plain Makefile, by pkg-config.
 export PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig"
 mkdir "$work/makefile"
