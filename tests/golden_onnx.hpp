@@ -1,8 +1,8 @@
 #pragma once
 /// \file
-/// ONNX's node test cases of recurrences (tests/golden-onnx/convert.py) through recurrence() and
-/// short_convolution(). A case has the metadata `onnx`, `op` and `attributes`, and tensors in.NAME
-/// and out.NAME by the names of the operator's schema.
+/// ONNX's node test cases (tests/golden-onnx/convert.py) of recurrences, through recurrence() and
+/// short_convolution(), and of attention. A case has the metadata `onnx`, `op` and `attributes`,
+/// and tensors in.NAME and out.NAME by the names of the operator's schema.
 
 #include <attzoo/functional/debug.hpp>
 #include <attzoo/functional/recurrence.hpp>
@@ -14,36 +14,11 @@
 #include <string>
 #include <utility>
 
-#include "golden_modern.hpp"
+#include "golden_onnx_attention.hpp"
 
 namespace attzoo::testing {
 
 inline bool is_onnx(const SafeTensors& file) { return file.metadata.count("onnx") > 0; }
-
-/// The outputs of an operator by name, from its inputs by name; `terms` of its longest sum.
-struct OnnxResult {
-  NamedTensors out;
-  int64_t terms = 0;
-};
-
-/// The operator's inputs by name.
-class OnnxInputs {
- public:
-  explicit OnnxInputs(NamedTensors all) : all_(std::move(all)) {}
-  /// An optional one, undefined where it is left out.
-  torch::Tensor operator()(const std::string& name) const {
-    const auto it = all_.find(name);
-    return it == all_.end() ? torch::Tensor() : it->second;
-  }
-  OnnxInputs to(torch::ScalarType dtype) const {
-    NamedTensors all = all_;
-    for (auto& [name, t] : all) t = t.to(dtype);
-    return OnnxInputs(std::move(all));
-  }
-
- private:
-  NamedTensors all_;
-};
 
 /// LinearAttention: heads of queries share heads of keys, values and state, which recurrence() is
 /// given for each of them.
@@ -115,11 +90,14 @@ inline void check_onnx(const SafeTensors& file, Report& report) {
   }
   const auto run = [&](const OnnxInputs& inputs) {
     Fields f(attributes, "attributes");
-    if (op != "LinearAttention" && op != "CausalConvWithState") {
+    const auto y = [&] {
+      if (op == "LinearAttention") return onnx_linear_attention(inputs, f);
+      if (op == "CausalConvWithState") return onnx_convolution(inputs, f);
+      if (op == "Attention") return onnx_attention(inputs, f);
+      if (op == "FlexAttention") return onnx_flex_attention(inputs, f);
+      if (op == "RotaryEmbedding") return onnx_rotary_embedding(inputs, f);
       throw Skipped{"attzoo has no counterpart of ONNX's " + op};
-    }
-    const auto y =
-        op == "LinearAttention" ? onnx_linear_attention(inputs, f) : onnx_convolution(inputs, f);
+    }();
     f.check_all_asked();
     return y;
   };

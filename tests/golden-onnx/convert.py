@@ -1,9 +1,8 @@
-"""Writes ONNX's node test cases of recurrences as files of this folder (needs the package onnx >= 1.23, and numpy):
+"""Writes ONNX's node test cases of attention as files of this folder (needs the package onnx >= 1.23, and numpy):
 
     python convert.py [--op OP ...] [--seed N] [--makers FILE.py ...] [--data FOLDER ...] [OUT]
 
-The cases are those that onnx's own makers draw (onnx.backend.test.case.node), of OP (default: LinearAttention and
-CausalConvWithState), with the numbers of seed N (default 0, as onnx publishes them); or in their place those of modules
+The cases are those that onnx's own makers draw (onnx.backend.test.case.node), of OP (default: those below), with the numbers of seed N (default 0, as onnx publishes them); or in their place those of modules
 that are written like onnx's (--makers), and of folders with `model.onnx` and `test_data_set_*` (--data). OUT is this
 folder by default.
 
@@ -21,7 +20,7 @@ import numpy
 import onnx
 from onnx.backend.test.case import node as makers
 
-OPS = ["LinearAttention", "CausalConvWithState"]
+OPS = ["Attention", "FlexAttention", "RotaryEmbedding", "LinearAttention", "CausalConvWithState"]
 DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
           "bool": "BOOL"}
 
@@ -43,7 +42,15 @@ def attributes(node, schema):
     values = {name: onnx.helper.get_attribute_value(a.default_value) for name, a in schema.attributes.items()
               if a.default_value.type}
     values.update((a.name, onnx.helper.get_attribute_value(a)) for a in node.attribute)
-    return {name: v.decode() if isinstance(v, bytes) else v for name, v in values.items()}
+    return {name: plain(v) for name, v in values.items()}
+
+
+def plain(value):
+    """As JSON has it. Of a graph its name and its constants."""
+    if isinstance(value, onnx.GraphProto):
+        constants = {c.name: onnx.numpy_helper.to_array(c) for c in value.initializer}
+        return {"name": value.name, **{k: float(v) for k, v in constants.items() if v.ndim == 0 and numpy.isfinite(v)}}
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def as_array(value):
