@@ -16,7 +16,11 @@
 namespace attzoo::kernel {
 
 ATTZOO_API bool has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  constexpr unsigned kF16c =
+      1 << 29;  // leaf 1, ecx; __builtin_cpu_supports() of g++ 10 knows it not
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __get_cpuid(1, &a, &b, &c, &d) && (c & kF16c) != 0;
 }
 
 ATTZOO_API bool has_avx512() {
