@@ -34,7 +34,9 @@ torch::Tensor blocks_of(BigBirdSelfAttention& m, int64_t n, bool causal = false)
       const auto part = pairs.slice(1, i * size, (i + 1) * size).slice(2, j * size, (j + 1) * size);
       for (int64_t h = 0; h < 3; ++h) {
         some[h][i][j] = part[h].any();
-        if (i != j) EXPECT_EQ(part[h].any().item<bool>(), part[h].all().item<bool>());
+        if (i != j) {
+          EXPECT_EQ(part[h].any().item<bool>(), part[h].all().item<bool>());
+        }
       }
     }
   }
@@ -56,11 +58,15 @@ TEST(BigBird, NeighboursGlobalAndRandomBlocks) {
           const bool is_near = i == 0 || i == blocks - 1 || j == 0 || j == blocks - 1 ||
                                std::abs(i - j) <= 1,
                      chosen = all[h][i][j].item<bool>();
-          if (is_near) EXPECT_TRUE(chosen) << h << " " << i << " " << j;
+          if (is_near) {
+            EXPECT_TRUE(chosen) << h << " " << i << " " << j;
+          }
           if (!is_near && chosen) drawn.insert(j);
           others += !is_near && chosen;
         }
-        if (i > 0 && i < blocks - 1) EXPECT_EQ(others, 2);
+        if (i > 0 && i < blocks - 1) {
+          EXPECT_EQ(others, 2);
+        }
       }
     }
     EXPECT_EQ(drawn.size(), static_cast<size_t>(blocks - 2));  // any may be drawn

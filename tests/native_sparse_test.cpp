@@ -99,7 +99,7 @@ NativeSparseResult by_definition(const torch::Tensor& q, const torch::Tensor& k,
       for (const auto& r : rows) outputs.push_back(torch::stack(r));
     }
   }
-  return {torch::stack(outputs).view({B, H, L, v.size(3)}), chosen};
+  return {torch::stack(outputs).view({B, H, L, v.size(3)}), chosen, {}};
 }
 
 TEST(NativeSparse, FunctionIsItsDefinition) {

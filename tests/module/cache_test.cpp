@@ -366,7 +366,9 @@ TEST_P(CacheTest, HoldsNoMoreThanItsCapacity) {
               m.whole(x.slice(1, 0, 70)).slice(1, 69));
   expect_error([&] { m(x.slice(1, 70, 71), {.cache = cache}); }, {"cache is full"});
   // A recurrence's states come with its first call; their memory is recurrence_contract's.
-  if (m.any.takes().later) EXPECT_EQ(cache.bytes(), bytes);
+  if (m.any.takes().later) {
+    EXPECT_EQ(cache.bytes(), bytes);
+  }
 }
 
 TEST_P(CacheTest, ThreadsShareAModule) {

@@ -35,7 +35,9 @@ void expect_whole(const StateCache& cache) {
   ASSERT_EQ(known + again.size(1), cache.length());
   const auto numbers = torch::arange(known, cache.length(), torch::kFloat32);
   EXPECT_TRUE(torch::equal(again[1].select(1, 0), numbers));
-  if (known > 0) EXPECT_EQ(cache.known().states[0][0].item<double>(), static_cast<double>(known));
+  if (known > 0) {
+    EXPECT_EQ(cache.known().states[0][0].item<double>(), static_cast<double>(known));
+  }
 }
 
 TEST(StateCache, TakesAnyDraftsBack) {
