@@ -338,8 +338,9 @@ std::pair<std::string, std::string> check_file(const std::filesystem::path& path
   if (auto file = load_safetensors(path); file.metadata.count("op")) {
     if (is_onnx(file)) {
       check_onnx(file, report);
-      const auto dtype = c10::toString(file.tensors.at("out.output").scalar_type());
-      return {file.metadata.at("op"), dtype};
+      const auto out = std::find_if(file.tensors.begin(), file.tensors.end(),
+                                    [](const auto& t) { return t.first.starts_with("out."); });
+      return {file.metadata.at("op"), c10::toString(out->second.scalar_type())};
     }
     if (file.metadata.at("op").starts_with("decode_")) {
       DecodeCase(file).check(report);
