@@ -2,9 +2,7 @@
 // by what the interpreter forbids.
 
 #include <cstdio>
-#include <cstdlib>
 #include <map>
-#include <random>
 
 #include "cuda/cuda_case.hpp"
 
@@ -144,11 +142,8 @@ TEST_F(CudaMutants, AreCaught) {
       {kSpoiled, "if (is_finite(dq, factor)) return;", "return;"},
       {kSpoiled, "if (is_finite(dk, scale) && is_finite(dv, one)) return;", "return;"},
   };
-  // One takes six seconds: a run tries every second one, ATTZOO_MUTANTS=all all of them.
-  const bool all = std::getenv("ATTZOO_MUTANTS") != nullptr;
-  const size_t first = all ? 0 : std::random_device{}() % 2, step = all ? 1 : 2;
-  int caught = 0, tried = 0;
-  for (size_t i = first; i < mutants.size(); i += step, ++tried) {
+  int caught = 0;
+  for (size_t i = 0; i < mutants.size(); ++i) {
     attzoo_mutate(mutants[i].from, mutants[i].to);
     const auto found = fault(mutants[i].kind, static_cast<int>(i) + 1);
     set_cuda_jit(true);
@@ -159,9 +154,8 @@ TEST_F(CudaMutants, AreCaught) {
     std::fflush(stdout);
   }
   attzoo_mutate("", "");
-  std::printf("%d of %d mutants are caught: every %zu. of %zu, from number %zu on\n", caught, tried,
-              step, mutants.size(), first + 1);
-  EXPECT_EQ(caught, tried);
+  std::printf("%d of %zu mutants are caught\n", caught, mutants.size());
+  EXPECT_EQ(caught, static_cast<int>(mutants.size()));
 }
 
 }  // namespace
