@@ -265,6 +265,8 @@ TEST(StickBreaking, GroupedHeadsAndDropout) {
   const torch::Tensor w = dropped.weights;
   EXPECT_TRUE(
       torch::allclose(w, torch::where(w == 0, w, one.weights.tensor() / 0.6), 1e-12, 1e-14));
+  EXPECT_NE(explain(q, k, v, mask, {}, {.stick_breaking = true}).find("fused CPU kernels: taken"),
+            std::string::npos);
 }
 
 /// The fused kernels, forward and backward, of any shape, mask, score and type.
