@@ -8,6 +8,9 @@
 //
 //   decode_bench --benchmark_filter='decode/f32/mha/.*/threads:2'
 //
+// i8 and f8 are queries of bfloat16 and quantize_rows() of int8 and float8_e4m3fn; in ATen's place
+// attention() runs on bfloat16: bf16_us, and own/bf16, the share of its time.
+//
 // mha has 8 heads, gqa 32 of queries and 8 of keys, mqa 8 and 1. mla/H:N are N heads that share one
 // latent of D features, of which the first 8 ninths are the values, too, as the absorbed form of
 // MultiHeadLatentAttention has them: read once, by the loop as well; without ATen, which would take
@@ -39,15 +42,22 @@ struct Case {
   int64_t H, Hkv, S, D, B, L;
   bool latent = false;
 
+  bool quantized() const { return attzoo::core::is_eight_bits(dtype); }
   int64_t bytes() const {
     return (latent ? 1 : 2) * B * Hkv * S * D * static_cast<int64_t>(torch::elementSize(dtype));
+  }
+  std::string type() const {
+    return dtype == torch::kFloat32    ? "f32/"
+           : dtype == torch::kBFloat16 ? "bf16/"
+           : dtype == torch::kInt8     ? "i8/"
+                                       : "f8/";
   }
   std::string name() const {
     const auto number = [](const char* what, int64_t n) {
       return std::string("/") + what + ":" + std::to_string(n);
     };
-    return "decode/" + std::string(dtype == torch::kFloat32 ? "f32/" : "bf16/") + heads +
-           number("S", S) + number("D", D) + number("B", B) + number("L", L);
+    return "decode/" + type() + heads + number("S", S) + number("D", D) + number("B", B) +
+           number("L", L);
   }
 };
 
@@ -89,15 +99,25 @@ void read(const torch::Tensor& t) {
 void measure(benchmark::State& state, const Case& c) {
   torch::NoGradGuard no_grad;
   const auto tokens = [&](int64_t heads, int64_t n) {
-    return torch::rand({c.B, heads, n, c.D}).sub_(0.5).to(c.dtype);
+    return torch::rand({c.B, heads, n, c.D})
+        .sub_(0.5)
+        .to(c.quantized() ? torch::kBFloat16 : c.dtype);
   };
-  const auto q = tokens(c.H, c.L);
-  const auto k = tokens(c.Hkv, c.S + 64).slice(2, 0, c.S),
-             v = c.latent ? k.narrow(3, 0, c.D / 9 * 8) : tokens(c.Hkv, c.S + 64).slice(2, 0, c.S);
+  const auto stored = [&](const torch::Tensor& t) {
+    return (c.quantized() ? attzoo::quantize_rows(t, c.dtype) : t).slice(2, 0, c.S);
+  };
+  const auto q = tokens(c.H, c.L), all_k = tokens(c.Hkv, c.S + 64),
+             all_v = c.latent ? all_k.narrow(3, 0, c.D / 9 * 8) : tokens(c.Hkv, c.S + 64);
+  const auto k = stored(all_k), v = stored(all_v);
   const std::function<void()> calls[] = {
       [&] { benchmark::DoNotOptimize(attzoo::attention(q, k, v).output); },
       [&] {
         if (c.latent) return;
+        if (c.quantized()) {
+          benchmark::DoNotOptimize(
+              attzoo::attention(q, all_k.slice(2, 0, c.S), all_v.slice(2, 0, c.S)).output);
+          return;
+        }
         benchmark::DoNotOptimize(
             at::scaled_dot_product_attention(q, k, v, {}, 0.0, false, std::nullopt, c.H != c.Hkv));
       },
@@ -115,9 +135,14 @@ void measure(benchmark::State& state, const Case& c) {
     }
   }
   state.counters["own_us"] = least[0] * 1e6;
-  if (!c.latent) state.counters["aten_us"] = least[1] * 1e6;
   state.counters["read_us"] = least[2] * 1e6;
-  if (!c.latent) state.counters["aten/own"] = least[1] / least[0];
+  if (c.quantized()) {
+    state.counters["bf16_us"] = least[1] * 1e6;
+    state.counters["own/bf16"] = least[0] / least[1];
+  } else if (!c.latent) {
+    state.counters["aten_us"] = least[1] * 1e6;
+    state.counters["aten/own"] = least[1] / least[0];
+  }
   state.counters["read/own"] = least[2] / least[0];
 }
 
@@ -143,7 +168,8 @@ int main(int argc, char** argv) {
   bench::add_context();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+  for (const auto dtype :
+       {torch::kFloat32, torch::kBFloat16, torch::kInt8, torch::kFloat8_e4m3fn}) {
     for (const auto& [heads, H, Hkv] :
          {std::tuple<const char*, int64_t, int64_t>{"mha", 8, 8}, {"gqa", 32, 8}, {"mqa", 8, 1}}) {
       for (int64_t S = 256; S <= 65536; S *= 2) {

@@ -1,5 +1,5 @@
 """Writes performance.md, its pictures, and the curves on the mechanisms' pages, all from
-performance/data.json, which bench/run measures: `bench/run --write`.
+performance/data.json and later.json, which bench/run measures: `bench/run --write`.
 """
 
 import json
@@ -21,6 +21,8 @@ MODIFIERS = {"alibi_over_plain": "ALiBi", "softcap_lambda_over_plain": "a softca
 DECODED = {"mha": "8 heads", "gqa": "32 heads on 8"}
 PEERS = {"FlexAttention": "window(64, 64)", "lucidrains": "window(64, 64)",  # another library's row to ours
          "Longformer": "LongformerSelfAttention", "Reformer": "LSHSelfAttention",
+         "BigBird": "BigBirdSelfAttention", "Nyströmformer": "NystromSelfAttention",
+         "performer": "PerformerSelfAttention",
          "gated delta rule": "recurrence()"}
 RULES = {"plain": "no decay", "tokens": "decay of tokens", "channels": "decay of channels",
          "delta": "delta rule", "gated_delta": "gated delta rule", "kimi_delta": "Kimi delta attention",
@@ -31,15 +33,18 @@ MULTI_HEAD, TORCH = "multi_head", "torch_nn_MultiheadAttention"
 RECURRENCES = {"delta_net": (4, 1, 3), "gated_delta_net": (5, 1, 3), "gated_linear": (4, 0.5, 2),
                "kimi_delta": (4.5, 1, 3), "lightning": (5, 1, 2), "mamba2": (6.3, 2, 2),
                "retention": (8, 2, 2), "rwkv7": (4.6, 1, 4)}
+CHOOSING = ("big_bird", "indexed", "linformer", "moba", "multi_head_latent", "native_sparse", "neighborhood",
+            "nystrom", "performer", "streaming")  # or projecting: no share of mm is told of them
 
 
 # ---- the measurements ------------------------------------------------------------------------------
 
 
 class Results:
-    """data.json, and what the page says of it in more than one place."""
+    """A sitting's file, and what the page says of it in more than one place."""
 
     def __init__(self, path):
+        self.later = path.stem == "later"  # only of some mechanisms
         self.data = json.loads(path.read_text())
         self.threads = self.data["threads"]
         self.found = {name: counters for program in self.data["results"].values()
@@ -236,13 +241,16 @@ def steps(results):
 
 
 def work(name, n):
-    """FLOP of the definition, forward and forward + backward: projections and products of pairs."""
+    """FLOP of the definition, forward and forward + backward: projections and products of pairs. None
+    for those whose work is more than that."""
     sizes = [int(size) for size in re.findall(r"_g?(\d+)", name)]
     kind = re.sub(r"_g?\d.*", "", name)  # digits that belong to a name follow no _
     if kind in RECURRENCES:
         layers, state, visits = RECURRENCES[kind]
         layers, products = layers * 2 * n * WIDTH**2, visits * 2 * n * state * WIDTH**2 / HEADS
         return layers + products, 3 * (layers + products)
+    if kind in CHOOSING:
+        return None, None
     window = {"local": 1, "longformer": 1, "lsh": 1, "block": 0}.get(kind)
     pairs = n * n
     if window is not None:
@@ -253,6 +261,10 @@ def work(name, n):
         pairs = n * n / sizes[0]
     elif kind == "combined":
         pairs = n * n + n * min(n, 129)
+    elif kind in ("forgetting", "stick_breaking"):  # causal
+        pairs = n * n / 2
+    elif kind == "differential":  # values of twice the features
+        pairs = n * n * 1.5
     products, backward = 4 * WIDTH * pairs, 2.5
     if kind.startswith("linear"):  # sums of k v^T, and q times these
         products, backward = 4 * n * WIDTH * (WIDTH / HEADS), 2
@@ -286,8 +298,10 @@ def mechanisms(results):
             own, eager = results.least(f"{name}/{direction}/{n}", "least_ms"), f"vs_eager/{name}/{direction}"
             theirs, beside = (results.least(eager, c) for c in ("eager_ms", "own_ms"))
             spread = results.spread([eager], "own_ms")
+            flops = work(name, n)[i]
+            share = flops and flops / own / 1e-3 / results.peak("f32")
             row += [number(own), results.ratio(what, "its eager reference", theirs, beside, spread),
-                    results.share(what, "mm, float32", work(name, n)[i] / own / 1e-3 / results.peak("f32"))]
+                    results.share(what, "mm, float32", share)]
         of_n, growth = curve(results, name), ""
         if longest // 4 in of_n:
             growth = f"{math.log(of_n[longest] / of_n[longest // 4], 4):.2f}"
@@ -355,6 +369,22 @@ def recurrence_tokens(results):
                      results.share(what, "copying its state", copy / own),
                      spread_cell(results.spread([name], "own_ms"))])
     return table(["", "H / HV", "D", "µs", "copying its state / ours", "spread"], rows)
+
+
+WHAT = {"prompt": "a prompt", "window_128": "a window of 128", "chunk": "a chunk of a prompt",
+        "token": "a token", "drafts": "four drafts"}
+
+
+def vllm_attention(results):
+    rows = []
+    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/L:(\d+)/S:(\d+)/.*"):
+        what, dtype, heads, d, queries, keys = m.groups()
+        own, theirs = (results.least(name, c) for c in ("own_ms", "vllm_ms"))
+        spread, heads = results.spread([name], "own_ms"), heads.replace(":", " / ")
+        full = f"{WHAT[what]}, {DTYPES[dtype]}, H {heads}, D {d}, {queries} of {keys}"
+        rows.append([f"{DTYPES[dtype]}, {WHAT[what]}", heads, d, f"{int(queries):,}", f"{int(keys):,}",
+                     number(own), results.ratio(full, "vLLM", theirs, own, spread), spread_cell(spread)])
+    return table(["", "H / Hkv", "D", "queries", "keys", "ms", "vLLM / ours", "spread"], rows)
 
 
 def vllm(results):
@@ -477,6 +507,11 @@ def picture_groups(results, zoo, path):
     draw(path, rows, size=(7.2, 3.1 * len(rows)), columns=4)
 
 
+def picture_later(results, path):
+    styles = colours(name for name in modules(results) if name != MULTI_HEAD)
+    draw(path, {"": curves(results, styles | {MULTI_HEAD: ("multi-head attention", OTHER)})}, size=(7.2, 3.6), columns=4)
+
+
 def picture_recurrences(results, path):
     """Its line on the page, none where recurrences were not measured."""
     names = [name for name in modules(results) if name in RECURRENCES]
@@ -522,14 +557,15 @@ def of_page(results, page):
     return [name for name in modules(results) if re.fullmatch(page + r"(_\d+.*|_causal)?", name)]
 
 
-def mechanism_page(results, text, page, folder):
-    """The text between <!-- measured --> and <!-- end -->, and its picture."""
-    names = of_page(results, page)
+def mechanism_page(sittings, text, page, folder):
+    """The text between <!-- measured --> and <!-- end -->, and its picture, of the first sitting that has it."""
     if "<!-- measured -->" not in text:
         raise SystemExit(f"docs/mechanisms/{page}.md: no place <!-- measured -->; see CONTRIBUTING.md")
-    if not names:
+    results = next((sitting for sitting in sittings if of_page(sitting, page)), None)
+    if not results:
         print(f"docs/mechanisms/{page}.md: not measured")
         return put(text, "measured", NOT_MEASURED)
+    names = of_page(results, page)
     other = TORCH if page == MULTI_HEAD else MULTI_HEAD
     title = "torch::nn::MultiheadAttention" if page == MULTI_HEAD else "multi-head attention"
     styles = {name: (name, {"color": COLOURS[i]}) for i, name in enumerate(names)}
@@ -544,7 +580,7 @@ def mechanism_page(results, text, page, folder):
     measured = (f"![Time and peak memory against n](../performance/{page}.svg)\n\n" + table(
         ["", "n", "ms", f"{title}, ms", "times faster", "MB", f"{title}, MB"], lines) +
         f"\n\nForward and backward, batch 1, d_model {WIDTH}, {HEADS} heads, float32, {results.threads} "
-        "threads; [the machine, and all measurements](../performance.md).")
+        f"threads; [the machine, and all measurements](../performance.md{'#measured-later' * results.later}).")
     return put(text, "measured", measured)
 
 
@@ -595,7 +631,7 @@ PAGE = """# Performance
 
 <!-- Written by docs/performance_page.py from performance/data.json; bench/run renews both. -->
 
-Every figure of attzoo on the CPU in one place, measured in one sitting by `bench/run`, which also writes this page,
+Every figure of attzoo on the CPU in one place, measured by `bench/run`, which also writes this page,
 its pictures and the curves on the pages of the [mechanisms](mechanisms.md) from
 [what it measured](performance/data.json).
 
@@ -671,7 +707,7 @@ recurrences token by token; *k* is the exponent of the growth of time, forward +
 
 {eager_commands}
 
-## Recurrences
+{later}## Recurrences
 
 `recurrence()` alone, B = 1; *of linear*: its time as a share of causal linear attention's on the same heads and tokens,
 both in turn.
@@ -697,6 +733,8 @@ batch.
 
 vLLM's CPU kernels, on the same tensors and in turn, in one process:
 
+{vllm_attention}
+
 {vllm}
 
 {vllm_commands}
@@ -720,6 +758,29 @@ from the same measurements, which must change nothing.
 """
 
 
+LATER = """## Measured later
+
+These mechanisms came after that sitting; multi-head attention, beside them, is theirs to compare with.
+
+| | |
+|---|---|
+{machine}
+
+![Time and peak memory of these mechanisms](performance/later.svg)
+
+{mechanisms}
+
+{mechanisms_commands}
+
+{eager_commands}
+
+Other libraries beside them:
+
+{peers}
+
+"""
+
+
 def machine(results):
     data, versions = results.data, results.data["versions"]
     rows = dict(data["machine"])
@@ -731,13 +792,14 @@ def machine(results):
              "Rounds": (f"{data['rounds']}, of the longest measurements 2 at most" if data["rounds"] > 1 else
                         "1: provisional, for the spread is unknown"),
              "Threads": data["threads"],
-             "Command": "`bench/run`"}
+             "Command": "`bench/run --mechanisms`" if results.later else "`bench/run`"}
     return "\n".join(f"| {key} | {value} |" for key, value in rows.items())
 
 
 def write(out, docs):
-    """Into the folder `out`, from its performance/data.json; the mechanisms' pages are those of `docs`."""
-    results = Results(out / "performance/data.json")
+    """Into the folder `out`, from its performance/*.json; the mechanisms' pages are those of `docs`."""
+    sittings = [Results(path) for name in ("data", "later") if (path := out / f"performance/{name}.json").exists()]
+    results = sittings[0]
     for old in (out / "performance").glob("*.svg"):
         old.unlink()
     picture_core(results, out / "performance/core.svg")
@@ -745,9 +807,18 @@ def write(out, docs):
     zoo = (docs / "mechanisms.md").read_text()
     picture_groups(results, zoo, out / "performance/mechanisms.svg")
     tables = (core, patterns, modifiers, decode, steps, mechanisms, against_torch, packed, recurrences,
-              recurrence_tokens, vllm, peers)
+              recurrence_tokens, vllm_attention, vllm, peers)
     parts = {write_table.__name__: write_table(results) for write_table in tables}
     parts["picture_recurrences"] = picture_recurrences(results, out / "performance/recurrences.svg")
+    parts["later"] = ""
+    for later in sittings[1:]:
+        picture_later(later, out / "performance/later.svg")
+        parts["later"] = LATER.format(machine=machine(later), mechanisms=mechanisms(later), peers=peers(later), **{
+            f"{name}_commands": commands(later, name) for name in ("mechanisms", "eager")})
+        results.compared += later.compared
+        results.losses += later.losses
+        results.limited += later.limited
+        results.low += later.low
     parts |= {f"{name}_commands": commands(results, name)
               for name in ("core", "patterns", "decode", "steps", "mechanisms", "eager", "packed", "recurrences", "vllm")}
     peaks = ", ".join(f"{DTYPES[dtype]} {number(results.peak(dtype) / 1e9)} GFLOP/s"
@@ -757,7 +828,7 @@ def write(out, docs):
         threads=results.threads, **parts))
     (out / "mechanisms").mkdir(exist_ok=True)
     for page in sorted((docs / "mechanisms").glob("*.md")):
-        text = mechanism_page(results, page.read_text(), page.stem, out / "performance")
+        text = mechanism_page(sittings, page.read_text(), page.stem, out / "performance")
         (out / "mechanisms" / page.name).write_text(text)
     (out / "mechanisms.md").write_text(put(zoo, "recurrences", recurrences_table(results)))
     print(f"wrote {out / 'performance.md'}")

@@ -10,8 +10,9 @@ using namespace attzoo;
 namespace {
 
 // [greedy]
-torch::Tensor greedy(Gpt& model, torch::Tensor tokens, int64_t length) {
-  auto cache = model.layers->make_cache(tokens.size(0), length);  // of all blocks
+torch::Tensor greedy(Gpt& model, torch::Tensor tokens, int64_t length,
+                     const CacheOptions& how = {}) {
+  auto cache = model.layers->make_cache(tokens.size(0), length, how);  // of all blocks
   auto next = tokens;  // the prompt at once, then a token at a time
   while (tokens.size(1) < length) {
     next = model.forward(next, cache).slice(1, -1).argmax(-1);
@@ -91,6 +92,8 @@ int main() {
   bool right =
       torch::equal(model.forward(written).argmax(-1).slice(1, 19, -1), written.slice(1, 20));
   right = right && torch::equal(from_drafts(model, small, prompt, 96), written);
+  // So are those from keys and values of 8 bits.
+  right = right && torch::equal(greedy(model, prompt, 96, {.dtype = torch::kInt8}), written);
   // The beam's score is that of a whole pass.
   const auto [beam, score] = beams(model, prompt, 60);
   const auto likely = model.forward(beam).log_softmax(-1).slice(1, 19, -1);
@@ -100,9 +103,11 @@ int main() {
   // [state]
   auto whole = model.layers[0].make_cache(/*batch=*/1, /*capacity=*/4096);
   auto half = model.layers[0].make_cache(1, 4096, {.dtype = torch::kBFloat16});
+  auto quarter = model.layers[0].make_cache(1, 4096, {.dtype = torch::kInt8});
   LocalSelfAttention local({.d_model = 64, .window_size = 64, .causal = true});
   auto window = local->make_cache(1);  // no capacity: the stream may be of any length
-  std::cout << whole.bytes() << ", " << half.bytes() << ", " << window.bytes() << " bytes\n";
+  std::cout << whole.bytes() << ", " << half.bytes() << ", " << quarter.bytes() << ", "
+            << window.bytes() << " bytes\n";
   // [/state]
   return right && std::abs(score - sum) < 1e-3 ? 0 : 1;
 }

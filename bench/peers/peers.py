@@ -148,14 +148,35 @@ def hf_longformer(n):
 
 def hf_bigbird(n):
     from transformers import BigBirdConfig
-    from transformers.models.big_bird.modeling_big_bird import BigBirdModel
+    from transformers.models.big_bird.modeling_big_bird import (BigBirdBlockSparseAttention,
+                                                                BigBirdModel)
 
-    config = BigBirdConfig(hidden_size=D_MODEL, num_attention_heads=HEADS, num_hidden_layers=1,
-                           intermediate_size=D_MODEL, block_size=64, num_random_blocks=3,
-                           max_position_embeddings=n, attention_type="block_sparse",
-                           attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
-    module = BigBirdModel(config, add_pooling_layer=False).eval()
-    return lambda x: module(inputs_embeds=x).last_hidden_state
+    config = BigBirdConfig(hidden_size=D_MODEL, num_attention_heads=HEADS, block_size=128,
+                           num_random_blocks=3, max_position_embeddings=n,
+                           attention_type="block_sparse", attention_probs_dropout_prob=0.0)
+    module = BigBirdBlockSparseAttention(config, seed=0).eval()
+    blocked, band, rows, columns = BigBirdModel.create_masks_for_block_sparse_attn(
+        torch.ones(1, n), config.block_size)
+    return lambda x: module(x, band_mask=band, from_mask=rows, to_mask=columns,
+                            from_blocked_mask=blocked, to_blocked_mask=blocked)[0]
+
+
+def hf_nystromformer(n):
+    from transformers import NystromformerConfig
+    from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
+
+    config = NystromformerConfig(hidden_size=D_MODEL, num_attention_heads=HEADS, num_landmarks=128,
+                                 segment_means_seq_len=n, conv_kernel_size=None,
+                                 attention_probs_dropout_prob=0.0)
+    module = NystromformerSelfAttention(config).eval()
+    return lambda x: module(x)[0]
+
+
+def performer(n):
+    del n
+    from performer_pytorch import SelfAttention
+
+    return SelfAttention(dim=D_MODEL, heads=HEADS, causal=False).eval()
 
 
 def hf_reformer(n):
@@ -174,7 +195,9 @@ PEERS = [
     ("FlexAttention compiled, window 64 (core alone)", flex_window, qkv),
     ("lucidrains local-attention, window 64 (core alone)", lucidrains_local, qkv),
     ("Hugging Face Longformer, 128, 16 global", hf_longformer, tokens),
-    ("Hugging Face BigBird, a whole layer", hf_bigbird, tokens),
+    ("Hugging Face BigBird, blocks of 128", hf_bigbird, tokens),
+    ("Hugging Face Nyströmformer, 128 landmarks", hf_nystromformer, tokens),
+    ("performer-pytorch, 266 features", performer, tokens),
     ("Hugging Face Reformer LSH, 64", hf_reformer, tokens),
     ("Hugging Face Qwen3-Next, chunked gated delta rule", hf_gated_delta, delta_inputs),
 ]
@@ -190,6 +213,9 @@ OWN = {
     "attzoo LocalSelfAttention, 128": ("attzoo_bench", "local_128/", "least_ms"),
     "attzoo LongformerSelfAttention, 128, 16 global": ("attzoo_bench", "longformer_128_g16/",
                                                        "least_ms"),
+    "attzoo BigBirdSelfAttention, blocks of 128": ("attzoo_bench", "big_bird_128/", "least_ms"),
+    "attzoo NystromSelfAttention, 128 landmarks": ("attzoo_bench", "nystrom/", "least_ms"),
+    "attzoo PerformerSelfAttention, 266 features": ("attzoo_bench", "performer/", "least_ms"),
     "attzoo LSHSelfAttention, 64": ("attzoo_bench", "lsh_64/", "least_ms"),
     "attzoo recurrence(), gated delta rule": ("recurrence_bench", "gated_delta/forward", "own_ms"),
 }
@@ -239,7 +265,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     versions = {"torch": torch.__version__}
-    for package in ("transformers", "local-attention", "mlx", "onnxruntime"):
+    for package in ("transformers", "local-attention", "performer-pytorch", "mlx", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

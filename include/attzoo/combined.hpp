@@ -15,6 +15,7 @@
 /// Departs from the Python library: input_dim defaults to the modules' own instead of d_model.
 
 #include <attzoo/module/gate.hpp>
+#include <attzoo/module/joined_cache.hpp>
 
 namespace attzoo {
 

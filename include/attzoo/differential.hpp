@@ -87,7 +87,12 @@ class DifferentialSelfAttentionImpl
     const auto of_pairs = [&](int64_t i) {  // the first or the second heads of all
       auto part = heads;
       part.q = pair(heads.q)[static_cast<size_t>(i)];
-      part.k = heads.k.chunk(2, 3)[static_cast<size_t>(i)];
+      if (core::is_quantized(heads.k)) {  // rows stay whole: the other half meets zeros
+        const auto none = torch::zeros_like(part.q);
+        part.q = torch::cat(i == 0 ? std::vector{part.q, none} : std::vector{none, part.q}, 3);
+      } else {
+        part.k = heads.k.chunk(2, 3)[static_cast<size_t>(i)];
+      }
       return attend(part, inputs);
     };
     const auto one = of_pairs(0), two = of_pairs(1);

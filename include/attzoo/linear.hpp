@@ -105,7 +105,8 @@ class LinearSelfAttentionImpl
   /// A cache of sums, in float32 at least; see MakesCache and Cache. Its calls return no weights.
   Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                    const CacheOptions& how = {}) const override {
-    const auto head = this->new_cache_head(batch, capacity, how, /*unending=*/true);
+    const auto head = this->new_cache_head(batch, capacity, how, /*unending=*/true,
+                                           /*has_keys=*/false);
     return Cache(
         std::make_shared<core::SumsCache>(head, options.num_heads, this->d_qk(), this->d_head()));
   }

@@ -120,8 +120,8 @@ inline LazyWeights bucket_weights(const Heads& heads, const MaskAndBias& asked,
                                               keys < of_query(buckets.band.end));
             const auto dtype = compute_dtype(q);
             allowed = torch::logical_and(allowed, asked.mask.evaluate(grid));
-            auto scores =
-                *how.scale * pair_products(q.slice(2, begin, end).to(dtype), k.to(dtype), allowed);
+            auto scores = *how.scale * pair_products(q.slice(2, begin, end).to(dtype),
+                                                     dequantized(k, dtype).to(dtype), allowed);
             scores = asked.bias.evaluate(scores, grid);
             auto weights = masked_softmax(scores, allowed).weights;
             if (how.dropout > 0) {  // entries are numbered by their ranks

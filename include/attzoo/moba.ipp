@@ -35,12 +35,12 @@ ATTZOO_API torch::Tensor MixtureOfBlocksSelfAttentionImpl::choose(
   const torch::NoGradGuard no_grad;
   auto q = heads.q.detach();
   q = q.to(core::compute_dtype(q));
-  const auto k = heads.k.detach();
   torch::Tensor means, empty;  // [B, H, n, D]; bool [B, 1, 1, n]: blocks of padding alone
   if (heads.past && heads.past->offset > 0) {
     auto& cache = static_cast<core::BlockSumCache&>(inputs.cache.state());
-    means = cache.sums(blocks, k) / static_cast<double>(blocks.size());  // of whole blocks
-  } else if (inputs.key_padding_mask.defined()) {
+    means = cache.sums(blocks, heads.k.detach()) / static_cast<double>(blocks.size());
+  } else if (const auto k = core::dequantized(heads.k.detach(), heads.q.scalar_type());
+             inputs.key_padding_mask.defined()) {
     const auto real = inputs.key_padding_mask.unsqueeze(1).unsqueeze(-1);
     const auto count = core::sum_blocks(blocks, real.to(k.scalar_type()));
     empty = (count == 0).squeeze(-1).unsqueeze(2);
@@ -95,7 +95,7 @@ ATTZOO_API std::pair<torch::Tensor, torch::Tensor> MixtureOfBlocksSelfAttentionI
   const auto each =
       core::attention(rows_of(q, query), heads.k, heads.v, band && real && asked.mask.at(numbers),
                       asked.bias.at(numbers), attention_options(), /*private_qk=*/true);
-  return {rows_of(each.output, rank).view({B, H, L, n, heads.v.size(3)}),
+  return {rows_of(each.output, rank).view({B, H, L, n, each.output.size(3)}),
           each.lse.gather(2, rank).view({B, H, L, n})};
 }
 
@@ -157,7 +157,8 @@ ATTZOO_API AttentionResult MixtureOfBlocksSelfAttentionImpl::attend_blocks(
         const core::Rule rule{any() && core::CausalMask() && asked.mask && real_keys, asked.bias,
                               scale};
         const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-        return core::reference_weights(q, k, rule, begin, end).weights.to(q.scalar_type());
+        return core::reference_weights(q, core::dequantized(k, q.scalar_type()), rule, begin, end)
+            .weights.to(q.scalar_type());
       }};
   if (heads.past) result.weights = heads.past->guard(std::move(result.weights));
   return result;

@@ -100,10 +100,12 @@ class MultiHeadLatentAttentionImpl
       return finish(attend(heads, inputs));
     }
     const auto weight = up_weight();
-    absorb(heads, weight.narrow(1, 0, *options.head_dim));
+    const auto dtype = heads.past ? inputs.cache.state().head().dtype : heads.k.scalar_type();
+    absorb(heads, weight.narrow(1, 0, *options.head_dim), dtype);
     auto result = attend(heads, inputs);
     const auto values = weight.narrow(1, *options.head_dim, *options.value_head_dim);
-    result.output = by_heads(result.output, values.transpose(1, 2));
+    const auto latents = result.output.narrow(3, 0, *options.kv_rank);
+    result.output = by_heads(latents, values.transpose(1, 2));
     return finish(std::move(result));
   }
 
@@ -258,21 +260,23 @@ class MultiHeadLatentAttentionImpl
   /// The full form: keys and values of each head.
   void expand(Heads& heads) const {
     const int64_t nope = *options.head_dim, rope = *options.rope_dim, v = *options.value_head_dim;
-    const auto rows = heads.k.squeeze(1).to(heads.q.scalar_type());
+    const auto dtype = heads.q.scalar_type();
+    const auto rows = core::dequantized(heads.k, dtype).squeeze(1).to(dtype);
     const auto kv =
         core::split_heads(core::linear(rows.narrow(2, 0, *options.kv_rank), w_kv_b), nope + v);
     const auto r = rows.narrow(2, *options.kv_rank, rope).unsqueeze(1);
     heads.k = torch::cat({kv.narrow(3, 0, nope), r.expand({-1, options.num_heads, -1, -1})}, 3);
     heads.v = kv.narrow(3, nope, v);
   }
-  /// The absorbed form: queries for latents, `weight` [H, head_dim, kv_rank]; values are a part of
-  /// the keys.
-  void absorb(Heads& heads, const torch::Tensor& weight) const {
+  /// The absorbed form: queries for latents, of `dtype`, `weight` [H, head_dim, kv_rank]; values
+  /// are a part of the keys.
+  void absorb(Heads& heads, const torch::Tensor& weight, torch::ScalarType dtype) const {
     const int64_t nope = *options.head_dim;
     const auto q = by_heads(heads.q.narrow(3, 0, nope), weight);
     const auto turned = heads.q.narrow(3, nope, *options.rope_dim);
-    heads.q = torch::cat({q, turned}, 3).to(heads.k.scalar_type());
-    heads.v = heads.k.narrow(3, 0, *options.kv_rank);
+    heads.q = torch::cat({q, turned}, 3).to(dtype);
+    // Rows of 8 bits stay whole, and the output has the rotary keys' sum behind the latents'.
+    heads.v = core::is_quantized(heads.k) ? heads.k : heads.k.narrow(3, 0, *options.kv_rank);
   }
 };
 

@@ -110,9 +110,10 @@ class NativeSparseSelfAttentionImpl
  private:
   void check_inputs(const AttentionInputs& in) const;
   AttentionResult attend_real(const torch::Tensor& x, const AttentionInputs& in);
-  /// The wholes of the complete blocks of t [B, Hkv, S, d_head], from block `first` on.
+  /// The wholes of the complete blocks of t [B, Hkv, S, d_head], from block `first` on, in `dtype`.
   torch::Tensor compress(const torch::Tensor& t, int64_t first, const torch::Tensor& places,
-                         const torch::nn::Linear& block, const torch::nn::Linear& whole) const;
+                         const torch::nn::Linear& block, const torch::nn::Linear& whole,
+                         torch::ScalarType dtype) const;
 };
 
 /// Example: `NativeSparseSelfAttention attn({.d_model = 256, .num_query_heads = 16, .num_kv_heads =
@@ -186,14 +187,13 @@ ATTZOO_API void NativeSparseSelfAttentionImpl::check_inputs(const AttentionInput
 
 ATTZOO_API torch::Tensor NativeSparseSelfAttentionImpl::compress(
     const torch::Tensor& t, int64_t first, const torch::Tensor& places,
-    const torch::nn::Linear& block, const torch::nn::Linear& whole) const {
+    const torch::nn::Linear& block, const torch::nn::Linear& whole, torch::ScalarType dtype) const {
   const int64_t size = options.block_size, count = t.size(2) / size;
-  const auto rows = t.slice(2, first * size, count * size);
+  const auto rows = core::dequantized(t.slice(2, first * size, count * size), dtype);
   if (!places.defined()) return block_means(rows, size);
   // A cache may have another dtype than the module.
   const auto blocks = rows.unflatten(2, {count - first, size}).to(places.scalar_type()) + places;
-  return core::linear(torch::gelu(core::linear(blocks.flatten(3), block)), whole)
-      .to(t.scalar_type());
+  return core::linear(torch::gelu(core::linear(blocks.flatten(3), block)), whole).to(dtype);
 }
 
 ATTZOO_API AttentionResult NativeSparseSelfAttentionImpl::attend_real(const torch::Tensor& x,
@@ -202,8 +202,9 @@ ATTZOO_API AttentionResult NativeSparseSelfAttentionImpl::attend_real(const torc
   const auto& past = heads.past;
   auto* cache = past ? &static_cast<core::BlockCache&>(in.cache.state()) : nullptr;
   const int64_t first = cache ? cache->blocks() : 0;
-  auto k = compress(heads.k, first, key_places, w_k_block, w_k_whole);
-  auto v = compress(heads.v, first, value_places, w_v_block, w_v_whole);
+  const auto dtype = heads.q.scalar_type();
+  auto k = compress(heads.k, first, key_places, w_k_block, w_k_whole, dtype);
+  auto v = compress(heads.v, first, value_places, w_v_block, w_v_whole, dtype);
   if (cache) std::tie(k, v) = cache->append_blocks(k, v);
   const auto gates = torch::sigmoid(core::linear(x, w_branch))
                          .unflatten(2, {options.num_query_heads, 3})

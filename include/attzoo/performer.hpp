@@ -103,7 +103,8 @@ class PerformerSelfAttentionImpl
   /// and go on with the projections of now, whatever is drawn meanwhile.
   Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                    const CacheOptions& how = {}) const override {
-    const auto head = new_cache_head(batch, capacity, how, /*unending=*/true);
+    const auto head = new_cache_head(batch, capacity, how, /*unending=*/true,
+                                     /*has_keys=*/false);
     const auto wide = head.module_dtype == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
     auto own = favor(wide);
     own.projection = own.projection.clone();

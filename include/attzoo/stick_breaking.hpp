@@ -103,7 +103,7 @@ class StickBreakingSelfAttentionImpl
   static void add_remainder(AttentionResult& result, const Heads& heads) {
     const int64_t L = heads.q.size(2), S = heads.k.size(2);
     const auto rest = result.lse.exp().unsqueeze(-1);  // [B, H, L, 1]
-    const auto own = heads.v.slice(2, S - L);
+    const auto own = core::dequantized(heads.v.slice(2, S - L), heads.q.scalar_type());
     result.output =
         (result.output.to(rest.scalar_type()) + rest * own).to(result.output.scalar_type());
     result.weights = result.weights.map([=](const torch::Tensor& rows, int64_t begin, int64_t end) {

@@ -137,6 +137,7 @@ ATTZOO_API void StreamingSelfAttentionImpl::turn_to_sinks(Heads& heads, const Pl
   const auto by = core::rotation(turn_->frequencies, turn_->pairs, heads.q.size(2), 0,
                                  beyond.neg().unsqueeze(1), heads.q);
   const auto is_sink = of_sinks.unsqueeze(1).unsqueeze(3);  // [1 or B, 1, S, 1]
+  for (auto* t : {&heads.k, &heads.v}) *t = core::dequantized(*t, heads.q.scalar_type());
   heads.q = torch::cat({heads.q, core::rotate(heads.q, by)}, 3);
   heads.k = torch::cat(
       {heads.k.masked_fill(is_sink, 0), heads.k.masked_fill(is_sink.logical_not(), 0)}, 3);

@@ -25,7 +25,8 @@ class Draw {
   std::mt19937 random_;
 };
 
-/// Numbers [B, H, N, D] of any type with any strides, and NaN in the memory between them.
+/// Numbers [B, H, N, D] of any type with any strides, and NaN in the memory between them; rows of 8
+/// bits have no gaps, and a scale behind them.
 struct Strided {
   int H, N, D;
   std::vector<double> exact;  // contiguous
@@ -35,8 +36,9 @@ struct Strided {
   Strided(Draw& draw, int B, int heads, int length, int features, DType dtype, double largest = 1)
       : H(heads), N(length), D(features) {
     view.dtype = dtype;
-    view.d = draw.chance(0.2) ? 2 : 1;
-    const int64_t row = D * view.d + (draw.chance(0.3) ? draw.integer(1, 9) : 0);
+    const bool scaled = size_of(dtype) == 1;
+    view.d = !scaled && draw.chance(0.2) ? 2 : 1;
+    const int64_t row = D * view.d + (scaled ? 4 : 0) + (draw.chance(0.3) ? draw.integer(1, 9) : 0);
     const int64_t capacity = N + (draw.chance(0.5) ? draw.integer(1, 40) : 0);
     if (draw.chance(0.3)) {  // [B, N, H, D]
       view.h = row;
@@ -49,7 +51,7 @@ struct Strided {
     }
     const auto size = static_cast<size_t>(size_of(dtype));
     const auto end = static_cast<size_t>((B - 1) * view.b + (H - 1) * view.h + (N - 1) * view.n +
-                                         (D - 1) * view.d + 1);
+                                         (D - 1) * view.d + 1 + (scaled ? 4 : 0));
     memory.resize(end * size + 7, static_cast<char>(0xff));
     auto* data = memory.data();  // aligned to the size of a number and to nothing more
     while (reinterpret_cast<uintptr_t>(data) % size != 0) ++data;
@@ -57,14 +59,23 @@ struct Strided {
     for (int b = 0; b < B; ++b) {
       for (int h = 0; h < H; ++h) {
         for (int n = 0; n < N; ++n) {
+          const float scale = scale_of(n);
+          if (scaled) std::memcpy(static_cast<char*>(view.data) + place(b, h, n, D), &scale, 4);
           for (int d = 0; d < D; ++d) exact.push_back(set(b, h, n, d, largest * draw.normal()));
         }
       }
     }
   }
+  int64_t place(int b, int h, int n, int d) const {
+    return view.head(b, h) + n * view.n + d * view.d;
+  }
+  /// What multiplies the numbers of a row of 8 bits.
+  float scale_of(int n) const {
+    return (view.dtype == DType::kInt8 ? 5e-3f : 2e-3f) * static_cast<float>(1 + n % 7);
+  }
   /// What is stored, rounded.
   double set(int b, int h, int n, int d, double x) {
-    const int64_t at = view.head(b, h) + n * view.n + d * view.d;
+    const int64_t at = place(b, h, n, d);
     const auto f = static_cast<float>(x);
     switch (view.dtype) {
       case DType::kFloat64:
@@ -74,6 +85,20 @@ struct Strided {
       case DType::kBFloat16: {
         const uint16_t bits = static_cast<uint16_t*>(view.data)[at] = float_to_bfloat16(f);
         return __builtin_bit_cast(float, uint32_t{bits} << 16);
+      }
+      case DType::kInt8: {
+        const double integer = std::clamp(std::nearbyint(x / scale_of(n)), -127.0, 127.0);
+        return static_cast<double>(scale_of(n)) *
+               (static_cast<int8_t*>(view.data)[at] = static_cast<int8_t>(integer));
+      }
+      case DType::kFloat8: {  // any number but NaN
+        const auto bits =
+            static_cast<uint8_t>(static_cast<int>(std::abs(x) * 1e3) % 127 | (x < 0 ? 0x80 : 0));
+        static_cast<uint8_t*>(view.data)[at] = bits;
+        const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+        const double size =
+            exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+        return static_cast<double>(scale_of(n)) * (x < 0 ? -size : size);
       }
       default:
         return half_to_float(static_cast<uint16_t*>(view.data)[at] = float_to_half(f));
@@ -94,7 +119,10 @@ struct Case {
 
   Case(Draw& draw, const Sizes& sizes, DType dtype)
       : n(sizes),
-        q(draw, n.B, n.H, n.L, n.D, dtype),
+        q(draw, n.B, n.H, n.L, n.D,
+          size_of(dtype) > 1 ? dtype
+          : draw.chance(0.5) ? DType::kFloat32
+                             : DType::kBFloat16),
         k(draw, n.B, n.Hkv, n.S, n.D, dtype),
         v(draw, n.B, n.Hkv, n.S, n.Dv, dtype),
         scale(1 / std::sqrt(n.D)) {
@@ -268,7 +296,9 @@ struct Scores {
 template <class T>
 void check_random(const std::vector<DType>& dtypes, unsigned seed) {
   Draw draw(seed);
-  for (int i = 0; i < 150 && !::testing::Test::HasFailure(); ++i) {
+  for (int i = 0;
+       i < 50 * std::max(3, static_cast<int>(dtypes.size())) && !::testing::Test::HasFailure();
+       ++i) {
     const Sizes n = random_sizes(draw);
     const auto dtype = dtypes[static_cast<size_t>(i) % dtypes.size()];
     Case<T> c(draw, n, dtype);
@@ -289,7 +319,8 @@ void check_random(const std::vector<DType>& dtypes, unsigned seed) {
 
 TEST(FewQueries, IsTheDefinition) {
   check_random<double>({DType::kFloat64}, 1);
-  check_random<float>({DType::kFloat32, DType::kBFloat16, DType::kFloat16}, 2);
+  check_random<float>(
+      {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt8, DType::kFloat8}, 2);
 }
 
 template <class T>

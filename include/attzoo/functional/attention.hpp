@@ -3,6 +3,7 @@
 /// The functional entry point: attention for any mask and any change of scores.
 
 #include <attzoo/core/modifier/any_score.hpp>
+#include <attzoo/functional/quantized_rows.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <concepts>
@@ -35,7 +36,7 @@ struct AttentionOptions {
 ///
 /// \param q [B, H, L, D], any strides; q, k and v of batch 1 are broadcast
 /// \param k [B, Hkv, S, D], H a multiple of Hkv: query head h reads head h / (H / Hkv)
-/// \param v [B, Hkv, S, Dv]
+/// \param v [B, Hkv, S, Dv]; k and v may both be of 8 bits, made by quantize_rows()
 /// \param mask who may attend to whom (masks.hpp, callables.hpp); default everybody
 /// \param score how scores change before the softmax (scores.hpp, callables.hpp); default they
 ///   do not
@@ -162,7 +163,7 @@ ATTZOO_API int64_t batch_size(const torch::Tensor& q, const torch::Tensor& k,
 ATTZOO_API void check_attention(const torch::Tensor& q, const torch::Tensor& k,
                                 const torch::Tensor& v, const AttentionOptions& options) {
   check_dropout("attention", options.dropout);
-  check_qkv("attention", q, k, v);
+  check_qkv("attention", q, k, v, QkvForm::kMaybeQuantized);
   const int64_t batch = batch_size(q, k, v);
   for (const auto* t : {&q, &k, &v}) {
     TORCH_CHECK_VALUE(t->size(0) == batch || t->size(0) == 1,
@@ -255,7 +256,8 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q_in, const torch::Ten
       {n.B, n.H, n.L, n.S},
       [q, k, rule = std::move(rule), unchanged = Unchanged(read)](int64_t begin, int64_t end) {
         unchanged.check("LazyWeights");
-        return reference_weights(q, k, rule, begin, end).weights.to(rule.output_dtype(q));
+        return reference_weights(q, dequantized(k, q.scalar_type()), rule, begin, end)
+            .weights.to(rule.output_dtype(q));
       });
   AttentionResult result{computed.output, std::move(weights), computed.lse};
   const auto sink = score.sink();

@@ -6,6 +6,7 @@
 #include <attzoo/core/cpu/chosen.hpp>
 #include <attzoo/core/row_lists.hpp>
 #include <attzoo/core/unchanged.hpp>
+#include <attzoo/core/views.hpp>
 #include <attzoo/functional/checks.hpp>
 #include <attzoo/functional/chosen_keys.hpp>
 #include <attzoo/functional/sorted_blocks.hpp>
@@ -258,7 +259,7 @@ class ChosenAttention final : public Differentiable {
   Tensors by_rows(const Tensors& x) const {
     std::vector<torch::Tensor> outputs, lse;
     if (is_empty()) {
-      return {x[0].new_zeros({n_.B, n_.H, n_.L, x[2].size(3)}),
+      return {x[0].new_zeros({n_.B, n_.H, n_.L, features_of(x[2])}),
               torch::zeros({n_.B, n_.H, n_.L}, x[0].options().dtype(compute_dtype(x[0])))};
     }
     for_each_chunk(step_, [&](int64_t begin, int64_t end) {
@@ -337,7 +338,9 @@ ATTZOO_API AttentionResult chosen_attention(const torch::Tensor& q_in, const tor
                                             const AnyMask& mask, const AnyScore& score,
                                             const AttentionOptions& options, bool private_qk) {
   const auto task = attention_task(q_in, k_in, v_in, mask, score, options);
-  const auto& t = task.tensors;
+  const bool learns = is_differentiated(task.tensors.q) ||
+                      (torch::GradMode::is_enabled() && !Call(task.rule).learning().empty());
+  const auto t = learns ? dequantized(task.tensors) : task.tensors;
   const auto n = t.shape();
   check_chosen(chosen, n, t.k.size(1), t.q.device());
   TORCH_CHECK_VALUE(!score.sink().defined(),

@@ -82,7 +82,7 @@ namespace core {
 ATTZOO_API void check_native_sparse(const torch::Tensor& q, const torch::Tensor& k,
                                     const torch::Tensor& v, const NativeSparseOptions& o) {
   constexpr const char* kWho = "native_sparse_attention";
-  check_qkv(kWho, q, k, v);
+  check_qkv(kWho, q, k, v, QkvForm::kMaybeQuantized);
   check_dropout(kWho, o.dropout);
   TORCH_CHECK_VALUE(k.size(0) == q.size(0) && v.size(0) == q.size(0), kWho,
                     ": q, k and v must have the same batch size, got ", q.sizes(), ", ", k.sizes(),
@@ -116,8 +116,8 @@ ATTZOO_API void check_native_sparse(const torch::Tensor& q, const torch::Tensor&
   check(o.gate_selected, "gate_selected", gate);
   check(o.gate_window, "gate_window", gate);
   const int64_t blocks = k.size(2) / o.block_size;
-  check(o.block_keys, "block_keys", {k.size(0), k.size(1), blocks, k.size(3)});
-  check(o.block_values, "block_values", {v.size(0), v.size(1), blocks, v.size(3)});
+  check(o.block_keys, "block_keys", {k.size(0), k.size(1), blocks, features_of(k)});
+  check(o.block_values, "block_values", {v.size(0), v.size(1), blocks, features_of(v)});
 }
 
 /// The blocks that queries of the places [begin, end) select; q holds their rows.
@@ -167,8 +167,10 @@ ATTZOO_API NativeSparseResult native_sparse_attention(const torch::Tensor& q,
   const AttentionOptions how{
       .scale = o.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
       .dropout = o.dropout};
-  const auto keys = o.block_keys.defined() ? o.block_keys : block_means(k, size);
-  const auto values = o.block_values.defined() ? o.block_values : block_means(v, size);
+  const auto means = [&](const torch::Tensor& given, const torch::Tensor& t) {
+    return given.defined() ? given : block_means(core::dequantized(t, q.scalar_type()), size);
+  };
+  const auto keys = means(o.block_keys, k), values = means(o.block_values, v);
 
   NativeSparseResult result;
   {

@@ -50,7 +50,7 @@ ATTZOO_API AttentionResult ScaledDotProductAttention::operator()(
     const ScaledDotProductOptions& options) const {
   constexpr const char* kName = "scaled_dot_product_attention";
   check_dropout(kName, options.dropout);
-  check_qkv(kName, q, k, v, /*any_rank=*/true);
+  check_qkv(kName, q, k, v, QkvForm::kAnyRank);
   const int64_t L = q.size(-2), S = k.size(-2), D = q.size(-1), Dv = v.size(-1);
   const double scale = 1.0 / (std::sqrt(static_cast<double>(D)) * options.temperature);
   TORCH_CHECK_VALUE(

@@ -252,7 +252,10 @@ ATTZOO_API void SortedBlocks::for_each_unit(
     for (int64_t at = 0; at < n.L; at += step_) {
       const Unit unit{u * heads, heads, u / (units / kv_heads), at, std::min(n.L, at + step_)};
       const auto block = chosen_.select(1, C == 1 ? 0 : u).slice(1, unit.begin, unit.end);
-      f(unit, Sorted({unit.rows(t.q).to(dtype), unit.keys(t.k).to(dtype), unit.keys(t.v).to(dtype)},
+      const auto keys = [&](const torch::Tensor& x) {
+        return dequantized(unit.keys(x), dtype).to(dtype);
+      };
+      f(unit, Sorted({unit.rows(t.q).to(dtype), keys(t.k), keys(t.v)},
                      block.to(torch::kInt64).expand({n.B, block.size(1), block.size(2)}), *this,
                      at + n.S - n.L));
     }
@@ -261,7 +264,7 @@ ATTZOO_API void SortedBlocks::for_each_unit(
 
 ATTZOO_API OutputAndLse SortedBlocks::forward(const Qkv& t) const {
   const auto n = t.shape();
-  const OutputAndLse result{torch::empty({n.B, n.H, n.L, t.v.size(3)}, t.q.options()),
+  const OutputAndLse result{torch::empty({n.B, n.H, n.L, t.Dv()}, t.q.options()),
                             torch::empty({n.B, n.H, n.L}, t.q.options().dtype(compute_dtype(t.q)))};
   for_each_unit(t, [&](const Unit& unit, const Sorted& sorted) {
     const auto& [q, k, v] = sorted.tensors();

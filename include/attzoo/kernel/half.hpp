@@ -1,6 +1,6 @@
 #pragma once
 /// \file
-/// 16-bit floats as bits.
+/// 16-bit and 8-bit floats as bits.
 
 #include <attzoo/kernel/compiler.hpp>
 
@@ -37,6 +37,15 @@ ATTZOO_ALWAYS_INLINE uint16_t float_to_bfloat16(float f) {
   const uint32_t bits = __builtin_bit_cast(uint32_t, f);
   if ((bits & 0x7fffffff) > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/// e4m3fn: four bits of exponent, three of mantissa, no infinity. NaN becomes 480.
+ATTZOO_ALWAYS_INLINE float float8_to_float(uint32_t f) {
+  const uint32_t magnitude = f & 0x7f;
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-9f;
+  const uint32_t normal = (magnitude << 20) + (120u << 23);
+  const uint32_t bits = magnitude < 8 ? __builtin_bit_cast(uint32_t, subnormal) : normal;
+  return __builtin_bit_cast(float, bits | (f & 0x80) << 24);
 }
 
 }  // namespace attzoo::kernel

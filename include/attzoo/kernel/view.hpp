@@ -9,14 +9,18 @@
 ATTZOO_BEGIN_KERNEL
 namespace attzoo::kernel {
 
-enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16 };
+enum class DType { kFloat64, kFloat32, kBFloat16, kFloat16, kInt8, kFloat8 };
 
 /// In bytes.
 constexpr int size_of(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+  return dtype == DType::kFloat64                           ? 8
+         : dtype == DType::kFloat32                         ? 4
+         : dtype == DType::kInt8 || dtype == DType::kFloat8 ? 1
+                                                            : 2;
 }
 
-/// A tensor [B, H, N, features] with any strides, in elements.
+/// A tensor [B, H, N, features] with any strides, in elements. Rows of 8-bit numbers (e4m3fn of
+/// floats) lie without gaps, and behind each, at any address, the float32 that multiplies them.
 struct View {
   void* data = nullptr;
   DType dtype = DType::kFloat32;

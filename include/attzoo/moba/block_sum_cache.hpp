@@ -55,7 +55,8 @@ ATTZOO_API torch::Tensor sum_blocks(const TokenBlocks& blocks, const torch::Tens
 }
 
 ATTZOO_API torch::Tensor BlockSumCache::sums(const TokenBlocks& blocks, const torch::Tensor& k) {
-  sums_ = sums_.defined() ? add_blocks(sums_, blocks, k.slice(2, known_)) : sum_blocks(blocks, k);
+  const auto more = dequantized(k.slice(2, sums_.defined() ? known_ : 0), torch::kFloat32);
+  sums_ = sums_.defined() ? add_blocks(sums_, blocks, more) : sum_blocks(blocks, more);
   known_ = k.size(2);
   return sums_;
 }

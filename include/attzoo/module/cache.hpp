@@ -22,7 +22,10 @@ class CacheState;
 /// How a cache stores what it keeps.
 struct CacheOptions {
   /// Of keys and values; default the module's. A half type for a float32 module halves the memory,
-  /// and the time of a step; attention then computes with queries of that type, too.
+  /// and the time of a step; attention then computes with queries of that type, too. torch::kInt8
+  /// and torch::kFloat8_e4m3fn store rows of quantize_rows(), 8 bits a number and a scale for each
+  /// head and token, and leave queries as they are (of a float64 module, float32); states, sums and
+  /// an indexer's keys keep the module's type. Mechanisms without keys and values refuse them.
   std::optional<torch::ScalarType> dtype = std::nullopt;
   /// Default the module's.
   std::optional<torch::Device> device = std::nullopt;
@@ -130,6 +133,7 @@ struct CacheHead {
   int64_t batch, capacity;
   torch::ScalarType module_dtype, dtype;
   torch::Device device;
+  std::optional<torch::ScalarType> eight_bits;  // keys and values are quantize_rows() of this
 };
 
 /// Tokens, of the most that it has had, that any cache can take back.
@@ -161,51 +165,16 @@ class CacheState {
   CacheHead head_;
 };
 
-/// The head of a new cache. `unending`: whether it may do without a capacity. Throws as make_cache.
+/// The head of a new cache. `unending`: whether it may do without a capacity; `has_keys`: whether
+/// keys and values are in it, which may be of 8 bits. Throws as make_cache.
 ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const torch::Tensor& weight,
                                 int64_t batch, std::optional<int64_t> capacity,
-                                const CacheOptions& options, bool unending);
+                                const CacheOptions& options, bool unending, bool has_keys);
 
 /// Throws c10::ValueError for a cache that is not this module's or not on x's device, for another
 /// batch than its own, and where the next x [batch, L, ..] does not fit.
 ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache& cache,
                             const torch::Tensor& x);
-
-/// Of a module that consists of several.
-class JoinedCache final : public CacheState {
- public:
-  JoinedCache(const CacheHead& head, std::vector<Cache> caches)
-      : CacheState(head), parts(std::move(caches)) {}
-  ATTZOO_API bool grows() const override;
-  ATTZOO_API int64_t length() const override;
-  ATTZOO_API int64_t bytes() const override;
-  ATTZOO_API int64_t earliest() const override;
-  ATTZOO_API bool can_take_back(int64_t L) const override;
-  ATTZOO_API void truncate(int64_t n) override;
-  ATTZOO_API void reorder(const torch::Tensor& order) override;
-  ATTZOO_API std::shared_ptr<CacheState> clone() const override;
-
-  std::vector<Cache> parts;
-
-  /// Takes what was appended to some parts back, unless all modules have done theirs.
-  class Together {
-   public:
-    /// Before L tokens; `joined` may be null.
-    ATTZOO_API Together(JoinedCache* joined, int64_t L);
-    ATTZOO_API ~Together();
-    Together(const Together&) = delete;
-    Together& operator=(const Together&) = delete;
-    void done() { joined_ = nullptr; }
-
-   private:
-    JoinedCache* joined_;
-    int64_t length_ = 0;
-    std::vector<Cache> copies_;  // of the parts where truncate() could not go back
-  };
-};
-
-/// The cache of a module that consists of several, from theirs.
-ATTZOO_API Cache join_caches(const char* who, const Identity& owner, std::vector<Cache> parts);
 
 }  // namespace core
 }  // namespace attzoo
@@ -213,8 +182,8 @@ ATTZOO_API Cache join_caches(const char* who, const Identity& owner, std::vector
 #ifdef ATTZOO_DEFINE_MODULE
 
 #include <attzoo/core/checks.hpp>
+#include <attzoo/core/quantized_rows.hpp>
 
-#include <algorithm>
 #include <limits>
 
 namespace attzoo {
@@ -270,7 +239,7 @@ namespace core {
 
 ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const torch::Tensor& weight,
                                 int64_t batch, std::optional<int64_t> capacity,
-                                const CacheOptions& options, bool unending) {
+                                const CacheOptions& options, bool unending, bool has_keys) {
   TORCH_CHECK_VALUE(batch > 0, who, ": make_cache expects batch > 0, got ", batch);
   TORCH_CHECK_VALUE(capacity || unending, who,
                     ": make_cache needs a capacity, for this mechanism keeps all tokens");
@@ -278,12 +247,21 @@ ATTZOO_API CacheHead cache_head(const char* who, const Identity& owner, const to
   TORCH_CHECK_VALUE(!capacity || (*capacity > 0 && (unending || *capacity < kMost)), who,
                     ": make_cache expects capacity > 0", unending ? "" : " and < 2^31", ", got ",
                     *capacity);
-  const auto dtype = options.dtype.value_or(weight.scalar_type());
+  auto dtype = options.dtype.value_or(weight.scalar_type());
+  std::optional<torch::ScalarType> eight_bits;
+  if (is_eight_bits(dtype)) {
+    TORCH_CHECK_TYPE(has_keys, who, ": a cache without keys and values cannot have 8 bits, got ",
+                     dtype);
+    eight_bits = std::exchange(dtype, weight.scalar_type());
+    if (dtype == torch::kFloat64) dtype = torch::kFloat32;
+  }
   TORCH_CHECK_TYPE(is_supported_float(dtype), who,
-                   ": a cache's dtype must be float64, float32, bfloat16 or float16, got ", dtype);
+                   ": a cache's dtype must be float64, float32, bfloat16, float16, int8 or "
+                   "float8_e4m3fn, got ",
+                   dtype);
   const auto device = torch::empty({0}, options.device.value_or(weight.device())).device();
-  return {owner.value(),        batch, capacity.value_or(std::numeric_limits<int64_t>::max()),
-          weight.scalar_type(), dtype, device};
+  const auto most = capacity.value_or(std::numeric_limits<int64_t>::max());
+  return {owner.value(), batch, most, weight.scalar_type(), dtype, device, eight_bits};
 }
 
 ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache& cache,
@@ -302,88 +280,6 @@ ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache&
                     ": the cache is full: it has ", cache.length(), " of ", head.capacity,
                     " tokens, and ", x.size(1),
                     " more came; give make_cache a larger capacity, or reset() it");
-}
-
-ATTZOO_API Cache join_caches(const char* who, const Identity& owner, std::vector<Cache> parts) {
-  auto head = parts.front().state().head();
-  for (const auto& part : parts) {
-    const auto& other = part.state().head();
-    TORCH_CHECK_VALUE(head.module_dtype == other.module_dtype && head.device == other.device, who,
-                      ": all its modules must have one dtype and device to share a cache, got ",
-                      head.module_dtype, " on ", head.device, " and ", other.module_dtype, " on ",
-                      other.device);
-  }
-  head.owner = owner.value();
-  return Cache(std::make_shared<JoinedCache>(head, std::move(parts)));
-}
-
-ATTZOO_API bool JoinedCache::grows() const {
-  return std::any_of(parts.begin(), parts.end(),
-                     [](const Cache& part) { return part.state().grows(); });
-}
-
-ATTZOO_API int64_t JoinedCache::length() const {
-  for (const auto& part : parts) {
-    if (part.state().grows()) return part.length();
-  }
-  return parts.front().length();
-}
-
-ATTZOO_API int64_t JoinedCache::bytes() const {
-  int64_t sum = 0;
-  for (const auto& part : parts) sum += part.bytes();
-  return sum;
-}
-
-ATTZOO_API int64_t JoinedCache::earliest() const {
-  int64_t latest = 0;
-  for (const auto& part : parts) {
-    if (part.state().grows()) latest = std::max(latest, part.state().earliest());
-  }
-  return latest;
-}
-
-ATTZOO_API bool JoinedCache::can_take_back(int64_t L) const {
-  return std::all_of(parts.begin(), parts.end(),
-                     [L](const Cache& part) { return part.state().can_take_back(L); });
-}
-
-ATTZOO_API void JoinedCache::truncate(int64_t n) {
-  for (auto& part : parts) {
-    if (part.state().grows()) part.truncate(n);
-  }
-  if (n == 0) std::erase_if(parts, [](const Cache& part) { return !part.state().grows(); });
-}
-
-ATTZOO_API void JoinedCache::reorder(const torch::Tensor& order) {
-  for (auto& part : parts) part.reorder(order);
-}
-
-ATTZOO_API std::shared_ptr<CacheState> JoinedCache::clone() const {
-  auto copy = std::make_shared<JoinedCache>(*this);
-  for (auto& part : copy->parts) part = part.clone();
-  return copy;
-}
-
-ATTZOO_API JoinedCache::Together::Together(JoinedCache* joined, int64_t L) : joined_(joined) {
-  if (!joined) return;
-  length_ = joined->length();
-  if (joined->can_take_back(L)) return;
-  for (const auto& part : joined->parts) {
-    copies_.push_back(part.state().can_take_back(L) ? Cache() : part.clone());
-  }
-}
-
-ATTZOO_API JoinedCache::Together::~Together() {
-  if (!joined_) return;
-  for (size_t i = 0; i < joined_->parts.size(); ++i) {
-    auto& part = joined_->parts[i];
-    if (i < copies_.size() && copies_[i].defined()) {
-      part = copies_[i];
-    } else if (part.state().grows()) {
-      part.truncate(std::min(length_, part.length()));
-    }
-  }
 }
 
 }  // namespace core

@@ -12,6 +12,7 @@
 /// Shapes: x [B, L, d_model], context [B, S, d_model], or what the cross attention has as its
 /// context_dim -> output [B, L, d_model].
 
+#include <attzoo/module/joined_cache.hpp>
 #include <attzoo/module/transformer.hpp>
 
 namespace attzoo {

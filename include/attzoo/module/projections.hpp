@@ -122,9 +122,9 @@ class Projections : public MechanismParts {
   static void rotate_context(torch::Tensor& t, const RopePlan& plan);
 
   /// What a new cache of this module begins with; see MakesCache. `unending`: whether it may do
-  /// without a capacity.
+  /// without a capacity; `has_keys`: whether it keeps keys and values.
   CacheHead new_cache_head(int64_t batch, std::optional<int64_t> capacity,
-                           const CacheOptions& options, bool unending) const;
+                           const CacheOptions& options, bool unending, bool has_keys = true) const;
 
   /// The keys and values of a context for the module, which is this one; see MakesCache.
   Cache new_context_cache(const torch::nn::Module& module, const torch::Tensor& context,
@@ -301,10 +301,11 @@ ATTZOO_API void Projections::rotate_context(torch::Tensor& t, const RopePlan& pl
 }
 
 ATTZOO_API CacheHead Projections::new_cache_head(int64_t batch, std::optional<int64_t> capacity,
-                                                 const CacheOptions& options, bool unending) const {
+                                                 const CacheOptions& options, bool unending,
+                                                 bool has_keys) const {
   check_reads_x(callee());
   return cache_head(callee().name, callee().identity, w_o->weight, batch, capacity, options,
-                    unending);
+                    unending, has_keys);
 }
 
 ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
@@ -328,7 +329,7 @@ ATTZOO_API Cache Projections::new_context_cache(const torch::nn::Module& module,
   if (real.defined()) check_key_padding(real, n, context.device(), callee().name);
   check_no_gradients(callee().name, module, context);
   const auto head = cache_head(callee().name, callee().identity, w_o->weight, n.B, std::nullopt, {},
-                               /*unending=*/true);
+                               /*unending=*/true, /*has_keys=*/true);
   const auto [k, v] = project(context);
   const auto own = [&](const torch::Tensor& t) { return t.to(head.dtype).contiguous(); };
   return Cache(

@@ -256,7 +256,7 @@ ATTZOO_API CacheHead RecurrentParts::new_cache_head(int64_t batch, std::optional
                                                     const CacheOptions& options,
                                                     bool unending) const {
   return cache_head(callee().name, callee().identity, w_o->weight, batch, capacity, options,
-                    unending);
+                    unending, /*has_keys=*/false);
 }
 
 ATTZOO_API torch::Tensor l2_norm(const torch::Tensor& t, double eps) {

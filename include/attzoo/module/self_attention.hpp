@@ -94,11 +94,12 @@ class Mechanism : public CallableModule<Derived>, public Parts {
   /// reset(), and by each call, since they may change.
   virtual void check_own_options() const {}
 
-  /// What a new cache of this module begins with: Projections::new_cache_head.
+  /// What a new cache of this module begins with: new_cache_head of Projections or RecurrentParts.
+  template <class... More>
   CacheHead new_cache_head(int64_t batch, std::optional<int64_t> capacity, const CacheOptions& how,
-                           bool unending) const {
+                           bool unending, More... has_keys) const {
     check_options();
-    return Parts::new_cache_head(batch, capacity, how, unending);
+    return Parts::new_cache_head(batch, capacity, how, unending, has_keys...);
   }
 
   /// Checks options and all inputs, projects x [B, L, input_dim] and the context, splits heads, and

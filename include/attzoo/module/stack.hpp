@@ -9,6 +9,7 @@
 #include <attzoo/config.hpp>
 #include <attzoo/module/any_attention.hpp>
 #include <attzoo/module/callable_module.hpp>
+#include <attzoo/module/joined_cache.hpp>
 
 #include <concepts>
 #include <iosfwd>

@@ -2,6 +2,7 @@
 /// \file
 /// Caches of single mechanisms: where tokens stand, and their keys and values.
 
+#include <attzoo/core/quantized_rows.hpp>
 #include <attzoo/module/cache.hpp>
 #include <attzoo/module/heads.hpp>
 #include <attzoo/module/inputs.hpp>
@@ -38,7 +39,8 @@ class TokenCache : public CacheState {
 };
 
 /// Keys and values, all or those that are still in reach; with `globals`, of global tokens too.
-/// Where values are made of the keys, keys alone: then heads.v is neither read nor given.
+/// Where values are made of the keys, keys alone: then heads.v is neither read nor given. With 8
+/// bits heads.k and heads.v are quantize_rows() from then on.
 class KvCache : public TokenCache {
  public:
   ATTZOO_API KvCache(const CacheHead& head, const KvRows& rows, const Keeps& keeps, bool globals);
@@ -176,8 +178,12 @@ ATTZOO_API void TokenCache::reorder(const torch::Tensor& order) {
 /// No rows yet of each kind that a KvCache keeps.
 inline std::vector<torch::Tensor> no_rows(const CacheHead& head, const KvRows& rows, bool globals) {
   const auto options = torch::dtype(head.dtype).device(head.device);
-  std::vector<torch::Tensor> none{torch::empty({head.batch, rows.heads, 0, rows.d_k}, options)};
-  if (rows.d_v > 0) none.push_back(torch::empty({head.batch, rows.heads, 0, rows.d_v}, options));
+  const auto rows_of = [&](int64_t features) {
+    const auto t = torch::empty({head.batch, rows.heads, 0, features}, options);
+    return head.eight_bits ? quantized(t, *head.eight_bits) : t;
+  };
+  std::vector<torch::Tensor> none{rows_of(rows.d_k)};
+  if (rows.d_v > 0) none.push_back(rows_of(rows.d_v));
   if (globals) none.push_back(torch::empty({head.batch, 1, 0, 1}, options.dtype(torch::kBool)));
   return none;
 }
@@ -197,8 +203,11 @@ ATTZOO_API KvCache::KvCache(const CacheHead& head, const KvRows& rows, const Kee
 
 ATTZOO_API void KvCache::append(Heads& heads) {
   auto& past = *heads.past;
-  std::vector<torch::Tensor> rows{heads.k};
-  if (has_values_) rows.push_back(heads.v);
+  const auto stored = [&](const torch::Tensor& t) {
+    return head().eight_bits ? quantized(t, *head().eight_bits) : t;
+  };
+  std::vector<torch::Tensor> rows{stored(heads.k)};
+  if (has_values_) rows.push_back(stored(heads.v));
   const bool more_global = past.global.defined() && past.global.any().item<bool>();
   if (globals_) {
     const auto flags =

@@ -5,6 +5,7 @@
 
 #include <attzoo/module/callable_module.hpp>
 #include <attzoo/module/checks.hpp>
+#include <attzoo/module/joined_cache.hpp>
 #include <attzoo/module/options.hpp>
 
 #include <concepts>

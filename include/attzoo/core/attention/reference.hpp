@@ -10,6 +10,7 @@
 /// ```
 
 #include <attzoo/core/modifier/any_score.hpp>
+#include <attzoo/core/quantized_rows.hpp>
 
 namespace attzoo::core {
 
@@ -22,11 +23,18 @@ struct Dropout {
 /// A seed drawn from torch's CPU generator, so that torch::manual_seed makes it repeatable.
 ATTZOO_API uint64_t random_seed();
 
-/// q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv].
+/// q [B, H, L, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv]; of k and v maybe quantize_rows().
 struct Qkv {
   torch::Tensor q, k, v;
   Shape shape() const { return {q.size(0), q.size(1), q.size(2), k.size(2)}; }
+  int64_t Dv() const { return features_of(v); }
 };
+
+/// The same of numbers in q's dtype: k and v dequantized if they are quantized.
+inline Qkv dequantized(const Qkv& t) {
+  const auto dtype = t.q.scalar_type();
+  return {t.q, dequantized(t.k, dtype), dequantized(t.v, dtype)};
+}
 
 /// What becomes of q, k and v.
 struct Rule {

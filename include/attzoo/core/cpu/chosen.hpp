@@ -42,7 +42,7 @@ ATTZOO_API bool chosen_on_cpu_takes(const Qkv& t, int64_t M) {
   const auto n = t.shape();
   return t.q.device().is_cpu() && t.q.numel() > 0 && t.k.numel() > 0 && t.v.numel() > 0 && M > 0 &&
          n.S < kMost && product_at_most({n.B, n.H, M}, kMost) && t.q.size(3) <= kMostFeatures &&
-         t.v.size(3) <= kMostFeatures;
+         t.Dv() <= kMostFeatures;
 }
 
 /// Of plain() tensors, which must outlive it.
@@ -66,7 +66,7 @@ ATTZOO_API OutputAndLse attend_chosen_on_cpu(const Qkv& any, const torch::Tensor
   const auto t = plain(any);
   const auto numbers = chosen.contiguous();
   const OutputAndLse result{
-      empty_as(t.q, t.v.size(3), t.q.scalar_type()),
+      empty_as(t.q, t.Dv(), t.q.scalar_type()),
       at::detail::empty_cpu({t.q.size(0), t.q.size(1), t.q.size(2)}, compute_dtype(t.q))};
   with_compute_type(t.q, [&]<class T>(T) {
     TorchRuntime runtime;

@@ -42,7 +42,7 @@ ATTZOO_API const char* FusedCpuBackend::why_not(const Qkv& t, const Call& call) 
   if (n.L >= kMost || n.S >= kMost || !product_at_most({n.B, n.H}, kMost)) {
     return "a length, or batch times heads, is beyond 2^30, what its indices hold";
   }
-  if (t.q.size(3) > kMostFeatures || t.v.size(3) > kMostFeatures) {
+  if (t.q.size(3) > kMostFeatures || t.Dv() > kMostFeatures) {
     return "more than 65536 features would fill its threads' scratch memory";
   }
   if (!call.rule.mask.has_form(typeid(kernel::Mask))) {
@@ -78,7 +78,7 @@ kernel::Problem<T> problem(const Qkv& t, const OutputAndLse& result, const Rule&
           .L = n(t.q.size(2)),
           .S = n(t.k.size(2)),
           .D = n(t.q.size(3)),
-          .Dv = n(t.v.size(3)),
+          .Dv = n(t.Dv()),
           .scale = static_cast<T>(rule.scale),
           .dropout = rule.dropout.p,
           .seed = rule.dropout.seed,
@@ -91,7 +91,7 @@ ATTZOO_API OutputAndLse FusedCpuBackend::run(const Qkv& any, const Call& call) c
   check_isa();
   const auto t = core::plain(any);
   const int64_t B = t.q.size(0), H = t.q.size(1), L = t.q.size(2);
-  OutputAndLse result{empty_as(t.q, t.v.size(3), call.rule.output_dtype(t.q)),
+  OutputAndLse result{empty_as(t.q, t.Dv(), call.rule.output_dtype(t.q)),
                       at::detail::empty_cpu({B, H, L}, compute_dtype(t.q))};
   if (call.learns) result.softmax = at::detail::empty_cpu({2, B, H, L}, compute_dtype(t.q));
   with_compute_type(t.q, [&]<class T>(T) {

@@ -21,7 +21,7 @@ class TorchRuntime final : public kernel::Runtime {
   ATTZOO_API std::shared_ptr<void> allocate(size_t bytes) override;
 };
 
-/// A supported floating dtype.
+/// A supported floating dtype, or that of quantize_rows().
 ATTZOO_API kernel::DType kernel_dtype(torch::ScalarType dtype);
 
 /// The same memory, and the thread that calls: for work that takes no longer than to wake others.
@@ -75,6 +75,8 @@ ATTZOO_API kernel::DType kernel_dtype(torch::ScalarType dtype) {
   return dtype == torch::kFloat64    ? kernel::DType::kFloat64
          : dtype == torch::kFloat32  ? kernel::DType::kFloat32
          : dtype == torch::kBFloat16 ? kernel::DType::kBFloat16
+         : dtype == torch::kInt8     ? kernel::DType::kInt8
+         : dtype == torch::kUInt8    ? kernel::DType::kFloat8
                                      : kernel::DType::kFloat16;
 }
 
