@@ -8,8 +8,8 @@
 Batch 1, d_model 512, 8 heads, float32; forward, and forward + backward; least of several runs, in ms.
 The gated delta rule is measured of given queries, keys, values, decays and beta.
 Peers that are not installed, or that refuse the work, are listed with the reason in place of a time.
-attzoo's own rows come from its benchmarks, run here between the peers. bench/run runs
-this for docs/performance.md.
+attzoo's own rows come from its benchmarks, run here before the peers. bench/run runs this
+for docs/performance.md.
 """
 import argparse
 import importlib.metadata
@@ -166,9 +166,9 @@ def hf_nystromformer(n):
     from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
 
     config = NystromformerConfig(hidden_size=D_MODEL, num_attention_heads=HEADS, num_landmarks=128,
-                                 segment_means_seq_len=n, conv_kernel_size=None,
-                                 attention_probs_dropout_prob=0.0)
+                                 segment_means_seq_len=n, attention_probs_dropout_prob=0.0)
     module = NystromformerSelfAttention(config).eval()
+    module.conv_kernel_size = None  # without the convolution
     return lambda x: module(x)[0]
 
 
@@ -272,6 +272,8 @@ def main():
             pass  # its rows say so
     rows = []
     for n in args.lengths:
+        # First, while no other library has threads that wait by spinning.
+        own = own_rows(args.attzoo, n, args.threads) if args.attzoo else []
         for name, make, inputs in PEERS:
             try:
                 times = both_ways(lambda: make(n), inputs(n))
@@ -286,8 +288,7 @@ def main():
                 times = ["no: " + str(error).splitlines()[0][:60], ""]
             rows.append([name, n, *times])
             print(*rows[-1], flush=True)
-        if args.attzoo:
-            rows += [[name, n, *times] for name, times in own_rows(args.attzoo, n, args.threads)]
+        rows += [[name, n, *times] for name, times in own]
     with open(args.out, "w", encoding="utf-8") as out:
         json.dump({"versions": versions, "threads": args.threads, "rows": rows}, out)
     print(f"{versions}, {args.threads} threads, ms, least of 5: forward, forward + backward")
