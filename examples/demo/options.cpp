@@ -44,9 +44,10 @@ Options parse_options(int argc, char** argv) {
   });
   app.add_option("--mechanisms", o.mechanisms, "which mechanisms to train; default a selection")
       ->type_name("NAME");
-  app.add_flag("--all", o.all, "train every mechanism");
+  app.add_flag("--all", o.all, "train every mechanism, in 100 steps unless --steps says more");
   app.add_option("--text", o.text, "text to learn; default attzoo's own files")->type_name("FILE");
   count("--steps", o.steps, "training steps", positive);
+  const auto* steps = app.get_option("--steps");
   count("--seq-len", o.seq_len, "bytes in a sequence", eight);
   count("--width", o.width, "features of the model", positive);
   count("--heads", o.heads, "attention heads", positive);
@@ -74,6 +75,7 @@ Options parse_options(int argc, char** argv) {
     std::fprintf(stderr, "attzoo_demo: %s\n\n%s", error.what(), app.help().c_str());
     std::exit(2);
   }
+  if (o.all && steps->empty()) o.steps = 100;
   return o;
 }
 
