@@ -264,6 +264,21 @@ TEST(Attention, OneHeadInChunksIsTheDefinition) {
   check<double>("dense", {1, 1, 1, 700, 700, 4, 4}, everybody());
   check<double>("causal", {1, 2, 1, 700, 700, 4, 4}, causal());
   check<double>("window", {1, 1, 1, 700, 700, 4, 4}, window(0, 20, 10));
+  check<double>("features", {1, 1, 1, 700, 700, 20, 4}, causal());
+  std::vector<int> begin, end;  // the last head reaches less than the others
+  for (int i = 0; i < 2 * 700; ++i) {
+    begin.push_back(0);
+    end.push_back(i < 700 ? i + 1 : std::max(0, i % 700 - 300));
+  }
+  check<double>("heads", {1, 2, 1, 700, 700, 4, 4},
+                mask_of(Bands{begin.data(), end.data(), 2 * 700, 700}));
+}
+
+/// So many tiles that their sums are added up in parts, which all shrink.
+TEST(Attention, MaximaThatGrowOverManyTilesAreTheDefinition) {
+  const auto grows = [](auto s, auto, auto, auto, auto kv) { return s + 0.01 * kv; };
+  check<double>("growing", {1, 1, 1, 20, 2500, 4, 4}, everybody(),
+                score_of<double>(CallableScore{grows, 0}));
 }
 
 /// bfloat16 and float16, on memory that ends with the last number.
@@ -487,6 +502,30 @@ TEST(Attention, AnInfiniteQueryReachesNoHiddenKeys) {
   for (size_t j = kQuery + 1; j < 40; ++j) {
     for (size_t d = 0; d < 8; ++d) {
       EXPECT_LT(bits(c.gk[j * 16 + d]) & 0x7fffffff, 0x7f800000u) << j << " " << d;
+    }
+  }
+}
+
+/// An infinite value shows where it is seen, and nowhere else.
+TEST(Attention, AnInfiniteValueReachesNoOtherQueries) {
+  constexpr int kKey = 21;
+  const Sizes n{1, 1, 1, 40, 40, 8, 8};
+  for (const int rate : {1, 3}) {
+    const auto mask = mask_of(CallableMask{Dilated{rate}, 0}) && causal();
+    Case<float> clean(n), dirty(n);
+    dirty.v[kKey * 8 + 3] = std::numeric_limits<float>::infinity();
+    clean.run({mask.mask, {}}, 1);
+    dirty.run({mask.mask, {}}, 1);
+    for (int q = 0; q < n.L; ++q) {
+      for (int d = 0; d < n.Dv; ++d) {
+        const auto at = static_cast<size_t>(q * n.Dv + d);
+        if (d == 3 && mask.pair(0, 0, q, kKey)) {
+          EXPECT_EQ(bits(dirty.output[at]), 0x7f800000u) << rate << " " << q;
+        } else {
+          EXPECT_LT(bits(dirty.output[at]) & 0x7fffffff, 0x7f800000u) << rate << " " << q;
+          EXPECT_NEAR(dirty.output[at], clean.output[at], 1e-5) << rate << " " << q;
+        }
+      }
     }
   }
 }

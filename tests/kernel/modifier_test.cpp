@@ -130,6 +130,7 @@ TEST(Masks, KeepTheirPromises) {
     check_mask(mask_of(CallableMask{Dilated{4}, shift}), L, S, "dilated");
     check_mask(mask_of(CallableMask{Blocks{16, 16, 0, 1 << 30}, shift}), L, S, "blocks");
     check_mask(mask_of(CallableMask{Blocks{10, 14, 3, 40}, shift}), L, S, "blocks with gaps");
+    check_mask(mask_of(CallableMask{Blocks{10, 14, 20, 1 << 30}, shift}), L, S, "blocks behind");
     check_mask(prefix, L, S, "prefix");
     for (const double share : {0.02, 0.5, 0.98}) {
       const auto set = random_flags(S, share);
@@ -337,25 +338,27 @@ TEST(Scores, ConstantsHaveNoPartInSlopes) {
 TEST(Scores, ChainsCollectInOrder) {
   int q[16];
   for (int i = 0; i < 16; ++i) q[i] = i;
-  const TilePosition t{0, 0, q, 16, 0, 1, 1, true};
+  const TilePosition t{0, 0, q, 16, 2, 3, 2, true};  // the keys 2 and 5
   const double slopes[] = {0.5};
   const auto alibi = make_score<double>(AlibiOfTensor<double>{{{slopes, 1}}, 0});
   const double nothing[] = {0};
   const auto bias = make_score<double>(Bias<double>{nothing, 0, 0, 0, 0});
   const auto score = chain(chain(alibi, bias), chain(make_score<double>(Softcap{3}), alibi));
   ASSERT_EQ(score.tensors, 3);
-  double s[16], ds[16], sums[3] = {};
-  for (int i = 0; i < 16; ++i) s[i] = 0.25 * i, ds[i] = i < 12 ? 1 : 0;
+  double s[32], ds[32], sums[3] = {};
+  for (int i = 0; i < 32; ++i) s[i] = 0.25 * i, ds[i] = i % 16 < 12 ? 1 : 0;
   TensorGradient<double> to[3];
   for (int i = 0; i < 3; ++i) to[i].data = sums + i;
   score.collect(score.self.get(), t, 14, s, ds, to);
   double first = 0, second = 0, last = 0;
-  for (int i = 0; i < 12; ++i) {
-    const double y = std::tanh((0.25 * i - 0.5 * i) / 3), slope = 1 - y * y;
+  for (int i = 0; i < 32; ++i) {
+    if (i % 16 >= 12) continue;
+    const double distance = std::abs(i % 16 - (i < 16 ? 2 : 5));
+    const double y = std::tanh((0.25 * i - 0.5 * distance) / 3), slope = 1 - y * y;
     EXPECT_NEAR(ds[i], slope, 1e-12);
-    first -= slope * i;
+    first -= slope * distance;
     second += slope;
-    last -= i;
+    last -= distance;
   }
   EXPECT_NEAR(sums[0], first, 1e-12);
   EXPECT_NEAR(sums[1], second, 1e-12);

@@ -200,11 +200,15 @@ std::vector<Buffer<T>> results(Case<T>& x, int threads) {
 TEST(Recurrence, DoesNotDependOnThreads) {
   for (const Rule rule : {Rule::kNone, Rule::kDelta, Rule::kRewrites}) {
     for (const int decays : {0, 1, 24}) {
-      Case<float> x({1, 3, 1, 150, 24, 130, decays, rule, false});
-      const auto want = results(x, 1);
-      for (const int threads : {2, 4}) {
-        const auto got = results(x, threads);
-        for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(got[i] == want[i]) << i;
+      for (const int n : {5, 150}) {
+        const Sizes s{1, 3, 1, n, 24, 130, decays, rule, false};
+        Case<float> x(s);
+        const auto want = results(x, 1);
+        for (const int threads : {2, 4}) {
+          Case<float> other(s);  // whose outputs nobody wrote
+          const auto got = results(other, threads);
+          for (size_t i = 0; i < want.size(); ++i) EXPECT_TRUE(got[i] == want[i]) << i;
+        }
       }
     }
   }
