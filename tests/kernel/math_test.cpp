@@ -153,5 +153,22 @@ TEST(Dropout, KeepsTheRightShareIndependently) {
   }
 }
 
+/// Of another seed, sequence, head or query.
+TEST(Dropout, OtherRowsDropOtherWeights) {
+  const auto key = [](uint64_t seed, int64_t b, int64_t h, int64_t q) {
+    return dropout_row_key<int64_t>(seed, b, h, q);
+  };
+  const auto row = key(17, 1, 2, 3), limit = dropout_threshold(0.5);
+  for (const auto other : {key(18, 1, 2, 3), key(17 + (uint64_t{1} << 32), 1, 2, 3),
+                           key(17, 2, 2, 3), key(17, 1, 3, 3), key(17, 1, 2, 4)}) {
+    constexpr int kKeys = 10'000;
+    int both = 0;
+    for (int kv = 0; kv < kKeys; ++kv) {
+      both += dropout_bits(row, int64_t{kv}) < limit && dropout_bits(other, int64_t{kv}) < limit;
+    }
+    EXPECT_NEAR(both / (1.0 * kKeys), 0.25, 0.02) << other;
+  }
+}
+
 }  // namespace
 }  // namespace attzoo::kernel

@@ -363,6 +363,10 @@ TEST(Scores, ChainsCollectInOrder) {
   EXPECT_NEAR(sums[0], first, 1e-12);
   EXPECT_NEAR(sums[1], second, 1e-12);
   EXPECT_NEAR(sums[2], last, 1e-12);
+  for (double& x : ds) x = 1;
+  sums[0] = 0;
+  alibi.collect(alibi.self.get(), t, 12, s, ds, to);  // not key by key, as in a chain
+  EXPECT_NEAR(sums[0], last, 1e-12);
 }
 
 }  // namespace
