@@ -133,7 +133,8 @@ struct CacheHead {
   int64_t batch, capacity;
   torch::ScalarType module_dtype, dtype;
   torch::Device device;
-  std::optional<torch::ScalarType> eight_bits;  // keys and values are quantize_rows() of this
+  /// Keys and values are quantize_rows() of this.
+  std::optional<torch::ScalarType> eight_bits = std::nullopt;
 };
 
 /// Tokens, of the most that it has had, that any cache can take back.
