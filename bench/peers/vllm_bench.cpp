@@ -10,12 +10,12 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/cpu/Utils.h>
 #include <benchmark/benchmark.h>
 #include <dlfcn.h>
 #include <attzoo/functional/attention.hpp>
 #include <attzoo/functional/masks.hpp>
 #include <attzoo/functional/recurrence.hpp>
+#include <attzoo/kernel/isa/isa.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -76,7 +76,8 @@ void attention(benchmark::State& state, const Attention& a) {
   const auto tokens = [](const torch::Tensor& x) { return x[0].transpose(0, 1).contiguous(); };
   const auto numbers = [](std::vector<int> of) { return torch::tensor(of, torch::kInt); };
   const auto q = draw(a.heads, a.L), k = draw(a.kv_heads, a.S), v = draw(a.kv_heads, a.S);
-  const auto isa = a.dtype == torch::kBFloat16 && at::cpu::is_amx_tile_supported() ? "amx" : "vec";
+  const bool tiles = attzoo::kernel::isa() == attzoo::kernel::Isa::kAmx;
+  const char* isa = a.dtype == torch::kBFloat16 && tiles ? "amx" : "vec";
   const auto blocks = torch::zeros({a.S / kBlock, a.kv_heads, 2 * kBlock, a.D}, q.options());
   const auto keys = blocks.slice(2, 0, kBlock), values = blocks.slice(2, kBlock);
   const auto length = numbers({static_cast<int>(a.S)}),
