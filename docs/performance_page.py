@@ -420,7 +420,8 @@ def peers(results):
             row += [number(theirs), results.ratio(what, name, theirs, ours, None)]
         rows.append(row)
     versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-    return (f"{versions}; float32, {data['threads']} threads, least of 5.\n\n" + table(
+    when = f"; {data['when']}" if "when" in data else ""
+    return (f"{versions}; float32, {data['threads']} threads, least of 5{when}.\n\n" + table(
         ["", "n", "forward, ms", "its / ours", "forward + backward, ms", "its / ours"], rows))
 
 
@@ -629,11 +630,10 @@ def low(results):
 
 PAGE = """# Performance
 
-<!-- Written by docs/performance_page.py from performance/data.json; bench/run renews both. -->
+<!-- Written by docs/performance_page.py from performance/*.json; bench/run renews all. -->
 
-Every figure of attzoo on the CPU in one place, measured by `bench/run`, which also writes this page,
-its pictures and the curves on the pages of the [mechanisms](mechanisms.md) from
-[what it measured](performance/data.json).
+Every figure of attzoo on the CPU in one place, measured by `bench/run`, which also writes this page, its pictures and the
+curves on the pages of the [mechanisms](mechanisms.md) from [what it measured](performance/data.json).
 
 | | |
 |---|---|
@@ -816,9 +816,9 @@ def write(out, docs):
         parts["later"] = LATER.format(machine=machine(later), mechanisms=mechanisms(later), peers=peers(later), **{
             f"{name}_commands": commands(later, name) for name in ("mechanisms", "eager")})
         results.compared += later.compared
-        results.losses += later.losses
         results.limited += later.limited
-        results.low += later.low
+        for own, others in ((results.losses, later.losses), (results.low, later.low)):
+            own += [(f"{what} (later)", *rest) for what, *rest in others]
     parts |= {f"{name}_commands": commands(results, name)
               for name in ("core", "patterns", "decode", "steps", "mechanisms", "eager", "packed", "recurrences", "vllm")}
     peaks = ", ".join(f"{DTYPES[dtype]} {number(results.peak(dtype) / 1e9)} GFLOP/s"

@@ -42,8 +42,10 @@ ATTZOO_API torch::Tensor dequantized(const torch::Tensor& t, torch::ScalarType d
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace attzoo::core {
 
@@ -53,22 +55,25 @@ inline constexpr float kLeastLargest = 1e-30f;
 /// One row on the CPU, where calls of ATen's operators would take longer than the work.
 template <class Number>
 void quantize_row(const float* x, int64_t D, float most, char* to) {
-  float largest = 0, zero = 0;  // zero: not a number if any of them is not finite
-  for (int64_t d = 0; d < D; ++d) {
-    largest = std::max(largest, std::abs(x[d]));
-    zero += x[d] * 0.0f;
-  }
-  const float scale = (largest >= kLeastLargest ? largest / most : 0.0f) + zero;
+  // As bits, whose order is that of sizes, also of what is not finite, also with -ffast-math.
+  constexpr uint32_t kInfinite = 0x7f800000, kNaN = 0x7fc00000;
+  uint32_t bits = 0;
+  for (int64_t d = 0; d < D; ++d)
+    bits = std::max(bits, std::bit_cast<uint32_t>(x[d]) & ~(1u << 31));
+  const bool finite = bits < kInfinite;
+  const float largest = finite ? std::bit_cast<float>(bits) : 0.0f;
+  const float scale = largest >= kLeastLargest ? largest / most : 0.0f;
   const float inverse = scale > 0 ? 1 / scale : 0.0f;
   for (int64_t d = 0; d < D; ++d) {
-    const float y = inverse > 0 ? std::clamp(x[d] * inverse, -most, most) : 0.0f;
+    const float y = finite ? std::clamp(x[d] * inverse, -most, most) : 0.0f;
     if constexpr (std::is_same_v<Number, int8_t>) {
       to[d] = static_cast<char>(std::nearbyint(y));
     } else {
       to[d] = static_cast<char>(Number(y).x);
     }
   }
-  std::memcpy(to + D, &scale, sizeof scale);
+  bits = finite ? std::bit_cast<uint32_t>(scale) : kNaN;
+  std::memcpy(to + D, &bits, sizeof bits);
 }
 
 ATTZOO_API torch::Tensor quantize_by_tensors(const torch::Tensor& x, torch::ScalarType dtype,
