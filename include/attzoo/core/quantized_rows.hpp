@@ -45,6 +45,7 @@ ATTZOO_API torch::Tensor dequantized(const torch::Tensor& t, torch::ScalarType d
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 namespace attzoo::core {
@@ -79,10 +80,12 @@ void quantize_row(const float* x, int64_t D, float most, char* to) {
 ATTZOO_API torch::Tensor quantize_by_tensors(const torch::Tensor& x, torch::ScalarType dtype,
                                              float most) {
   const auto largest = x.abs().amax(-1, /*keepdim=*/true);
-  const auto scale = torch::where(largest >= kLeastLargest, largest / most, 0.0f) +
-                     (x * 0.0f).sum(-1, /*keepdim=*/true);
+  const auto finite = largest.isfinite();
+  const auto scale =
+      torch::where(largest >= kLeastLargest, largest / most, 0.0f)
+          .masked_fill(finite.logical_not(), std::numeric_limits<float>::quiet_NaN());
   const auto inverse = torch::where(scale > 0, 1 / scale, 0.0f);
-  const auto y = torch::where(inverse > 0, (x * inverse).clamp(-most, most), 0.0f);
+  const auto y = torch::where(finite, (x * inverse).clamp(-most, most), 0.0f);
   const auto stored = dtype == torch::kInt8 ? torch::kInt8 : torch::kUInt8;
   const auto numbers = dtype == torch::kInt8 ? y.round().to(dtype) : y.to(dtype).view(stored);
   return torch::cat({numbers, scale.contiguous().view(stored)}, -1);
