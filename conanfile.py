@@ -23,7 +23,7 @@ class AttzooConan(ConanFile):
     settings = "os", "arch", "compiler", "build_type"
     options = {"compiled": [True, False]}
     default_options = {"compiled": False}
-    exports_sources = ("CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "src/*")
+    exports_sources = ("CMakeLists.txt", "LICENSE", "cmake/*", "include/*", "src/*", "tests/support/*")
 
     def set_version(self):
         text = load(self, Path(self.recipe_folder, "include/attzoo/version.hpp"))

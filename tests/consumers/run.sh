@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds and runs the consumer projects: tests/consumers/run.sh LIBTORCH_FOLDER WORK_FOLDER
 # [BUILD_FOLDER [WAY]]. With BUILD_FOLDER, attzoo::compiled is installed from there instead of built
-# anew. WAY, add_subdirectory, find_package or fetch_content, is the only one of them.
+# anew. WAY, add_subdirectory, find_package, fetch_content or conan, is the only one of them.
 set -euo pipefail
 torch=$1
 work=$2
 build=${3:+$(cd "$3" && pwd)}
 ways=("${4:-add_subdirectory}")
-[ -n "${4:-}" ] || ways+=(find_package fetch_content)
+[ -n "${4:-}" ] || ways+=(find_package fetch_content conan)
 source=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf "$work"
 mkdir -p "$work"
@@ -23,6 +23,10 @@ cmake --build "${build:-$work/attzoo}" --target attzoo_compiled -j 2
 cmake --install "${build:-$work/attzoo}" --prefix "$work/prefix"
 
 for way in "${ways[@]}"; do
+  if [ "$way" = conan ]; then
+    "$source/tests/consumers/conan.sh" "$torch" "$work/conan"
+    continue
+  fi
   cmake -S "$source/tests/consumers/$way" -B "$work/$way" -DCMAKE_BUILD_TYPE=Release \
     -DCMAKE_PREFIX_PATH="$torch;$work/prefix" -DATTZOO_SOURCE_DIR="$source"
   cmake --build "$work/$way" -j 2
@@ -31,6 +35,15 @@ for way in "${ways[@]}"; do
     echo "consumer by $way, $program: ok"
   done
 done
+
+# A mechanism and the tests that are installed; the library is optimised, these are not.
+if [[ " ${ways[*]} " == *" find_package "* ]]; then
+  cmake -S "$source/tests/consumers/testing" -B "$work/testing" -DCMAKE_BUILD_TYPE=None \
+    -DCMAKE_PREFIX_PATH="$torch;$work/prefix" -DATTZOO_SOURCE_DIR="$source"
+  cmake --build "$work/testing" -j 2
+  "$work/testing/consumer_testing" --gtest_brief=1
+  echo "consumer by find_package, attzoo::testing: ok"
+fi
 
 # The project that users copy, with what is installed.
 cmake -S "$source/examples/starter" -B "$work/starter" -DCMAKE_PREFIX_PATH="$torch;$work/prefix"
