@@ -265,6 +265,8 @@ TEST(Attention, OneHeadInChunksIsTheDefinition) {
   check<double>("causal", {1, 2, 1, 700, 700, 4, 4}, causal());
   check<double>("window", {1, 1, 1, 700, 700, 4, 4}, window(0, 20, 10));
   check<double>("features", {1, 1, 1, 700, 700, 20, 4}, causal());
+  check<double>("features of a window", {1, 1, 1, 700, 700, 20, 4}, window(0, 20, 10));
+  check<double>("more features of values", {1, 1, 1, 700, 700, 4, 20}, window(0, 20, 10));
   std::vector<int> begin, end;  // the last head reaches less than the others
   for (int i = 0; i < 2 * 700; ++i) {
     begin.push_back(0);
@@ -504,6 +506,28 @@ TEST(Attention, AnInfiniteQueryReachesNoHiddenKeys) {
       EXPECT_LT(bits(c.gk[j * 16 + d]) & 0x7fffffff, 0x7f800000u) << j << " " << d;
     }
   }
+}
+
+/// A score of -inf may have any slope: its weight is 0 whatever q and k are.
+TEST(Attention, ScoresOfMinusInfinityGiveNoGradients) {
+  const Sizes n{1, 1, 1, 40, 70, 8, 8};
+  Case<double> got(n), want(n);
+  const auto steep = score_of<double>(
+      CallableScore{[](auto s, auto, auto, auto, auto) { return log(where(s > 0.0, s, 0.0)); }, 0});
+  const auto flat =
+      score_of<double>(CallableScore{[](auto s, auto, auto, auto, auto) {
+                                       constexpr double kInf =
+                                           std::numeric_limits<double>::infinity();
+                                       return where(s > 0.0, log(where(s > 0.0, s, 1.0)), -kInf);
+                                     },
+                                     0});
+  got.run({everybody().mask, steep.score}, 1);
+  want.run({everybody().mask, flat.score}, 1);
+  const auto expect_same = [](const auto& a, const auto& b) {
+    for (size_t i = 0; i < a.size(); ++i) ASSERT_NEAR(a[i], b[i], 1e-12) << i;
+  };
+  expect_same(got.output, want.output), expect_same(got.gq, want.gq);
+  expect_same(got.gk, want.gk), expect_same(got.gv, want.gv);
 }
 
 /// An infinite value shows where it is seen, and nowhere else.
