@@ -234,7 +234,8 @@ TEST(Recurrence, GradientsAreDerivatives) {
         };
         const auto check = [&](Buffer<double>& input, const Buffer<double>& gradient,
                                const char* name) {
-          for (size_t i = 0; i < input.size(); i += 1 + input.size() / 23) {
+          const size_t stride = input.size() < 200 ? 7 : 41;  // meets all features
+          for (size_t i = 0; i < input.size(); i += stride) {
             const double was = input[i], step = 1e-6;
             input[i] = was + step;
             const double more = f();
