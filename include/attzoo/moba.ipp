@@ -4,6 +4,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <attzoo/core/attention/reference.hpp>
 #include <attzoo/core/unchanged.hpp>
+#include <attzoo/functional/chosen_keys.hpp>
 #include <attzoo/moba.hpp>
 #include <attzoo/module/blend.hpp>
 
@@ -112,10 +113,13 @@ ATTZOO_API AttentionResult MixtureOfBlocksSelfAttentionImpl::attend_blocks(
   heads.packing.run = torch::Tensor();  // blocks keep documents apart
   const int64_t L = heads.q.size(2), S = heads.k.size(2), n = chosen.size(3);
   // Whom each query chose, and its own block.
-  const auto any = [blocks, chosen, L] {
+  const auto with_own = [blocks, chosen](int64_t none) {
     const auto own = blocks.of_queries().unsqueeze(1).unsqueeze(-1).expand(
-        {chosen.size(0), chosen.size(1), L, 1});
-    const auto numbers = torch::cat({chosen.masked_fill(chosen < 0, blocks.count()), own}, 3);
+        {chosen.size(0), chosen.size(1), chosen.size(2), 1});
+    return torch::cat({chosen.masked_fill(chosen < 0, none), own}, 3);
+  };
+  const auto any = [blocks, chosen, with_own, L] {
+    const auto numbers = with_own(blocks.count());
     return blocks.mask_by_query(
         torch::zeros({chosen.size(0), chosen.size(1), L, blocks.count() + 1},
                      numbers.options().dtype(torch::kBool))
@@ -125,6 +129,14 @@ ATTZOO_API AttentionResult MixtureOfBlocksSelfAttentionImpl::attend_blocks(
   constexpr int64_t kFew = 64;  // queries of a tile: they visit all that any of them chose
   if (L <= kFew || dropout() > 0 || inputs.score.sink().defined()) {
     return attend(heads, inputs, any());
+  }
+  const auto pairs = rule(all, inputs, mode(inputs), {}, {});
+  if (heads.q.is_cpu() && blocks.plain() && pairs.bias.is_identity() &&
+      pairs.mask.window_size({heads.q.size(0), heads.q.size(1), L, S}).known) {
+    return conclude(
+        heads, core::chosen_attention(heads.q, heads.k, heads.v,
+                                      {.index = with_own(-1), .block_size = blocks.size()},
+                                      pairs.mask, {}, attention_options(), /*private_qk=*/true));
   }
   const core::DocumentsMask own{{.ids = blocks.of_keys()}};
   auto result = attend(heads, inputs, own);

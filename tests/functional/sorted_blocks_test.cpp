@@ -77,7 +77,7 @@ TEST(SortedBlocks, AreAttentionUnderTheMaskOfThePairs) {
           if (lse) loss = loss + torch::where(finite, want.lse * of_lse, 0).sum();
           const auto exact = torch::autograd::grad({loss}, leaves, {}, true, false, true);
           const auto grads = blocks.gradients(
-              {x[0], x[1], x[2]},
+              {x[0], x[1], x[2]}, got,
               {output ? along : torch::Tensor(),
                lse ? of_lse.masked_fill(finite.logical_not(), 0) : torch::Tensor()});
           for (size_t i = 0; i < 3; ++i) {

@@ -67,16 +67,20 @@ class ChosenAttention final : public Differentiable {
   Tensors forward(const Tensors& x) override {
     if (!blocks_.pay()) return by_kernel_ ? by_kernel(x) : by_rows(x);
     const auto r = blocks_.forward({x[0], x[1], x[2]});
-    return {r.output, r.lse};
+    return {r.output, r.lse, r.softmax};
   }
+  bool saves_outputs() const override { return blocks_.pay(); }
 
-  Tensors backward(const Tensors& x, const Tensors& grads) override {
+  Tensors backward(const Tensors& saved, const Tensors& grads) override {
     unchanged_.check("chosen_attention");
+    const auto outputs = saved.begin() + 3 + static_cast<int64_t>(learning_.size());
+    const Tensors x(saved.begin(), outputs);
     Tensors sums(x.size());
     if (is_empty() || (!grads[0].defined() && !grads[1].defined())) return sums;
     const bool again = torch::GradMode::is_enabled();
     if (blocks_.pay() && !again) {
-      return blocks_.gradients({x[0], x[1], x[2]}, {grads[0], grads[1]});
+      return blocks_.gradients({x[0], x[1], x[2]}, {outputs[0], outputs[1], outputs[2]},
+                               {grads[0], grads[1]});
     }
     if (by_kernel_ && !again) return gradients_by_kernel(x, grads);
     torch::AutoGradMode enable(true);

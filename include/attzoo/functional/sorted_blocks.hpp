@@ -21,8 +21,9 @@ class SortedBlocks {
   /// Whether many queries choose each block, which are large enough, and the mask is a window.
   bool pay() const { return step_ > 0; }
   OutputAndLse forward(const Qkv& t) const;
-  /// Those of q, k and v from those of what forward() returns.
-  std::vector<torch::Tensor> gradients(const Qkv& t, const Cotangents& from) const;
+  /// Those of q, k and v from those of what forward() returned.
+  std::vector<torch::Tensor> gradients(const Qkv& t, const OutputAndLse& result,
+                                       const Cotangents& from) const;
 
  private:
   /// Rows of the queries of the heads that share keys and a choice.
@@ -46,16 +47,14 @@ class SortedBlocks {
 
 #ifdef ATTZOO_DEFINE_FUNCTIONAL
 
+#include <attzoo/core/cpu/fused.hpp>
 #include <attzoo/core/cpu/runtime.hpp>
-#include <attzoo/functional/attention.hpp>
 
 #include <ATen/Parallel.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <utility>
 
 namespace attzoo::core {
@@ -70,61 +69,63 @@ class SortedBlocks::Sorted {
     sort(block.contiguous(), how, place);
   }
 
-  /// The queries of all choices: [B, 1, N, D], N = G R n.
-  torch::Tensor queries() const {
-    return rows_of(t_.q).index_select(0, query_).view({B(), 1, -1, t_.q.size(3)});
-  }
-  const Qkv& tensors() const { return t_; }
-  /// Of each choice by itself.
-  AttentionResult attend(const torch::Tensor& queries, const torch::Tensor& k,
-                         const torch::Tensor& v) const {
-    return attention(queries, k, v, keys_, {}, {.scale = scale_}, /*private_qk=*/true);
-  }
-
-  /// Of each query: output [rows, Dv], lse [rows].
-  OutputAndLse join(const AttentionResult& each) const {
-    const auto from = each.output.contiguous(), lses = each.lse.contiguous();
-    const int64_t Dv = from.size(3);
-    const OutputAndLse all{torch::empty({rows(), Dv}, from.options()),
-                           torch::empty({rows()}, lses.options())};
-    with_compute_type(from, [&]<class T>(T) {
-      const T *part = from.const_data_ptr<T>(), *lse = lses.const_data_ptr<T>();
-      T *out = all.output.mutable_data_ptr<T>(), *total = all.lse.mutable_data_ptr<T>();
+  /// Of each query: output [rows, Dv], and lse [1, rows] and softmax [2, rows] likewise.
+  OutputAndLse forward() const {
+    auto call = this->call();
+    call.learns = true;  // for the softmax
+    const auto each = FusedCpuBackend().run({of_choices(t_.q), t_.k, t_.v}, call);
+    const int64_t Dv = each.output.size(3);
+    const OutputAndLse all{torch::empty({rows(), Dv}, each.output.options()),
+                           torch::empty({1, rows()}, each.lse.options()),
+                           torch::empty({2, rows()}, each.lse.options())};
+    with_compute_type(each.output, [&]<class T>(T) {
+      const auto *part = each.output.const_data_ptr<T>(), *max = each.softmax.const_data_ptr<T>(),
+                 *log_sum = max + each.lse.numel();
+      auto *out = all.output.mutable_data_ptr<T>(), *lse = all.lse.mutable_data_ptr<T>(),
+           *joint = all.softmax.mutable_data_ptr<T>();
       for_each_row<T>([&](int64_t row, const int64_t* at, T* share) {
-        total[row] = shares(lse, at, share);
+        const auto [most, log] = join(max, log_sum, at, share);
+        lse[row] = most + log;
+        joint[row] = most;
+        joint[rows() + row] = log;
         std::fill_n(out + row * Dv, Dv, T(0));
         for (int64_t i = 0; i < n_; ++i) add(part + at[i] * Dv, share[i], Dv, out + row * Dv);
       });
     });
     return all;
   }
-  /// The gradients of what attend() returned, output [B, 1, N, Dv] and lse [B, 1, N], from those of
-  /// what join() made of it, which may be undefined.
-  Cotangents split(const AttentionResult& each, const Cotangents& joint) const {
-    const auto from = each.output.contiguous(), lses = each.lse.contiguous();
-    const int64_t Dv = from.size(3);
-    const Cotangents parts{torch::zeros_like(from), torch::zeros_like(lses)};
-    const auto of_output = joint.output.defined() ? rows_of(joint.output) : joint.output,
-               of_lse = joint.lse.defined() ? rows_of(joint.lse.unsqueeze(3)) : joint.lse;
-    with_compute_type(from, [&]<class T>(T) {
-      const auto data = [](const torch::Tensor& t) {
-        return t.defined() ? t.const_data_ptr<T>() : nullptr;
-      };
-      const T *part = data(from), *lse = data(lses), *g = data(of_output), *g_lse = data(of_lse);
-      T *to = parts.output.mutable_data_ptr<T>(), *to_lse = parts.lse.mutable_data_ptr<T>();
-      for_each_row<T>([&](int64_t row, const int64_t* at, T* share) {
-        shares(lse, at, share);
-        T mean = g_lse ? -g_lse[row] : 0;  // of the parts' products with g, less what lse brings
-        for (int64_t i = 0; i < n_ && g; ++i) {
-          const T *o = part + at[i] * Dv, *along = g + row * Dv;
-          to_lse[at[i]] = std::inner_product(o, o + Dv, along, T(0));
-          mean += share[i] * to_lse[at[i]];
-          add(along, share[i], Dv, to + at[i] * Dv);
-        }
-        for (int64_t i = 0; i < n_; ++i) to_lse[at[i]] = share[i] * (to_lse[at[i]] - mean);
-      });
-    });
-    return parts;
+  /// From those of what forward() returned, and from that, both by heads. The weights of a choice
+  /// are those of the joint softmax, which is all that its gradients need to know of the others.
+  Gradients backward(const OutputAndLse& result, const Cotangents& from) const {
+    const OutputAndLse each{
+        of_choices(result.output), of_choices(result.lse),
+        torch::stack({of_choices(result.softmax[0]), of_choices(result.softmax[1])})};
+    auto grads = FusedCpuBackend().run_backward({of_choices(t_.q), t_.k, t_.v}, call(), each,
+                                                {of_choices(from.output), of_choices(from.lse)});
+    grads.q = of_heads(sum(grads.q));
+    return grads;
+  }
+
+  /// The reverse of rows_of().
+  torch::Tensor of_heads(const torch::Tensor& t) const {
+    return t.view({B(), t_.q.size(2), t_.q.size(1), t.size(1)}).transpose(1, 2);
+  }
+
+ private:
+  int64_t B() const { return t_.q.size(0); }
+  int64_t rows() const { return B() * t_.q.size(1) * t_.q.size(2); }
+  Call call() const { return Call(Rule{.mask = keys_, .scale = scale_}); }
+
+  /// t [B, G, R, features] -> [rows, features].
+  static torch::Tensor rows_of(const torch::Tensor& t) {
+    return t.transpose(1, 2).reshape({-1, t.size(3)}).contiguous();
+  }
+  /// Those of the query of each choice: [B, G, R, features] -> [B, 1, N, features], and the same
+  /// without features.
+  torch::Tensor of_choices(const torch::Tensor& t) const {
+    if (!t.defined()) return t;
+    if (t.dim() == 3) return of_choices(t.unsqueeze(3)).squeeze(3);
+    return rows_of(t.to(t_.q.scalar_type())).index_select(0, query_).view({B(), 1, -1, t.size(3)});
   }
   /// The sums of t [B, 1, N, D] over the choices of each query: [rows, D].
   torch::Tensor sum(const torch::Tensor& t_in) const {
@@ -141,19 +142,6 @@ class SortedBlocks::Sorted {
     return sums;
   }
 
-  /// t [B, G, R, features] -> [rows, features].
-  static torch::Tensor rows_of(const torch::Tensor& t) {
-    return t.transpose(1, 2).reshape({-1, t.size(3)}).contiguous();
-  }
-  /// The reverse.
-  torch::Tensor of_heads(const torch::Tensor& t) const {
-    return t.view({B(), t_.q.size(2), t_.q.size(1), t.size(1)}).transpose(1, 2);
-  }
-
- private:
-  int64_t B() const { return t_.q.size(0); }
-  int64_t rows() const { return B() * t_.q.size(1) * t_.q.size(2); }
-
   /// Calls f(row, where its choices stand, memory for n numbers) for all queries.
   template <class T, class F>
   void for_each_row(const F& f) const {
@@ -163,19 +151,21 @@ class SortedBlocks::Sorted {
       for (int64_t row = begin; row < end; ++row) f(row, rank + row * n_, memory.data());
     });
   }
-  /// The shares of a query's choices in its softmax; returns its lse.
+  /// The shares of a query's choices in its softmax; returns its maximum and log of the sum.
   template <class T>
-  T shares(const T* lse, const int64_t* at, T* share) const {
+  std::pair<T, T> join(const T* max, const T* log_sum, const int64_t* at, T* share) const {
     constexpr T kNone = std::numeric_limits<T>::lowest();  // -ffast-math knows no infinities
-    T max = kNone, sum = 0;
+    const auto is_empty = [&](int64_t i) { return log_sum[at[i]] < kNone; };
+    T most = kNone, sum = 0;
     for (int64_t i = 0; i < n_; ++i) {
-      if (!(lse[at[i]] <= max)) max = lse[at[i]];  // what is no number shows, too
+      if (!is_empty(i) && !(max[at[i]] <= most)) most = max[at[i]];  // what is no number shows, too
     }
-    std::fill_n(share, n_, T(0));
-    if (max == kNone) return -std::numeric_limits<T>::infinity();
-    for (int64_t i = 0; i < n_; ++i) sum += share[i] = std::exp(lse[at[i]] - max);
+    for (int64_t i = 0; i < n_; ++i) {
+      sum += share[i] = is_empty(i) ? T(0) : std::exp(max[at[i]] - most + log_sum[at[i]]);
+    }
+    if (sum == 0) return {T(0), -std::numeric_limits<T>::infinity()};
     for (int64_t i = 0; i < n_; ++i) share[i] /= sum;
-    return max + std::log(sum);
+    return {most, std::log(sum)};
   }
   template <class T>
   static void add(const T* x, T factor, int64_t n, T* to) {
@@ -237,9 +227,10 @@ ATTZOO_API SortedBlocks::SortedBlocks(const Qkv& t, torch::Tensor chosen, int64_
   if (row * n.L < kQueries * blocks * n.B) return;
   window_ = mask.window_size(n);
   if (!window_.known) return;
-  const int64_t rows = std::max((int64_t{1} << 22) / (t.k.size(3) + t.v.size(3) + 1),
+  const int64_t rows = std::max((int64_t{1} << 21) / (t.k.size(3) + t.v.size(3) + 1),
                                 2 * kQueries * blocks * n.B);  // most tiles are of one block
-  step_ = std::clamp<int64_t>(rows / row, 1, n.L);
+  const int64_t steps = (n.L * row - 1) / rows + 1;
+  step_ = (n.L - 1) / steps + 1;
 }
 
 ATTZOO_API void SortedBlocks::for_each_unit(
@@ -264,18 +255,23 @@ ATTZOO_API void SortedBlocks::for_each_unit(
 
 ATTZOO_API OutputAndLse SortedBlocks::forward(const Qkv& t) const {
   const auto n = t.shape();
+  const auto numbers = t.q.options().dtype(compute_dtype(t.q));
   const OutputAndLse result{torch::empty({n.B, n.H, n.L, t.Dv()}, t.q.options()),
-                            torch::empty({n.B, n.H, n.L}, t.q.options().dtype(compute_dtype(t.q)))};
+                            torch::empty({n.B, n.H, n.L}, numbers),
+                            torch::empty({2, n.B, n.H, n.L}, numbers)};
   for_each_unit(t, [&](const Unit& unit, const Sorted& sorted) {
-    const auto& [q, k, v] = sorted.tensors();
-    const auto all = sorted.join(sorted.attend(sorted.queries(), k, v));
+    const auto all = sorted.forward();
     unit.rows(result.output).copy_(sorted.of_heads(all.output));
-    unit.rows(result.lse.unsqueeze(3)).copy_(sorted.of_heads(all.lse.unsqueeze(1)));
+    unit.rows(result.lse.unsqueeze(3)).copy_(sorted.of_heads(all.lse.t()));
+    for (const int64_t i : {0, 1}) {
+      unit.rows(result.softmax[i].unsqueeze(3)).copy_(sorted.of_heads(all.softmax[i].unsqueeze(1)));
+    }
   });
   return result;
 }
 
 ATTZOO_API std::vector<torch::Tensor> SortedBlocks::gradients(const Qkv& t,
+                                                              const OutputAndLse& result,
                                                               const Cotangents& from) const {
   const auto dtype = compute_dtype(t.q);
   const auto zeros = [&](const torch::Tensor& x) {
@@ -284,24 +280,12 @@ ATTZOO_API std::vector<torch::Tensor> SortedBlocks::gradients(const Qkv& t,
   const auto grad_q = torch::empty(t.q.sizes(), t.q.options()), grad_k = zeros(t.k),
              grad_v = zeros(t.v);
   for_each_unit(t, [&](const Unit& unit, const Sorted& sorted) {
-    const auto leaf = [](const torch::Tensor& x) { return x.detach().requires_grad_(); };
-    const auto& [q, k, v] = sorted.tensors();
-    const std::vector<torch::Tensor> leaves{leaf(sorted.queries()), leaf(k), leaf(v)};
-    AttentionResult each;
-    {
-      const torch::AutoGradMode enable(true);
-      each = sorted.attend(leaves[0], leaves[1], leaves[2]);
-    }
-    const auto of = [&](const torch::Tensor& g) {
-      return g.defined() ? unit.rows(g).to(dtype) : g;
-    };
-    const auto parts = sorted.split({each.output.detach(), {}, each.lse.detach()},
-                                    {of(from.output), of(from.lse)});
-    const auto got =
-        torch::autograd::grad({each.output, each.lse}, leaves, {parts.output, parts.lse});
-    unit.rows(grad_q).copy_(sorted.of_heads(sorted.sum(got[0])));
-    unit.keys(grad_k).add_(got[1]);
-    unit.keys(grad_v).add_(got[2]);
+    const auto softmax = torch::stack({unit.rows(result.softmax[0]), unit.rows(result.softmax[1])});
+    const auto got = sorted.backward({unit.rows(result.output), unit.rows(result.lse), softmax},
+                                     {unit.rows(from.output), unit.rows(from.lse)});
+    unit.rows(grad_q).copy_(got.q);
+    unit.keys(grad_k).add_(got.k);
+    unit.keys(grad_v).add_(got.v);
   });
   return {grad_q, grad_k.to(t.k.scalar_type()), grad_v.to(t.v.scalar_type())};
 }

@@ -27,6 +27,8 @@ class TokenBlocks {
   int64_t size() const { return size_; }
   int64_t rows() const { return rows_; }    ///< of the batch: 1, where all are the same
   int64_t count() const { return count_; }  ///< of blocks in each row, at most
+  /// Whether block i has the keys i * size() ... of every row.
+  bool plain() const { return plain_; }
   const std::vector<Sequence>& sequences() const { return sequences_; }
 
   /// The blocks of keys and of queries, int64 [rows, S] and [rows, L]; count() where there is none.
@@ -47,7 +49,7 @@ class TokenBlocks {
 
  private:
   int64_t size_, rows_ = 1, count_ = 0;
-  bool plain_;  // blocks lie as those of chosen_blocks()
+  bool plain_;
   std::vector<Sequence> sequences_;
   torch::Tensor of_keys_, of_queries_;
 };

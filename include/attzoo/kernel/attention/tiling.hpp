@@ -17,20 +17,27 @@ struct Tiling {
   int lanes, keys, step;
 };
 
+/// Keys that queries of the residue from `begin` on reach, `count` of them.
+inline int64_t count_reached(const Mask& mask, int L, int S, int begin, int count) {
+  const auto end = static_cast<int>(std::min<int64_t>(L, begin + int64_t{count} * mask.stride));
+  Segments reached;
+  reach(mask, {0, 0, begin, end, S, mask.stride}, reached);
+  int64_t keys = 0;
+  for (const auto& s : reached) keys += s.end - s.begin;
+  return keys / mask.stride;
+}
+
 /// Wide blocks reuse every key more often, narrow ones visit fewer keys that a narrow pattern
-/// forbids. Chosen by how far a block in the middle reaches.
+/// forbids. Chosen by how far a block in the middle reaches, and its first half.
 template <class T>
 Tiling choose_tiling(const Problem<T>& p, const Mask& mask, const Tiling& wide) {
   const int most = (p.L - 1) / mask.stride + 1;
   if (most <= 16) return {16, 64, wide.step};
   if (most <= 32) return {32, 64, wide.step};
-  const int begin = p.L / 2;
-  const auto end = static_cast<int>(std::min<int64_t>(p.L, begin + int64_t{64} * mask.stride));
-  Segments reached;
-  reach(mask, {0, 0, begin, end, p.S, mask.stride}, reached);
-  int64_t keys = 0;
-  for (const auto& s : reached) keys += s.end - s.begin;
-  return keys / mask.stride <= 256 ? Tiling{32, 64, wide.step} : wide;
+  const auto keys = [&](int count) { return count_reached(mask, p.L, p.S, p.L / 2, count); };
+  const int64_t all = keys(64);
+  const bool narrow = all <= 256 && keys(32) < all - all / 8;
+  return narrow ? Tiling{32, 64, wide.step} : wide;
 }
 
 /// A block of queries of one head.
