@@ -129,6 +129,13 @@ struct Case {
     output.resize(n.count(n.H, n.L, n.Dv) + 16, T(7));  // what is behind stays 7
     lse.resize(n.count(n.H, n.L, 1) + 16, T(7));
   }
+  /// Values become the first features of the keys, in the same memory, as MLA's latents are.
+  void put_values_into_keys() {
+    v.view = k.view;
+    for (int row = 0; row < n.B * n.Hkv * n.S; ++row) {
+      std::copy_n(k.exact.begin() + row * n.D, n.Dv, v.exact.begin() + row * n.Dv);
+    }
+  }
   void run(const Modifiers<T>& m, int threads) {
     auto p = problem_of<T>(n, q.view, k.view, v.view, view(output, n.H, n.L, n.Dv), lse.data());
     p.scale = T(scale);
@@ -301,6 +308,8 @@ void check_random(const std::vector<DType>& dtypes, unsigned seed) {
     const auto dtype = dtypes[static_cast<size_t>(i) % dtypes.size()];
     Case<T> c(draw, n, dtype);
     c.stick_breaking = i % 4 == 3;
+    const bool latent = n.Dv <= n.D && size_of(dtype) > 1 && draw.chance(0.3);
+    if (latent) c.put_values_into_keys();
     const Masks masks(draw, n);
     const Scores<T> scores(n);
     const auto m = static_cast<size_t>(draw.integer(0, static_cast<int>(masks.all.size()) - 1));
@@ -309,7 +318,8 @@ void check_random(const std::vector<DType>& dtypes, unsigned seed) {
                  std::to_string(n.B) + " H" + std::to_string(n.H) + "/" + std::to_string(n.Hkv) +
                  " L" + std::to_string(n.L) + " S" + std::to_string(n.S) + " D" +
                  std::to_string(n.D) + " Dv" + std::to_string(n.Dv) + " mask " + std::to_string(m) +
-                 " score " + std::to_string(s) + " stick " + std::to_string(c.stick_breaking));
+                 " score " + std::to_string(s) + " stick " + std::to_string(c.stick_breaking) +
+                 " latent " + std::to_string(latent));
     c.run({masks.all[m].mask, scores.all[s].score}, draw.integer(1, 3));
     c.expect_definition(masks.all[m], scores.all[s]);
   }

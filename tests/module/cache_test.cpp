@@ -645,21 +645,25 @@ TEST_F(Caches, WeightsAreReadBeforeTheNextCall) {
 }
 
 TEST_F(Caches, GlobalTokensAreNeverForgotten) {
-  const int64_t n = 260, prompt = 24;
+  const int64_t n = 260, prompt = 70;
   const auto x = torch::randn({2, n, kWidth}, torch::kFloat64);
   auto is_global = torch::zeros({2, n}, torch::kBool);
-  is_global[0][0] = is_global[1][3] = is_global[1][17] = true;
+  // The last ones while others are forgotten already.
+  for (const int64_t i : {3, 17, 60, 66}) is_global[i % 2][i] = true;
+  is_global[0][0] = true;
+  const auto pattern =
+      mask_mod([](auto, auto, auto q, auto kv) { return (q + kv) % 5 > 0; }, aligned);
   for (const bool projections : {false, true}) {
     auto m = module(longformer(projections));
     m.any.ptr()->to(torch::kFloat64);
-    const auto want = m(x, {.global_attention = is_global}).output;
+    const auto want = m(x, {.global_attention = is_global, .pattern = pattern}).output;
     for (const int64_t step : {int64_t{1}, int64_t{7}, int64_t{120}}) {
       auto cache = m.make_cache(2, std::nullopt);
       const auto bytes = cache.bytes();
       std::vector<torch::Tensor> outputs;
       for (int64_t at = 0; at < n;) {
         const int64_t end = at == 0 ? prompt : std::min(n, at + step);
-        AttentionInputs inputs{.cache = cache};
+        AttentionInputs inputs{.cache = cache, .pattern = pattern};
         if (at == 0) inputs.global_attention = is_global.slice(1, 0, prompt);
         outputs.push_back(m(x.slice(1, at, end), inputs).output);
         at = end;
@@ -768,15 +772,23 @@ TEST_F(Caches, CanTakeBack32TokensOfTheMostThatTheyHad) {
 }
 
 TEST_F(Caches, WhatIsForgottenIsNotTruncatedTo) {
-  auto m = module(local());
-  auto cache = m.make_cache(1, std::nullopt);
-  m(torch::randn({1, 500, kWidth}), {.cache = cache});
-  expect_error([&] { cache.truncate(100); }, {"truncate", "forgotten"});
-  EXPECT_EQ(cache.length(), 500);
-  cache.truncate(500 - 32);
-  EXPECT_EQ(cache.length(), 468);
-  cache.truncate(0);
-  EXPECT_EQ(cache.length(), 0);
+  for (auto& m : {module(local()), module(longformer())}) {
+    auto some = m;
+    some.any.ptr()->to(torch::kFloat64);
+    const auto x = torch::randn({1, 500, kWidth}, torch::kFloat64), want = some.whole(x);
+    auto cache = some.make_cache(1, std::nullopt);
+    some(x, {.cache = cache});  // at once: no more is kept than must be
+    for (const int64_t n : {100, 467}) {
+      expect_error([&] { cache.truncate(n); }, {"truncate", "forgotten"});
+    }
+    EXPECT_EQ(cache.length(), 500);
+    cache.truncate(500 - 32);
+    EXPECT_EQ(cache.length(), 468);
+    EXPECT_TRUE(torch::allclose(some(x.slice(1, 468), {.cache = cache}).output, want.slice(1, 468),
+                                1e-9, 1e-10));
+    cache.truncate(0);
+    EXPECT_EQ(cache.length(), 0);
+  }
 }
 
 TEST_F(Caches, AClonedModuleIsAnotherOne) {

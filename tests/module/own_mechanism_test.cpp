@@ -184,8 +184,7 @@ TEST(OwnMechanism, OneThatCountsFromItsRowsStartIsFoundOut) {
   const torch::NoGradGuard no_grad;
   const auto x = torch::randn({1, 20, 12}, torch::kFloat64);
   const auto cache = raw->make_cache(1, 20);
-  raw(x.slice(1, 0, 11), {.cache = cache});
-  attzoo::testing::expect_error([&] { raw(x.slice(1, 11, 13), {.cache = cache}); },
+  attzoo::testing::expect_error([&] { raw(x.slice(1, 0, 11), {.cache = cache}); },
                                 {"aligned", "in_document"});
 }
 

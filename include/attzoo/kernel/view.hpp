@@ -26,6 +26,7 @@ struct View {
   DType dtype = DType::kFloat32;
   int64_t b = 0, h = 0, n = 0, d = 0;
 
+  bool operator==(const View&) const = default;
   /// Where the rows of one head begin.
   int64_t head(int64_t ib, int64_t ih) const { return ib * b + ih * h; }
 };

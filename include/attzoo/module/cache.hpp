@@ -279,8 +279,8 @@ ATTZOO_API void check_cache(const char* who, const Identity& owner, const Cache&
   if (!cache.state().grows()) return;
   TORCH_CHECK_VALUE(x.size(1) <= head.capacity - cache.length(), who,
                     ": the cache is full: it has ", cache.length(), " of ", head.capacity,
-                    " tokens, and ", x.size(1),
-                    " more came; give make_cache a larger capacity, or reset() it");
+                    " tokens, and ", x.size(1), " more came; give make_cache a larger capacity",
+                    cache.length() > 0 ? ", or reset() it" : "");
 }
 
 }  // namespace core

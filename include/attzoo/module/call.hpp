@@ -136,8 +136,7 @@ inline void check_cached_call(const Callee& callee, const torch::Tensor& weight,
 inline void check_modifiers(const Callee& callee, const AttentionInputs& inputs, const Shape& n,
                             const torch::Device& device) {
   TORCH_CHECK_VALUE(
-      n.L == n.S || context_cache(inputs) || (!inputs.pattern.is_raw() && !inputs.score.is_raw()),
-      callee.name,
+      context_cache(inputs) || (!inputs.pattern.is_raw() && !inputs.score.is_raw()), callee.name,
       ": with a cache, pattern and score count queries among the keys, mask_mod(f, aligned), or in "
       "their documents, mask_mod(f, in_document); score_mod likewise");
   inputs.pattern.check(n, device);

@@ -152,7 +152,7 @@ inline void add_inputs(AnyMask& pattern, AnyScore& score, const Heads& heads,
                        const AttentionInputs& inputs, bool is_causal) {
   const auto& [packing, past] = std::tie(heads.packing, heads.past);
   TORCH_CHECK_VALUE(
-      !past || past->offset == 0 || (!pattern.is_raw() && !score.is_raw()),
+      !past || (!pattern.is_raw() && !score.is_raw()),
       "with a cache, a mechanism's callables count queries among the keys, mask_mod(f, aligned), "
       "or in their documents, mask_mod(f, in_document); score_mod likewise");
   if (pattern.asks_places() || score.asks_places()) {
