@@ -147,7 +147,7 @@ struct Case {
   void expect_definition(const AnyMask& mask, const AnyScore<T>& score) {
     const double tolerance = sizeof(T) == 8 ? 1e-12 : 5e-5;
     // Tile registers take weights rounded to bfloat16.
-    const bool rounds = isa() == Isa::kAmx && k.view.dtype == DType::kBFloat16;
+    const bool rounds = use_tile_registers() && k.view.dtype == DType::kBFloat16;
     std::vector<double> w(static_cast<size_t>(n.S)), out(static_cast<size_t>(n.Dv));
     for (int row = 0; row < n.B * n.H * n.L; ++row) {
       const int i = row % n.L, h = row / n.L % n.H, b = row / n.L / n.H, hkv = h / (n.H / n.Hkv);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <attzoo/kernel/attention/problem.hpp>
+#include <attzoo/kernel/isa/isa.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -160,6 +161,15 @@ void expect_same_bits(const Tensors<T, In>& a, const Tensors<T, In>& b) {
   EXPECT_TRUE(a.gk == b.gk);
   EXPECT_TRUE(a.gv == b.gv);
 }
+
+/// Whether the kernels that run multiply bfloat16 as it is, and whether by tile registers.
+#if defined(__x86_64__)
+inline bool multiply_bfloat16() { return isa() > Isa::kAvx512; }
+inline bool use_tile_registers() { return isa() == Isa::kAmx; }
+#else
+inline bool multiply_bfloat16() { return false; }
+inline bool use_tile_registers() { return false; }
+#endif
 
 inline uint32_t bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline uint64_t bits(double x) { return __builtin_bit_cast(uint64_t, x); }
