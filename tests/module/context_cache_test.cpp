@@ -98,7 +98,8 @@ TEST(ContextCache, TakesMasksPositionsAndCausality) {
     const auto x = torch::randn({kBatch, L, attn.input_dim()}, torch::kFloat64);
     const auto context = torch::randn({kBatch, S, attn.input_dim()}, torch::kFloat64);
     const auto cache = attn.make_context_cache(context);
-    const auto compare = [&](AttentionInputs inputs, const std::string& what) {
+    const auto compare = [&, name = name, attn = attn](AttentionInputs inputs,
+                                                       const std::string& what) {
       inputs.context = context;
       const auto gold = attn(x, inputs);
       inputs.context = torch::Tensor();

@@ -454,11 +454,14 @@ TEST(Pattern, IsRefusedWithItsReason) {
       {"mask_tensor", "5, 6]"});
   // With a cache, before it takes the tokens.
   const auto cache = attn->make_cache(kBatch, 16);
-  attn(x, {.cache = cache, .pattern = mask_mod(f), .score = score_mod(g)});  // the first ones
-  expect_error([&] { attn(x, {.cache = cache, .pattern = mask_mod(f)}); },
-               {"MultiHeadSelfAttention", "aligned", "in_document"});
-  expect_error([&] { attn(x, {.cache = cache, .score = score_mod(g)}); },
-               {"MultiHeadSelfAttention", "aligned", "in_document"});
+  for (const int64_t length : {0, 6}) {
+    expect_error([&] { attn(x, {.cache = cache, .pattern = mask_mod(f)}); },
+                 {"MultiHeadSelfAttention", "aligned", "in_document"});
+    expect_error([&] { attn(x, {.cache = cache, .score = score_mod(g)}); },
+                 {"MultiHeadSelfAttention", "aligned", "in_document"});
+    EXPECT_EQ(cache.length(), length);
+    if (length == 0) attn(x, {.cache = cache});
+  }
   const auto few = table(torch::arange(9));
   const auto reads = [=](auto, auto, auto, auto kv) { return few(kv) < 100; };
   expect_error([&] { attn(x, {.cache = cache, .pattern = mask_mod(reads, aligned)}); },
