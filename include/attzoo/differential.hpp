@@ -98,8 +98,8 @@ class DifferentialSelfAttentionImpl
     const auto one = of_pairs(0), two = of_pairs(1);
     const auto l = lambda().to(one.output.scalar_type());
     const auto difference = one.output - l * two.output;
-    const auto weight =
-        norm_weight.defined() ? norm_weight.to(difference.scalar_type()) : norm_weight;
+    std::optional<torch::Tensor> weight;  // LibTorch 2.11 refuses an undefined one
+    if (norm_weight.defined()) weight = norm_weight.to(difference.scalar_type());
     const auto normed = torch::rms_norm(difference, {2 * d_head()}, weight, options.eps);
     return finish({(1 - lambda_init()) * normed,
                    one.weights.map([l, other = two.weights](const torch::Tensor& rows,
