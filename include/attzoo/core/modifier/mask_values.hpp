@@ -24,7 +24,7 @@ namespace attzoo {
 /// in chunks of query rows; with `symbol(pair)` (core/modifier/symbol.hpp) it has a source in CUDA
 /// C++ (functional/cuda_source.hpp).
 template <class M>
-concept MaskMod = std::copy_constructible<M> && M::is_mask &&
+concept MaskMod = M::is_mask && std::copy_constructible<M> &&
     requires(const M& m, const core::Grid& g) {
   { m.evaluate(g) } -> std::same_as<torch::Tensor>;
 };

@@ -20,7 +20,7 @@ namespace attzoo {
 /// `bind<T>(shape)`, its form for the kernels (kernel/modifier/form.hpp) in T = float or double, it
 /// runs in the fused CPU kernels; with `symbol(s, pair)` it has a source in CUDA C++.
 template <class M>
-concept ScoreMod = std::copy_constructible<M> && M::is_score &&
+concept ScoreMod = M::is_score && std::copy_constructible<M> &&
     requires(const M& m, const torch::Tensor& s, const core::Grid& g) {
   { m.evaluate(s, g) } -> std::same_as<torch::Tensor>;
 };
