@@ -221,14 +221,15 @@ ATTZOO_API SortedBlocks::SortedBlocks(const Qkv& t, torch::Tensor chosen, int64_
     : chosen_(std::move(chosen)), block_size_(block_size), scale_(scale) {
   constexpr int64_t kLeast = 16, kQueries = 64;  // of a block; of a tile of the fused kernel
   const auto n = t.shape();
-  if (!t.q.is_cpu() || block_size < kLeast || n.B * n.L * n.S == 0) return;
+  if (block_size < kLeast || !FusedCpuBackend().takes(t, Call(Rule{}))) return;
   const int64_t blocks = (n.S - 1) / block_size + 1, units = std::max(chosen_.size(1), t.k.size(1)),
                 row = n.B * (n.H / units) * chosen_.size(3);
   if (row * n.L < kQueries * blocks * n.B) return;
   window_ = mask.window_size(n);
   if (!window_.known) return;
-  const int64_t rows = std::max((int64_t{1} << 21) / (t.k.size(3) + t.v.size(3) + 1),
-                                2 * kQueries * blocks * n.B);  // most tiles are of one block
+  const int64_t least = 2 * kQueries * blocks * n.B;  // rows, so that most tiles are of one block
+  if (least >= int64_t{1} << 30) return;              // as long as the kernel's indices allow
+  const int64_t rows = std::max((int64_t{1} << 21) / (t.k.size(3) + t.v.size(3)), least);
   const int64_t steps = (n.L * row - 1) / rows + 1;
   step_ = (n.L - 1) / steps + 1;
 }
