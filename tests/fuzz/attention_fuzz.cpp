@@ -289,7 +289,7 @@ void check(const uint8_t* data, size_t size) {
     const double error = most(differs(got[i])), size = largest(gold[i]),
                  allowed =
                      wide ? 1e-9 * size + 1e-11 * terms
-                          : 3 * most(differs(plain[i])) + floor * (size + of_pairs * terms / 4);
+                          : 3 * most(differs(plain[i])) + floor * (size + of_pairs * terms / 8);
     require(error <= allowed, what + c10::str("differs by ", error, ", allowed ", allowed));
   }
 }
