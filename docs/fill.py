@@ -5,6 +5,7 @@ site's build does.
     <!-- options NAME -->        ... the table of the members of `struct NAME` in the page's header
     <!-- snippet FILE [PART] --> ... the lines of FILE between `// [PART]` and `// [/PART]`; default: the page's name
     <!-- program FILE -->        ... all of FILE below the comment at its head
+    <!-- badges FILE -->         ... figures of FILE, the page that says how they are measured
     <!-- end -->                 ... ends any of them
 """
 
@@ -54,6 +55,14 @@ def program(file, page):
     return code((root / file).read_text().split("\n\n", 1)[1])
 
 
+def badges(file, page):
+    text = (root / file).read_text()
+    shown = {what: re.search(r"([\d.]+) %% of [\d,]+ %s" % what, text)[1] for what in ["lines", "branches"]}
+    image = "https://img.shields.io/badge/{0}_covered-{1}%25-green"
+    return "\n".join(f"[![{what} covered: {value}%]({image.format(what, value)})]({file})"
+                     for what, value in shown.items())
+
+
 def code(text):
     text = re.sub(r" *// \[/?\w+\]\n", "", text)  # marks of parts
     return f"```cpp\n{textwrap.dedent(text).strip()}\n```"
@@ -61,10 +70,10 @@ def code(text):
 
 def filled(text, page):
     def fill(match):
-        write = {"options": options, "snippet": snippet, "program": program}[match[2]]
+        write = {"options": options, "snippet": snippet, "program": program, "badges": badges}[match[2]]
         return f"{match[1]}\n{write(match[3], page.stem)}\n<!-- end -->"
 
-    return re.sub(r"(<!-- (options|snippet|program) (\S+(?: \S+)?) -->)\n.*?<!-- end -->", fill, text,
+    return re.sub(r"(<!-- (options|snippet|program|badges) (\S+(?: \S+)?) -->)\n.*?<!-- end -->", fill, text,
                   flags=re.DOTALL)
 
 

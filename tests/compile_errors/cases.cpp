@@ -319,3 +319,47 @@ RUN(42) { return transformer_block(MultiHeadSelfAttention(64, 8), {.mlp_dim = 64
 #if ALONE(43)  // CASE 43: a block needs AttentionResult forward
 RUN(43) { return Stack(MultiHeadSelfAttention(64, 8), torch::nn::Linear(64, 64))(q).output; }
 #endif
+
+#if ALONE(44)  // CASE 44: the options of a mechanism need .*input_dim
+struct FewOptions {
+  int64_t d_model = 0;
+  double dropout = 0;
+  bool bias = true, causal = false;
+};
+class FewImpl : public SelfAttention<FewImpl, FewOptions> {};
+#endif
+
+// attend() of a mechanism.
+template <class... Modifiers>
+class AttendsImpl : public LocalSelfAttentionImpl {
+ public:
+  using LocalSelfAttentionImpl::LocalSelfAttentionImpl;
+  torch::Tensor run(const Heads& heads, const Modifiers&... modifiers) const {
+    return attend(heads, {}, modifiers...).output;
+  }
+};
+template <class... Modifiers>
+torch::Tensor attend_by(const Modifiers&... modifiers) {
+  return AttendsImpl<Modifiers...>(LocalSelfAttentionOptions{.d_model = 64}).run({}, modifiers...);
+}
+
+#if ALONE(0)
+RUN(attend) {
+  return attend_by() + attend_by(window(3, 0)) + attend_by(softcap(30.0)) +
+         attend_by(causal() & prefix(4), softcap(30.0));
+}
+#endif
+
+#if TOGETHER(45)  // CASE 45: attend\(heads, inputs\) takes a mask, .* mask_mod\(f\)
+RUN(45) {
+  return attend_by([](auto, auto, auto q, auto kv) { return q >= kv; });
+}
+#endif
+
+#if TOGETHER(46)  // CASE 46: takes a mask, a score modifier or both in this order
+RUN(46) { return attend_by(softcap(30.0), causal()); }
+#endif
+
+#if TOGETHER(47)  // CASE 47: takes a mask, a score modifier or both
+RUN(47) { return attend_by(causal); }
+#endif

@@ -95,8 +95,9 @@ class MakesCache {
  public:
   virtual ~MakesCache() = default;
   /// An empty cache for `batch` sequences of up to `capacity` tokens. Without a capacity it has no
-  /// end, which mechanisms can offer that forget: with a window, blocks, or sums. Throws
-  /// c10::ValueError for sizes < 1, a capacity that is missing, and an unsupported dtype.
+  /// end, which mechanisms can offer that forget: with a window, blocks, or sums, as
+  /// `make_cache(1, {}, {.dtype = torch::kInt8})`. Throws c10::ValueError for sizes < 1, a capacity
+  /// that is missing, and an unsupported dtype.
   virtual Cache make_cache(int64_t batch, std::optional<int64_t> capacity = std::nullopt,
                            const CacheOptions& options = {}) const = 0;
   /// The keys and values of a context [B, S, input_dim], projected once, for cross attention with

@@ -31,6 +31,16 @@ concept SelfAttentionOptions = MechanismOptions<O> && requires(O& o) {
 
 namespace core {
 
+/// O, which does not compile without the fields of every mechanism with a softmax.
+template <class O>
+struct CheckedOptions {
+  static_assert(SelfAttentionOptions<O>,
+                "attzoo: the options of a mechanism need `int64_t d_model`, "
+                "`std::optional<int64_t> input_dim`, `double dropout`, `bool bias` and `bool "
+                "causal`; examples/own_mechanism.cpp has them with their defaults");
+  using Type = O;
+};
+
 /// What mechanisms of all kinds are: options, parameters and calls that agree with them. Parts is
 /// SoftmaxAttention, Projections where there is no softmax, as in linear attention, or
 /// RecurrentParts.
@@ -157,8 +167,10 @@ class Mechanism : public CallableModule<Derived>, public Parts {
 /// `check_own_options()` for options of its own, and says with `static constexpr TakenInputs
 /// kTakes` if it takes other inputs than most. tests/support/mechanism_contract.hpp (CMake target
 /// attzoo::testing) tests what all of them keep.
-template <class Derived, SelfAttentionOptions OptionsType>
-class SelfAttention : public core::Mechanism<Derived, OptionsType, core::SoftmaxAttention> {
+template <class Derived, class OptionsType>
+class SelfAttention
+    : public core::Mechanism<Derived, typename core::CheckedOptions<OptionsType>::Type,
+                             core::SoftmaxAttention> {
   using Base = core::Mechanism<Derived, OptionsType, core::SoftmaxAttention>;
 
  public:
@@ -193,6 +205,24 @@ class SelfAttention : public core::Mechanism<Derived, OptionsType, core::Softmax
                          const core::AnyMask& pattern = {},
                          const core::AnyScore& score = {}) const {
     return core::SoftmaxAttention::attend(heads, in, this->mode(in), pattern, score);
+  }
+  /// The same without a pattern.
+  template <ScoreMod Score>
+  AttentionResult attend(const Heads& heads, const AttentionInputs& in, const Score& score) const
+      requires(!MaskMod<Score>) {
+    return attend(heads, in, core::AnyMask(), score);
+  }
+  /// What is neither does not compile, nor what is in another order.
+  template <class First, class... More>
+  AttentionResult attend(const Heads& heads, const AttentionInputs& in, const First&,
+                         const More&...) const
+      requires(!(ScoreMod<First> && sizeof...(More) == 0) &&
+               !(std::convertible_to<First, core::AnyMask> &&
+                 (std::convertible_to<More, core::AnyScore> && ...))) {
+    static_assert(!sizeof(First*),
+                  "attzoo: attend(heads, inputs) takes a mask, a score modifier or both in this "
+                  "order: write mask_mod(f) or score_mod(f) for a callable f");
+    return attend(heads, in);
   }
 
   /// How this call attends: by the module's scale, with dropout while training.
