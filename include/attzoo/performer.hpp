@@ -13,8 +13,8 @@
 /// that nothing is seen of later ones. See performer_attention().
 ///
 /// Shapes: x [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L]; lse is undefined.
-/// Cost: O(L F d_model) time, O(L (F H + d_model)) memory, causal or not. Features and sums are
-/// float32 for half types. A general mask has no meaning and is an error.
+/// Cost: O(L F d_model) time, O((L + F) d_model) memory on the CPU, O(L (F H + d_model)) if causal.
+/// Features and sums are float32 for half types. A general mask has no meaning and is an error.
 
 #include <attzoo/module/self_attention.hpp>
 #include <attzoo/performer/favor_cache.hpp>

@@ -24,7 +24,7 @@ struct Mutant {
 AnyScore unlike(int mutant) {
   return score_mod([=](auto s, auto, auto, auto, auto kv) {
     auto x = s;
-    for (int i = 0; i < mutant; ++i) x = x + 0.0 * kv;
+    for (int bit = 1; bit < 64; bit *= 2) x = mutant & bit ? x + 0.0 * kv : x - 0.0 * kv;
     return x;
   });
 }

@@ -66,10 +66,12 @@ struct PerformerAttentionOptions {
 ///   gradients flow to it
 /// \return output [B, H, L, E], weights [B, H, L, S] on demand, both in q's dtype; no lse
 ///
-/// O((L + S) F E) time, O((L + S) (F + E)) memory, causal or not. Features and sums are float32 for
-/// half types. A query without any key has output 0. Throws c10::Error on wrong ranks, sizes,
-/// dtypes, layouts, devices and options, before anything is computed. Example:
-/// `auto o = performer_attention(q, k, v, orthogonal_features(256, 64), {.causal = true});`
+/// O((L + S) F E) time; O((L + S) (D + E) + F E) memory on the CPU, where features are made for a
+/// few tokens at a time, O((L + S) (F + E)) if causal, with relu_kernel or documents, and on other
+/// devices. Features and sums are float32 for half types. A query without any key has output 0.
+/// Throws c10::Error on wrong ranks, sizes, dtypes, layouts, devices and options, before anything
+/// is computed. Example: `auto o = performer_attention(q, k, v, orthogonal_features(256, 64),
+/// {.causal = true});`
 ATTZOO_API AttentionResult performer_attention(const torch::Tensor& q, const torch::Tensor& k,
                                                const torch::Tensor& v,
                                                const torch::Tensor& projection,

@@ -3,10 +3,13 @@
 
 #include <attzoo/core/autograd.hpp>
 #include <attzoo/core/checks.hpp>
+#include <attzoo/core/choose.hpp>
 #include <attzoo/core/pair_products.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/recurrence/recur.hpp>
+#include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/checks.hpp>
+#include <attzoo/functional/favor_by_chunks.hpp>
 #include <attzoo/functional/performer_attention.hpp>
 
 #include <ATen/CPUGeneratorImpl.h>
@@ -208,20 +211,14 @@ inline LazyWeights favor_weights(const Favor& f, const torch::Tensor& q, const F
           }};
 }
 
-ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& q_in,
-                                           const torch::Tensor& k_in, const torch::Tensor& v_in,
-                                           bool causal, bool max_of_all_keys,
-                                           const torch::Tensor& real_in, const Packing& packing,
-                                           torch::ScalarType dtype) {
-  auto k = k_in, v = v_in;
-  torch::Tensor real;
-  if (real_in.defined()) {
-    leave_out(real_in, k, v);
-    real = real_in.unsqueeze(1).unsqueeze(-1).expand({k.size(0), 1, -1, 1});
-  }
+/// By operators on all tokens at once; k and v are zeros where a key is not `real` [B, 1, S, 1].
+inline AttentionResult favor_by_tensors(const Favor& f, const torch::Tensor& q_in,
+                                        const torch::Tensor& k, const torch::Tensor& v1,
+                                        bool causal, bool max_of_all_keys,
+                                        const torch::Tensor& real, const Packing& packing,
+                                        torch::ScalarType dtype) {
   const auto q = favor_queries(f, q_in);
   const auto keys = favor_keys(f, k, real);
-  const auto v1 = values_and_ones(v, real);
   const bool by_all = !causal || max_of_all_keys || f.relu;
   const auto one = [&](const std::vector<torch::Tensor>& t) {
     const FavorKeys own{t[1], t[2].defined() ? t[2].squeeze(-1) : t[2]};
@@ -237,6 +234,42 @@ ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& 
   const auto made = packed ? by_document(packing, all, one) : one(all);
   const FavorParts parts{made[0], made[1], made.size() > 2 ? made[2].squeeze(-1) : torch::Tensor()};
   return {parts.out, favor_weights(f, q, parts, real, packing.run, causal, dtype), {}};
+}
+
+ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& q,
+                                           const torch::Tensor& k_in, const torch::Tensor& v_in,
+                                           bool causal, bool max_of_all_keys,
+                                           const torch::Tensor& real_in, const Packing& packing,
+                                           torch::ScalarType dtype) {
+  auto k = k_in, v = v_in;
+  torch::Tensor real;
+  if (real_in.defined()) {
+    leave_out(real_in, k, v);
+    real = real_in.unsqueeze(1).unsqueeze(-1).expand({k.size(0), 1, -1, 1});
+  }
+  const auto v1 = values_and_ones(v, real);
+  const auto by_tensors = [=](const Tensors& x) {
+    return favor_by_tensors(f, x[0], x[1], x[2], causal, max_of_all_keys, real, packing, dtype);
+  };
+  const Tensors inputs{q, k, v1};
+  const bool has_tangents = std::any_of(
+      inputs.begin(), inputs.end(), [](const torch::Tensor& t) { return t._fw_grad(0).defined(); });
+  const bool by_chunks = !causal && !f.relu && !packing.run.defined() && q.device().is_cpu() &&
+                         q.numel() > 0 && k.numel() > 0 && !has_tangents && !eager_reference();
+  if (!by_chunks) return by_tensors(inputs);
+  const auto output = differentiable(
+      c10::make_intrusive<FavorByChunks>(f.projection, f.scale, f.eps, real,
+                                         [=](const Tensors& x) { return by_tensors(x).output; }),
+      inputs)[0];
+  const Unchanged unchanged({q, k_in, v_in});
+  return {output,
+          {{q.size(0), q.size(1), q.size(2), k.size(2)},
+           [=](int64_t begin, int64_t end) {
+             unchanged.check("LazyWeights");
+             const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+             return by_tensors(inputs).weights.rows(begin, end);
+           }},
+          {}};
 }
 
 /// Throws unless P fits q.
