@@ -72,9 +72,9 @@ class Mamba2Impl : public RecurrentAttention<Mamba2Impl, Mamba2Options> {
 
   /// u [B, L, input_dim] -> output [B, L, d_model], weights [B, H, L, L]. Throws what begin() does.
   AttentionResult forward(const torch::Tensor& u, const AttentionInputs& inputs = {}) {
+    auto call = begin(u, inputs);
     const int64_t H = options.num_heads, inner = H * head_dim_, states = options.state_size;
     const int64_t groups = options.num_groups * states;
-    auto call = begin(u, inputs);
     const auto in = core::linear(call.x, w_in).split_with_sizes({inner, inner + 2 * groups, H}, -1);
     const auto xBC = call.convolve(conv, in[1]).split_with_sizes({inner, groups, groups}, -1);
     const auto heads = [](const torch::Tensor& t, int64_t size) {

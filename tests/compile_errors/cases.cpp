@@ -28,7 +28,25 @@ torch::Tensor use(const Modifier& modifier) {
   return attention({}, {}, {}, modifier).output;
 }
 
+// attend() of a mechanism.
+template <class... Modifiers>
+class AttendsImpl : public LocalSelfAttentionImpl {
+ public:
+  using LocalSelfAttentionImpl::LocalSelfAttentionImpl;
+  torch::Tensor run(const Heads& heads, const Modifiers&... modifiers) const {
+    return attend(heads, {}, modifiers...).output;
+  }
+};
+template <class... Modifiers>
+torch::Tensor attend_by(const Modifiers&... modifiers) {
+  return AttendsImpl<Modifiers...>(LocalSelfAttentionOptions{.d_model = 64}).run({}, modifiers...);
+}
+
 #if ALONE(0)
+RUN(attend) {
+  return attend_by() + attend_by(window(3, 0)) + attend_by(softcap(30.0)) +
+         attend_by(causal() & prefix(4), softcap(30.0));
+}
 RUN(0) {
   const auto u = table(t);
   use((causal() & window(3, 0)) | ~prefix(4));
@@ -327,27 +345,6 @@ struct FewOptions {
   bool bias = true, causal = false;
 };
 class FewImpl : public SelfAttention<FewImpl, FewOptions> {};
-#endif
-
-// attend() of a mechanism.
-template <class... Modifiers>
-class AttendsImpl : public LocalSelfAttentionImpl {
- public:
-  using LocalSelfAttentionImpl::LocalSelfAttentionImpl;
-  torch::Tensor run(const Heads& heads, const Modifiers&... modifiers) const {
-    return attend(heads, {}, modifiers...).output;
-  }
-};
-template <class... Modifiers>
-torch::Tensor attend_by(const Modifiers&... modifiers) {
-  return AttendsImpl<Modifiers...>(LocalSelfAttentionOptions{.d_model = 64}).run({}, modifiers...);
-}
-
-#if ALONE(0)
-RUN(attend) {
-  return attend_by() + attend_by(window(3, 0)) + attend_by(softcap(30.0)) +
-         attend_by(causal() & prefix(4), softcap(30.0));
-}
 #endif
 
 #if TOGETHER(45)  // CASE 45: attend\(heads, inputs\) takes a mask, .* mask_mod\(f\)

@@ -60,7 +60,7 @@ class KeyGradientChunks {
     return part;
   }
   KeyGradients<T> cleared(const Part& part) const {
-    clear(static_cast<T*>(part.memory.get()), numbers(part));
+    if (numbers(part) > 0) clear(static_cast<T*>(part.memory.get()), numbers(part));
     return rows(part);
   }
 
