@@ -4,6 +4,7 @@
 /// the Performer, without a module.
 
 #include <attzoo/core/documents.hpp>
+#include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/result.hpp>
 
 #include <torch/types.h>
@@ -121,11 +122,13 @@ ATTZOO_API FavorState favor_state_after(const Favor& f, const FavorState& before
 ATTZOO_API torch::Tensor favor_output(const torch::Tensor& collected, const torch::Tensor& q);
 
 /// performer_attention() of inputs that are checked and in the dtype of the sums; `real` [B, S].
+/// `read` notices changes of q and k in place until the weights are asked for; none where nobody
+/// else has them.
 ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& q,
                                            const torch::Tensor& k, const torch::Tensor& v,
                                            bool causal, bool max_of_all_keys,
                                            const torch::Tensor& real, const Packing& packing,
-                                           torch::ScalarType dtype);
+                                           torch::ScalarType dtype, const Unchanged& read = {});
 
 }  // namespace core
 

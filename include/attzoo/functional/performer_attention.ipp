@@ -7,7 +7,6 @@
 #include <attzoo/core/pair_products.hpp>
 #include <attzoo/core/recurrence/linear_attention.hpp>
 #include <attzoo/core/recurrence/recur.hpp>
-#include <attzoo/core/unchanged.hpp>
 #include <attzoo/functional/checks.hpp>
 #include <attzoo/functional/favor_by_chunks.hpp>
 #include <attzoo/functional/performer_attention.hpp>
@@ -240,7 +239,7 @@ ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& 
                                            const torch::Tensor& k_in, const torch::Tensor& v_in,
                                            bool causal, bool max_of_all_keys,
                                            const torch::Tensor& real_in, const Packing& packing,
-                                           torch::ScalarType dtype) {
+                                           torch::ScalarType dtype, const Unchanged& read) {
   auto k = k_in, v = v_in;
   torch::Tensor real;
   if (real_in.defined()) {
@@ -261,11 +260,10 @@ ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& 
       c10::make_intrusive<FavorByChunks>(f.projection, f.scale, f.eps, real,
                                          [=](const Tensors& x) { return by_tensors(x).output; }),
       inputs)[0];
-  const Unchanged unchanged({q, k_in, v_in});
   return {output,
           {{q.size(0), q.size(1), q.size(2), k.size(2)},
            [=](int64_t begin, int64_t end) {
-             unchanged.check("LazyWeights");
+             read.check("LazyWeights");
              const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
              return by_tensors(inputs).weights.rows(begin, end);
            }},
@@ -348,9 +346,9 @@ ATTZOO_API AttentionResult performer_attention(const torch::Tensor& q, const tor
   const core::Favor favor{projection.detach().to(wide), options.relu_kernel,
                           options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
                           options.eps.value_or(options.relu_kernel ? 1e-3 : 1e-4)};
-  auto result =
-      core::favor_attention(favor, q.to(wide), k.to(wide), v.to(wide), options.causal,
-                            options.max_of_all_keys, options.key_padding_mask, packing, dtype);
+  auto result = core::favor_attention(favor, q.to(wide), k.to(wide), v.to(wide), options.causal,
+                                      options.max_of_all_keys, options.key_padding_mask, packing,
+                                      dtype, core::Unchanged({q, k}));
   result.output = result.output.to(dtype);
   return result;
 }
