@@ -48,15 +48,17 @@ const Error* find_error(int code) {
   return nullptr;
 }
 
-struct Module {
-  std::unique_ptr<attzoo::ptx::Module> ptx;
-  void* library = nullptr;
-  int device;
-};
+struct Module;
 struct Function {
   Module* module;
   std::string name;
   int most_shared = kUsualSharedMemory;
+};
+struct Module {
+  std::unique_ptr<attzoo::ptx::Module> ptx;
+  void* library = nullptr;
+  int device;
+  std::vector<std::unique_ptr<Function>> functions = {};  // that were asked for
 };
 
 int contexts[kDevices];  // their addresses are the contexts
@@ -257,7 +259,8 @@ int cuModuleGetFunction(void** to, void* of, const char* name) {
   auto* const module = static_cast<Module*>(of);
   if (module->ptx && !module->ptx->has(name)) return kNotFound;
   if (module->library && !entry(*module, name)) return kNotFound;
-  *to = new Function{module, name};
+  module->functions.push_back(std::make_unique<Function>(Function{module, name}));
+  *to = module->functions.back().get();
   return 0;
 }
 int cuFuncSetAttribute(void* function, int attribute, int value) {
