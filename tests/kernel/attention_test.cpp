@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <attzoo/kernel/attention/attention.hpp>
+#include <attzoo/kernel/dropout.hpp>
+#include <attzoo/kernel/half.hpp>
 
 #include "modifiers.hpp"
 #include "support.hpp"

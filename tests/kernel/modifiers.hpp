@@ -2,6 +2,7 @@
 // Masks and changes of scores beside what they say of one pair.
 
 #include <attzoo/kernel/modifier/callable_forms.hpp>
+#include <attzoo/kernel/modifier/make_modifier.hpp>
 #include <attzoo/kernel/modifier/mask_forms.hpp>
 #include <attzoo/kernel/modifier/score_forms.hpp>
 
