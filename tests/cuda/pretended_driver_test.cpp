@@ -52,6 +52,10 @@ struct Drv : testing::Test {
     ASSERT_EQ(cuModuleLoadData(&module, kPtx), 0) << attzoo_error();
     ASSERT_EQ(cuModuleGetFunction(&f, module, "five"), 0);
   }
+  void TearDown() override {
+    attzoo_reset();
+    EXPECT_EQ(cuModuleUnload(module), 0);
+  }
   int launch(unsigned threads = 4, unsigned shared = 0, unsigned blocks = 1) {
     void* p = out.data();
     void* ps[] = {&p};
