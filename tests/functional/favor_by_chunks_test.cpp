@@ -40,9 +40,10 @@ TEST(FavorByChunks, OfManyTokensAreThoseOfAllAtOnce) {
 }
 
 TEST(FavorByChunks, WeightsNoticeChangesInPlace) {
-  const auto P = orthogonal_features(8, 4);
+  const auto P = orthogonal_features(8, 4);  // is copied
   const auto q = torch::randn({1, 1, 6, 4}), v = torch::randn({1, 1, 6, 4});
   const auto r = performer_attention(q, q, v, P);
+  P.normal_();
   EXPECT_TRUE(torch::allclose(r.weights.tensor().matmul(v), r.output, 1e-4, 1e-5));
   q.zero_();
   EXPECT_THROW(r.weights.tensor(), c10::ValueError);

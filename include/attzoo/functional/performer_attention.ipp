@@ -247,15 +247,19 @@ ATTZOO_API AttentionResult favor_attention(const Favor& f, const torch::Tensor& 
     real = real_in.unsqueeze(1).unsqueeze(-1).expand({k.size(0), 1, -1, 1});
   }
   const auto v1 = values_and_ones(v, real);
-  const auto by_tensors = [=](const Tensors& x) {
-    return favor_by_tensors(f, x[0], x[1], x[2], causal, max_of_all_keys, real, packing, dtype);
-  };
   const Tensors inputs{q, k, v1};
   const bool has_tangents = std::any_of(
       inputs.begin(), inputs.end(), [](const torch::Tensor& t) { return t._fw_grad(0).defined(); });
   const bool by_chunks = !causal && !f.relu && !packing.run.defined() && q.device().is_cpu() &&
                          q.numel() > 0 && k.numel() > 0 && !has_tangents && !eager_reference();
-  if (!by_chunks) return by_tensors(inputs);
+  if (!by_chunks) {
+    return favor_by_tensors(f, q, k, v1, causal, max_of_all_keys, real, packing, dtype);
+  }
+  auto own = f;
+  own.projection = f.projection.clone();  // others may be drawn in its place
+  const auto by_tensors = [=](const Tensors& x) {
+    return favor_by_tensors(own, x[0], x[1], x[2], causal, max_of_all_keys, real, packing, dtype);
+  };
   const auto output = differentiable(
       c10::make_intrusive<FavorByChunks>(f.projection, f.scale, f.eps, real,
                                          [=](const Tensors& x) { return by_tensors(x).output; }),
