@@ -257,6 +257,34 @@ TEST(Attention, DropoutGradientsUseTheSameEntries) {
       {p.q, p.k, p.v}, "dropout");
 }
 
+/// The backward pass subtracts what it reads from the output, whose rounding to 16 bits would weigh
+/// as much as the gradient where few weights are kept and enlarged.
+TEST(Attention, DropoutGradientsAreThoseOfAnOutputThatIsNotRounded) {
+  for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
+    for (uint64_t seed = 0; seed < 20; ++seed) {
+      torch::manual_seed(seed);
+      const auto numbers = [&](int64_t heads, int64_t n, int64_t features) {
+        return torch::randn({2, heads, n, features}).to(dtype);
+      };
+      const auto q = numbers(2, 7, 1), k = numbers(1, 2, 1), v = numbers(1, 2, 14),
+                 from = numbers(2, 7, 14);
+      const auto grad = [&](torch::ScalarType in) {
+        const auto x = q.detach().to(in, false, /*copy=*/true).requires_grad_();
+        const auto r = attention(x, k.to(in), v.to(in), full(), {}, {.dropout = 0.9, .seed = seed});
+        EXPECT_EQ(r.output.scalar_type(), in);
+        EXPECT_EQ(r.weights.tensor().scalar_type(), in);
+        return torch::autograd::grad({r.output}, {x}, {from.to(in)})[0].to(torch::kFloat64);
+      };
+      const auto got = grad(dtype);
+      const EagerReferenceGuard eager;
+      const auto gold = grad(torch::kFloat64);
+      EXPECT_LE((got - gold).abs().max().item<double>(),
+                testing::epsilon(dtype) * gold.abs().max().item<double>())
+          << dtype << ", seed " << seed;
+    }
+  }
+}
+
 TEST(Attention, NoGradIsBitEqual) {
   auto p = random_problem(1, 2, 2, 33, 33, 8, 8, torch::kFloat32);
   p.q.requires_grad_();

@@ -234,7 +234,9 @@ ATTZOO_API Task attention_task(const torch::Tensor& q, const torch::Tensor& k,
   rule.score = placed_score.resolve(n);
   rule.scale = options.scale.value_or(1.0 / std::sqrt(static_cast<double>(q.size(3))));
   rule.dropout = {options.dropout};
-  rule.wide = score.sink().defined();
+  // A backward pass reads the output; its rounding weighs more where kept weights were enlarged.
+  const bool learns_dropped = options.dropout > 0 && torch::GradMode::is_enabled();
+  rule.wide = score.sink().defined() || learns_dropped;
   rule.stick_breaking = options.stick_breaking;
   if (rule.dropout.p > 0) rule.dropout.seed = options.seed ? *options.seed : random_seed();
   return task;
@@ -247,6 +249,8 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q_in, const torch::Ten
   auto [tensors, rule] = attention_task(q_in, k_in, v_in, mask, score, options);
   const auto n = tensors.shape();
   const auto &q = tensors.q, &k = tensors.k;
+  const auto dtype = q.scalar_type();
+  const auto sink = score.sink();
   const auto computed = dispatch(tensors, rule);
   Captured read;
   if (!private_qk || !q.is_inference()) read = {q, k};
@@ -254,15 +258,14 @@ ATTZOO_API AttentionResult attention(const torch::Tensor& q_in, const torch::Ten
   rule.score.tensors(read);
   LazyWeights weights(
       {n.B, n.H, n.L, n.S},
-      [q, k, rule = std::move(rule), unchanged = Unchanged(read)](int64_t begin, int64_t end) {
+      [q, k, rule = std::move(rule), rounded = sink.defined() ? computed.lse.scalar_type() : dtype,
+       unchanged = Unchanged(read)](int64_t begin, int64_t end) {
         unchanged.check("LazyWeights");
         return reference_weights(q, dequantized(k, q.scalar_type()), rule, begin, end)
-            .weights.to(rule.output_dtype(q));
+            .weights.to(rounded);
       });
-  AttentionResult result{computed.output, std::move(weights), computed.lse};
-  const auto sink = score.sink();
-  if (sink.defined()) return with_sink(result, sink, q.scalar_type());
-  return result;
+  if (!sink.defined()) return {computed.output.to(dtype), std::move(weights), computed.lse};
+  return with_sink({computed.output, std::move(weights), computed.lse}, sink, dtype);
 }
 
 }  // namespace core
