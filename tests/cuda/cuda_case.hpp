@@ -35,8 +35,10 @@ struct Case {
 };
 
 /// Its results on the CPU.
-inline Results run(const Case& c, torch::ScalarType dtype, const torch::Device& device) {
-  auto all = compute(c, dtype, device, [](const auto&...) {});
+inline Results run(const Case& c, torch::ScalarType dtype, const torch::Device& device,
+                   bool with_gradients = true) {
+  auto all = compute(
+      c, dtype, device, [](const auto&...) {}, with_gradients);
   for (auto* t : {&all.output, &all.lse}) *t = t->cpu();
   for (auto& t : all.grads) t = t.cpu();
   return all;

@@ -34,6 +34,7 @@ class PretendedCuda : public ::testing::Test {
                       "ATTZOO_REAL_NVRTC name the libnvrtc.so.13 in it";
     }
     attzoo_compile_for_cpu(on_fibres);
+    attzoo_compile_quickly(false);
     setenv("ATTZOO_NVRTC", ATTZOO_PRETENDED_NVRTC, 1);
     attzoo_reset();
   }

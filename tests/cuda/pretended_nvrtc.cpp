@@ -19,7 +19,7 @@ namespace {
 
 struct Settings {
   std::string target = "compute_80", from, to, architecture;
-  bool on_cpu = false;
+  bool on_cpu = false, quickly = false;
   int compilations = 0, fails_with = 0, mutations = 0;
 } settings;
 
@@ -65,8 +65,11 @@ int compile_ptx(Program& program) {
   const char* const* none = nullptr;
   real("nvrtcCreateProgram", &handle, program.text.c_str(), "attzoo.cu", 0, none, none);
   const auto target = "--gpu-architecture=" + settings.target;
-  const char* options[] = {target.c_str(), "--std=c++17", "--device-as-default-execution-space"};
-  const int code = real("nvrtcCompileProgram", handle, 3, static_cast<const char* const*>(options));
+  const char* options[] = {target.c_str(), "--std=c++17", "--device-as-default-execution-space",
+                           "--Ofast-compile=mid"};
+  const int count = settings.quickly ? 4 : 3;
+  const int code =
+      real("nvrtcCompileProgram", handle, count, static_cast<const char* const*>(options));
   size_t size = 0;
   real("nvrtcGetProgramLogSize", handle, &size);
   program.log.resize(size);
@@ -115,6 +118,7 @@ extern "C" {
 
 int attzoo_has_real_nvrtc() { return real_nvrtc() != nullptr; }
 void attzoo_compile_for_cpu(int on) { settings.on_cpu = on != 0; }
+void attzoo_compile_quickly(int on) { settings.quickly = on != 0; }
 void attzoo_target(const char* target) { settings.target = target; }
 void attzoo_fail_compilations(int code) { settings.fails_with = code; }
 const char* attzoo_architecture() { return settings.architecture.c_str(); }

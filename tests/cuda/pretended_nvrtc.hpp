@@ -8,6 +8,8 @@ extern "C" {
 int attzoo_has_real_nvrtc();
 /// Libraries of fibres instead of PTX.
 void attzoo_compile_for_cpu(int on);
+/// PTX is optimised less, in a third of the time; a test begins without that.
+void attzoo_compile_quickly(int on);
 /// The architecture of PTX: "compute_80" at first.
 void attzoo_target(const char* target);
 /// Compilations fail with this code; 0: they do not.

@@ -56,8 +56,8 @@ struct Results {
 /// makes the modifiers, options, and what lays out and spoils q, k and v. Calls
 /// before(q, k, v, mask, score).
 template <class Case, class Before>
-Results compute(const Case& c, torch::ScalarType dtype, const torch::Device& device,
-                Before before) {
+Results compute(const Case& c, torch::ScalarType dtype, const torch::Device& device, Before before,
+                bool with_gradients = true) {
   torch::manual_seed(11);
   const auto numbers = [&](int64_t heads, int64_t length, int64_t features) {
     return torch::randn({c.B, heads, length, features}).to(c.dtype);
@@ -72,6 +72,7 @@ Results compute(const Case& c, torch::ScalarType dtype, const torch::Device& dev
   inputs.insert(inputs.end(), at.learning.begin(), at.learning.end());
   before(inputs[0], inputs[1], inputs[2], mask, score);
   const auto r = attention(inputs[0], inputs[1], inputs[2], mask, score, c.options);
+  if (!with_gradients) return {r.output.detach(), r.lse.detach(), {}};
   const auto empty = r.lse == -std::numeric_limits<double>::infinity();
   auto grads =
       torch::autograd::grad({r.output, r.lse}, inputs,
