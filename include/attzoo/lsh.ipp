@@ -5,6 +5,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <attzoo/core/attention/reference.hpp>
 #include <attzoo/core/pair_products.hpp>
+#include <attzoo/core/row_lists.hpp>
 #include <attzoo/core/unchanged.hpp>
 #include <attzoo/lsh.hpp>
 #include <attzoo/module/blend.hpp>
@@ -113,9 +114,9 @@ inline LazyWeights bucket_weights(const Heads& heads, const MaskAndBias& asked,
               return t.slice(2, begin, end).unsqueeze(-1);
             };
             const auto of_query = [&](const torch::Tensor& band) {
-              return rows(band.gather(2, buckets.rank_q));
+              return rows(band.gather(2, buckets.q.rank));
             };
-            const auto keys = buckets.rank_k.unsqueeze(2);  // [B, H, 1, S]
+            const auto keys = buckets.k.rank.unsqueeze(2);  // [B, H, 1, S]
             auto allowed = torch::logical_and(keys >= of_query(buckets.band.begin),
                                               keys < of_query(buckets.band.end));
             const auto dtype = compute_dtype(q);
@@ -125,7 +126,7 @@ inline LazyWeights bucket_weights(const Heads& heads, const MaskAndBias& asked,
             scores = asked.bias.evaluate(scores, grid);
             auto weights = masked_softmax(scores, allowed).weights;
             if (how.dropout > 0) {  // entries are numbered by their ranks
-              grid.q = rows(buckets.rank_q);
+              grid.q = rows(buckets.q.rank);
               grid.kv = keys;
               weights = weights * dropout_factor({how.dropout, *how.seed}, grid, dtype);
             }
@@ -147,16 +148,16 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_round(const Heads& heads
   const core::Buckets buckets(id_q, id_k, is_causal(inputs), reach);
   const auto n = core::pairs_of(heads);
   const auto asked = core::asked_pairs(inputs, heads, n);
-  const core::PairNumbers numbers{n, buckets.order_q + (n.S - n.L), buckets.order_k};
+  const core::PairNumbers numbers{n, buckets.q.order + (n.S - n.L), buckets.k.order};
   auto how = attention_options();
   if (how.dropout > 0) how.seed = core::random_seed();
-  const auto sorted = core::attention(
-      core::permute_rows(q, buckets.order_q), core::permute_rows(k, buckets.order_k),
-      core::permute_rows(v, buckets.order_k), buckets.band && asked.mask.at(numbers),
-      asked.bias.at(numbers), how,
-      /*private_qk=*/true);
-  return {core::permute_rows(sorted.output, buckets.rank_q),
-          core::bucket_weights(heads, asked, buckets, how), sorted.lse.gather(2, buckets.rank_q)};
+  const auto sorted =
+      core::attention(core::permute_rows(q, buckets.q), core::permute_rows(k, buckets.k),
+                      core::permute_rows(v, buckets.k), buckets.band && asked.mask.at(numbers),
+                      asked.bias.at(numbers), how,
+                      /*private_qk=*/true);
+  return {core::permute_rows(sorted.output, buckets.q.inverse()),
+          core::bucket_weights(heads, asked, buckets, how), sorted.lse.gather(2, buckets.q.rank)};
 }
 
 ATTZOO_API AttentionResult
@@ -191,7 +192,7 @@ ATTZOO_API AttentionResult LSHSelfAttentionImpl::attend_tokens(const Heads& head
   // Every query is a head of its own, with keys of its own.
   const auto index = tokens.clamp_min(0);
   const auto rows = [&](const torch::Tensor& t) {
-    return core::permute_rows(t, index.view({B, H, L * M})).view({B, H * L, M, t.size(3)});
+    return core::take_rows(t, index).view({B, H * L, M, t.size(3)});
   };
   const auto place = torch::arange(S - L, S, index.options()).repeat({H});
   const core::PairNumbers numbers{n, place.view({1, H * L, 1}), index.view({B, H * L, M}), L};

@@ -14,13 +14,19 @@ namespace attzoo::core {
 ATTZOO_API torch::Tensor bucket_ids(const torch::Tensor& t, const torch::Tensor& projection,
                                     int64_t factors);
 
-/// Rows of t [B, H, n, features] in the order [B, H, n].
-ATTZOO_API torch::Tensor permute_rows(const torch::Tensor& t, const torch::Tensor& order);
+/// An order of the rows of each head, [B, H, n], and where each has gone: its inverse.
+struct Permutation {
+  torch::Tensor order, rank;
+  Permutation inverse() const { return {rank, order}; }
+};
 
-/// Queries and keys sorted by bucket, and within a bucket by position: order_*[.., r] is the token
-/// of rank r, rank_q[.., i] the rank of query i.
+/// Rows of t [B, H, n, features] in an order; the gradient's rows go back by its inverse.
+ATTZOO_API torch::Tensor permute_rows(const torch::Tensor& t, const Permutation& by);
+
+/// Queries and keys sorted by bucket, and within a bucket by position: order[.., r] is the token of
+/// rank r, rank[.., i] the rank of token i.
 struct Buckets {
-  torch::Tensor order_q, order_k, rank_q, rank_k;
+  Permutation q, k;
   BandMask band;  // over ranks
 
   /// ids int64 [B, H, L] and [B, H, S], the last query aligned with the last key. A query attends
@@ -33,12 +39,16 @@ struct Buckets {
 
 #ifdef ATTZOO_DEFINE_MODULE
 
+#include <attzoo/core/autograd.hpp>
+#include <attzoo/core/row_lists.hpp>
+
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/searchsorted.h>
 
 #include <algorithm>
 #include <optional>
 #include <tuple>
+#include <utility>
 
 namespace attzoo::core {
 
@@ -53,8 +63,31 @@ ATTZOO_API torch::Tensor bucket_ids(const torch::Tensor& t, const torch::Tensor&
   return id;
 }
 
-ATTZOO_API torch::Tensor permute_rows(const torch::Tensor& t, const torch::Tensor& order) {
-  return t.gather(2, order.unsqueeze(-1).expand({-1, -1, -1, t.size(3)}));
+class PermutedRows final : public Differentiable {
+ public:
+  explicit PermutedRows(Permutation by) : by_(std::move(by)) {}
+  Tensors forward(const Tensors& x) override {
+    return {take_rows(x[0], by_.order.unsqueeze(2)).squeeze(2)};
+  }
+  Tensors backward(const Tensors&, const Tensors& grads) override {
+    return {permute_rows(grads[0], by_.inverse())};
+  }
+  bool saves_inputs() const override { return false; }
+
+ private:
+  Permutation by_;
+};
+
+ATTZOO_API torch::Tensor permute_rows(const torch::Tensor& t, const Permutation& by) {
+  return differentiable(c10::make_intrusive<PermutedRows>(by), {t})[0];
+}
+
+/// The order that sorts codes, and the sorted codes.
+ATTZOO_API std::pair<Permutation, torch::Tensor> sorting(const torch::Tensor& code) {
+  const auto [sorted, order] = torch::sort(code, /*stable=*/std::optional<bool>(true), -1, false);
+  const auto rank = torch::empty_like(order).scatter_(
+      -1, order, torch::arange(code.size(-1), order.options()).expand_as(order));
+  return {{order, rank}, sorted};
 }
 
 ATTZOO_API Buckets::Buckets(const torch::Tensor& id_q, const torch::Tensor& id_k, bool causal,
@@ -63,17 +96,15 @@ ATTZOO_API Buckets::Buckets(const torch::Tensor& id_q, const torch::Tensor& id_k
   reach = std::min(reach, S);
   const auto place = torch::arange(S, id_k.options());
   const auto place_q = (torch::arange(L, id_q.options()) + (S - L)).clamp_min(-1) + 1;
-  // One number for bucket and place: sorting it is a stable sort by bucket, and counting the keys
-  // below a number is a binary search.
-  const auto code_k = id_k * places + place + 1;
-  const auto code_q = id_q * places + place_q;
-  torch::Tensor sorted_k, sorted_q;
-  std::tie(sorted_k, order_k) = code_k.sort(-1);
+  // One number for bucket and place, so that counting the keys below a number is a binary search.
   // Two early queries may share the place before the first key.
-  std::tie(sorted_q, order_q) =
-      torch::sort(code_q, /*stable=*/std::optional<bool>(true), -1, false);
-  rank_k = std::get<1>(order_k.sort(-1));
-  rank_q = std::get<1>(order_q.sort(-1));
+  torch::Tensor sorted_k, sorted_q;
+  std::tie(k, sorted_k) = sorting(id_k * places + place + 1);
+  if (L == S && id_q.is_same(id_k)) {
+    q = k, sorted_q = sorted_k;
+  } else {
+    std::tie(q, sorted_q) = sorting(id_q * places + place_q);
+  }
   const auto bucket = torch::div(sorted_q, places, "floor") * places;
   const auto count_below = [&](const torch::Tensor& code) {
     return torch::searchsorted(sorted_k, code.contiguous(), false, /*right=*/true);
