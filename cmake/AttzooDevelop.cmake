@@ -26,23 +26,25 @@ set(CMAKE_JOB_POOL_COMPILE attzoo_compile)
 
 # LibTorch precompiled, for optimised code and for such as is not: the library and the programs that
 # measure something are optimised, tests and examples compile in half the time without. (What they
-# link is optimised, and the kernels in any file.) Position independent for the library's sake, and so
-# are all that use them, or else the compiler would not take them.
+# link is optimised, and the kernels in any file.) Most of those need all of attzoo, too. Position
+# independent for the library's sake, and so are all that use them, or else the compiler would not
+# take them.
 option(ATTZOO_PCH "Precompile LibTorch for attzoo's own library, tests and programs" ON)
 set(unoptimised $<$<CXX_COMPILER_ID:GNU,Clang>:-O0>)
 
+# attzoo_precompile(<name> [<header>...]): LibTorch and these.
 function(attzoo_precompile name)
   file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp" CONTENT "")
   add_library(${name} OBJECT "${CMAKE_BINARY_DIR}/attzoo_pch.cpp")
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
-  target_compile_options(${name} PRIVATE ${ARGN})
   target_compile_definitions(${name} PRIVATE ATTZOO_COMPILED)
   target_link_libraries(${name} PRIVATE attzoo::attzoo)
-  target_precompile_headers(${name} PRIVATE "${PROJECT_SOURCE_DIR}/support/precompiled.hpp")
+  target_precompile_headers(${name} PRIVATE "${PROJECT_SOURCE_DIR}/support/precompiled.hpp" ${ARGN})
 endfunction()
 if(ATTZOO_PCH)
   attzoo_precompile(attzoo_pch)
-  attzoo_precompile(attzoo_pch_unoptimised ${unoptimised})
+  attzoo_precompile(attzoo_pch_unoptimised <attzoo/attzoo.hpp>)
+  target_compile_options(attzoo_pch_unoptimised PRIVATE ${unoptimised})
 endif()
 
 function(attzoo_use_pch target pch)
