@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds and runs the consumer projects: tests/consumers/run.sh LIBTORCH_FOLDER WORK_FOLDER
 # [BUILD_FOLDER [WAY]]. With BUILD_FOLDER, attzoo::compiled is installed from there instead of built
-# anew. WAY, add_subdirectory, find_package, fetch_content or conan, is the only one of them.
+# anew. WAY, add_subdirectory, find_package, fetch_content, conan or makefile, is the only one of them.
 set -euo pipefail
 torch=$1
 work=$2
 build=${3:+$(cd "$3" && pwd)}
 ways=("${4:-add_subdirectory}")
-[ -n "${4:-}" ] || ways+=(find_package fetch_content conan)
+[ -n "${4:-}" ] || ways+=(find_package fetch_content conan makefile)
 source=$(cd "$(dirname "$0")/../.." && pwd)
 rm -rf "$work"
 mkdir -p "$work"
@@ -22,9 +22,20 @@ cmake --install "$work/attzoo" --prefix "$work/headers"  # nothing built: header
 cmake --build "${build:-$work/attzoo}" --target attzoo_compiled -j 2
 cmake --install "${build:-$work/attzoo}" --prefix "$work/prefix"
 
+export PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig"
 for way in "${ways[@]}"; do
   if [ "$way" = conan ]; then
     "$source/tests/consumers/conan.sh" "$torch" "$work/conan"
+    continue
+  fi
+  if [ "$way" = makefile ]; then
+    mkdir "$work/makefile"
+    make -C "$work/makefile" -f "$source/tests/consumers/makefile/Makefile" -j 2 \
+      CXX="$ccache ${CXX:-g++}"
+    for program in header_only compiled mixed; do
+      "$work/makefile/consumer_$program"
+      echo "consumer by makefile, $program: ok"
+    done
     continue
   fi
   cmake -S "$source/tests/consumers/$way" -B "$work/$way" -DCMAKE_BUILD_TYPE=Release \
@@ -51,15 +62,6 @@ cmake --build "$work/starter"
 "$work/starter/starter" | grep -q "the fused CPU kernels"
 echo "consumer that was copied from examples/starter: ok"
 
-# A plain Makefile, by pkg-config.
-export PKG_CONFIG_PATH="$work/prefix/lib/pkgconfig"
-mkdir "$work/makefile"
-make -C "$work/makefile" -f "$source/tests/consumers/makefile/Makefile" -j 2 \
-  CXX="$ccache ${CXX:-g++}"
-for program in header_only compiled mixed; do
-  "$work/makefile/consumer_$program"
-  echo "consumer by makefile, $program: ok"
-done
 pkg-config --define-variable=torchdir=/elsewhere --cflags attzoo-compiled | grep -q /elsewhere/include
 
 # Every package states the version of the header.
