@@ -22,7 +22,8 @@ DECODED = {"mha": "8 heads", "gqa": "32 heads on 8"}
 PEERS = {"FlexAttention": "window(64, 64)", "lucidrains": "window(64, 64)",  # another library's row to ours
          "Longformer": "LongformerSelfAttention", "Reformer": "LSHSelfAttention",
          "BigBird": "BigBirdSelfAttention", "Nyströmformer": "NystromSelfAttention",
-         "performer": "PerformerSelfAttention",
+         "performer": "PerformerSelfAttention", "attention, dense": "attention(), dense",
+         "attention, causal": "attention(), causal",
          "gated delta rule": "recurrence()"}
 RULES = {"plain": "no decay", "tokens": "decay of tokens", "channels": "decay of channels",
          "delta": "delta rule", "gated_delta": "gated delta rule", "kimi_delta": "Kimi delta attention",
@@ -70,10 +71,10 @@ class Results:
         of_names = [v for name in names if len(v := self.rounds(name, counter)) > 1]
         return max((max(v) / min(v) for v in of_names), default=None)
 
-    def peak(self, dtype):
-        """FLOP/s of the fastest mm(1024) of the sitting."""
+    def peak(self, dtype, threads=None):
+        """FLOP/s of the fastest mm(1024) of the sitting, on so many threads."""
         found = [max(self.rounds(name, "mm_gflops"))
-                 for name, _ in self.names(dtype + "/.*")]
+                 for name, _ in self.names(f"{dtype}/.*/threads:{threads or self.threads}")]
         return max(found) * 1e9 if found else None
 
     def ratio(self, what, against, theirs, ours, spread):
@@ -133,22 +134,26 @@ def commands(results, name):
 # ---- attention() ----------------------------------------------------------------------------------
 
 
-def core_rows(results, patterns, label):
+ONE_THREAD = ", one thread"
+
+
+def core_rows(results, patterns, label, threads=None):
     """A row for every length and head_dim of these patterns, both directions."""
-    rows = []
-    for forward, m in results.names(rf"(\w+)/({patterns})/forward/n:(\d+)/D:(\d+)/.*"):
+    rows, of_threads = [], ONE_THREAD if threads == 1 else ""
+    pattern = rf"(\w+)/({patterns})/forward/n:(\d+)/D:(\d+)/threads:{threads or results.threads}"
+    for forward, m in results.names(pattern):
         dtype, pattern, n, d = m.groups()
         names = forward, forward.replace("/forward/", "/backward/")
         spread = results.spread(names, "own_ms")
         row = [label(dtype, pattern), f"{int(n):,}", d]
         for name, direction in zip(names, ("forward", "backward")):
             what = (f"`attention()`, {DTYPES[dtype]}, {PATTERNS.get(pattern, pattern)}, n {n}, D {d}, "
-                    f"{direction}")
+                    f"{direction}{of_threads}")
             own, aten = (results.least(name, c) for c in ("own_ms", "aten_ms"))
             rate = max(results.rounds(name, "gflops")) * 1e9
             of_direction = results.spread([name], "own_ms")
             row += [number(own), results.ratio(what, "ATen", aten, own, of_direction),
-                    results.share(what, f"mm, {DTYPES[dtype]}", rate / results.peak(dtype))]
+                    results.share(what, f"mm, {DTYPES[dtype]}", rate / results.peak(dtype, threads))]
         rows.append([*row, spread_cell(spread)])
     return rows
 
@@ -157,9 +162,9 @@ CORE_HEAD = ["", "n", "D", "forward, ms", "ATen / ours", "of mm", "backward, ms"
              "spread"]
 
 
-def core(results):
+def core(results, threads=None):
     return table(CORE_HEAD, core_rows(
-        results, "dense|causal", lambda dtype, pattern: f"{DTYPES[dtype]}, {pattern}"))
+        results, "dense|causal", lambda dtype, pattern: f"{DTYPES[dtype]}, {pattern}", threads))
 
 
 def patterns(results):
@@ -181,19 +186,19 @@ def modifiers(results):
 # ---- decoding -------------------------------------------------------------------------------------
 
 
-def decode_cases(results):
-    pattern = r"decode/(\w+)/(\w+)/S:(\d+)/D:(\d+)/B:1/L:1/.*"
+def decode_cases(results, threads=None):
+    pattern = rf"decode/(\w+)/(\w+)/S:(\d+)/D:(\d+)/B:1/L:1/threads:{threads or results.threads}"
     for name, m in results.names(pattern):
         dtype, heads, s, d = m[1], m[2], int(m[3]), int(m[4])
         yield name, dtype, heads, s, d, 2 * 8 * s * d * (4 if dtype == "f32" else 2)  # bytes of K and V
 
 
-def decode(results):
-    rows = []
-    for name, dtype, heads, s, d, size in decode_cases(results):
+def decode(results, threads=None):
+    rows, of_threads = [], ONE_THREAD if threads == 1 else ""
+    for name, dtype, heads, s, d, size in decode_cases(results, threads):
         own, aten, read = (results.least(name, c) for c in ("own_us", "aten_us", "read_us"))
         spread = results.spread([name], "own_us")
-        what = f"one query, {DTYPES[dtype]}, {DECODED[heads]}, S {s}, D {d}"
+        what = f"one query, {DTYPES[dtype]}, {DECODED[heads]}, S {s}, D {d}{of_threads}"
         rows.append([f"{DTYPES[dtype]}, {DECODED[heads]}", f"{s:,}", d, number(own),
                      results.ratio(what, "ATen", aten, own, spread),
                      results.share(what, "reading K and V", read / own), number(size / own / 1e3),
@@ -377,19 +382,19 @@ WHAT = {"prompt": "a prompt", "window_128": "a window of 128", "chunk": "a chunk
 
 def vllm_attention(results):
     rows = []
-    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/L:(\d+)/S:(\d+)/.*"):
-        what, dtype, heads, d, queries, keys = m.groups()
+    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/L:(\d+)/S:(\d+)/threads:(\d+)"):
+        what, dtype, heads, d, queries, keys, threads = m.groups()
         own, theirs = (results.least(name, c) for c in ("own_ms", "vllm_ms"))
         spread, heads = results.spread([name], "own_ms"), heads.replace(":", " / ")
-        full = f"{WHAT[what]}, {DTYPES[dtype]}, H {heads}, D {d}, {queries} of {keys}"
+        full = f"{WHAT[what]}, {DTYPES[dtype]}, H {heads}, D {d}, {queries} of {keys}{ONE_THREAD if threads == '1' else ''}"
         rows.append([f"{DTYPES[dtype]}, {WHAT[what]}", heads, d, f"{int(queries):,}", f"{int(keys):,}",
-                     number(own), results.ratio(full, "vLLM", theirs, own, spread), spread_cell(spread)])
-    return table(["", "H / Hkv", "D", "queries", "keys", "ms", "vLLM / ours", "spread"], rows)
+                     threads, number(own), results.ratio(full, "vLLM", theirs, own, spread), spread_cell(spread)])
+    return table(["", "H / Hkv", "D", "queries", "keys", "threads", "ms", "vLLM / ours", "spread"], rows)
 
 
 def vllm(results):
     rows = []
-    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/n:(\d+)/.*"):
+    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/n:(\d+)/threads:\d+"):
         rule, dtype, heads, d, n = m.groups()
         own, theirs = (results.least(name, c) for c in ("own_ms", "vllm_ms"))
         spread = results.spread([name], "own_ms")
@@ -528,7 +533,7 @@ def picture_core(results, path):
     for direction in ("forward", "backward"):
         lines = []
         for i, (dtype, pattern) in enumerate((d, p) for d in DTYPES for p in ("dense", "causal")):
-            found = results.names(rf"{dtype}/{pattern}/{direction}/n:(\d+)/D:64/.*")
+            found = results.names(rf"{dtype}/{pattern}/{direction}/n:(\d+)/D:64/threads:{results.threads}")
             points = {int(m[1]): results.least(name, "aten_ms") /
                       results.least(name, "own_ms") for name, m in found}
             lines.append((f"{DTYPES[dtype]}, {pattern}", points, {"color": COLOURS[i]}))
@@ -660,6 +665,10 @@ B = 1, H = 8.
 
 {core}
 
+On one thread:
+
+{core_of_one}
+
 {core_commands}
 
 ## Patterns
@@ -679,6 +688,10 @@ What a modifier of the scores costs, against the same call without it:
 ![ATen's time and reading, over ours, D = 128](performance/decode.svg)
 
 {decode}
+
+On one thread:
+
+{decode_of_one}
 
 {decode_commands}
 
@@ -789,7 +802,7 @@ def machine(results):
     rows |= {"attzoo": f"{versions['attzoo']}, commit {data['commit']}, kernels {versions['kernels']}",
              "LibTorch": versions["LibTorch"], "Compiler": f"{versions['compiler']}, {versions['built']}",
              "Date": f"{data['date']}, {data['minutes']:.0f} minutes, load before {data['load_before']:.2f}",
-             "Rounds": (f"{data['rounds']}, of the longest measurements 2 at most" if data["rounds"] > 1 else
+             "Rounds": (f"{data['rounds']}, of the longest measurements fewer" if data["rounds"] > 1 else
                         "1: provisional, for the spread is unknown"),
              "Threads": data["threads"],
              "Command": "`bench/run --mechanisms`" if results.later else "`bench/run`"}
@@ -810,6 +823,7 @@ def write(out, docs):
               recurrence_tokens, vllm_attention, vllm, peers)
     parts = {write_table.__name__: write_table(results) for write_table in tables}
     parts["picture_recurrences"] = picture_recurrences(results, out / "performance/recurrences.svg")
+    parts |= {f"{of_one.__name__}_of_one": of_one(results, 1) for of_one in (core, decode)}
     parts["later"] = ""
     for later in sittings[1:]:
         picture_later(later, out / "performance/later.svg")

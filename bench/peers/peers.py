@@ -6,7 +6,8 @@
     python bench/peers/peers.py --attzoo build/bench --out peers.json
 
 Batch 1, d_model 512, 8 heads, float32; forward, and forward + backward; least of several runs, in ms.
-The gated delta rule is measured of given queries, keys, values, decays and beta.
+Modules are from tokens to tokens: one whose library has the output projection in another module gets a
+linear layer behind it. "Core alone" is of given queries, keys and values, as is the gated delta rule.
 Peers that are not installed, or that refuse the work, are listed with the reason in place of a time.
 attzoo's own rows come from its benchmarks, run here before the peers. bench/run runs this
 for docs/performance.md.
@@ -111,25 +112,67 @@ def mlx_gated_delta(n):
             least_ms(lambda: mx.eval(gradients(*inputs)), 3)]
 
 
-def onnx_gated_delta(n, threads):
-    """ONNX Runtime's LinearAttention, which has no gradients."""
+NO_GRADIENTS = "no: it has no gradients"
+
+
+def onnx_node(node, tensors, opset, threads):
+    """The times of one operator in ONNX Runtime, which has no gradients."""
     import onnxruntime
     from onnx import TensorProto, helper
 
-    names = ["query", "key", "value", "decay", "beta"]
-    inputs = {name: x.flatten(2).numpy() for name, x in zip(names, delta_inputs(n), strict=True)}
-    node = helper.make_node("LinearAttention", [*names[:3], "", *names[3:]], ["output", "state"],
-                            q_num_heads=HEADS, kv_num_heads=HEADS, update_rule="gated_delta")
+    inputs = {name: x.numpy() for name, x in zip(filter(None, node.input), tensors, strict=True)}
     graph = helper.make_graph(
-        [node], "gated_delta",
+        [node], node.op_type,
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name, x in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("output", "state")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 27)], ir_version=11)
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in node.output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=11)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.SerializeToString(), options,
                                            providers=["CPUExecutionProvider"])
-    return [least_ms(lambda: session.run(None, inputs), 3), "no: it has no gradients"]
+    return [least_ms(lambda: session.run(None, inputs), 3), NO_GRADIENTS]
+
+
+def onnx_gated_delta(n, threads):
+    from onnx import helper
+
+    node = helper.make_node("LinearAttention", ["query", "key", "value", "", "decay", "beta"],
+                            ["output", "state"], q_num_heads=HEADS, kv_num_heads=HEADS,
+                            update_rule="gated_delta")
+    return onnx_node(node, [x.flatten(2) for x in delta_inputs(n)], 27, threads)
+
+
+def onnx_attention(n, threads, causal):
+    from onnx import helper
+
+    node = helper.make_node("Attention", ["query", "key", "value"], ["output"], is_causal=causal)
+    return onnx_node(node, qkv(n), 23, threads)
+
+
+def openvino_attention(n, threads, causal):
+    """In float32, where OpenVINO would choose bfloat16 by itself on CPUs that have it."""
+    import openvino
+    from openvino import opset13
+
+    inputs = [x.numpy() for x in qkv(n)]
+    parameters = [opset13.parameter(x.shape, openvino.Type.f32) for x in inputs]
+    model = openvino.Model([opset13.scaled_dot_product_attention(*parameters, causal=causal)], parameters)
+    compiled = openvino.Core().compile_model(model, "CPU", {
+        "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
+    return [least_ms(lambda: compiled(inputs), 3), NO_GRADIENTS]
+
+
+def with_output(call):
+    """A module's call with the output projection that its library has in another module."""
+    project = torch.nn.Linear(D_MODEL, D_MODEL)
+    return lambda x: project(call(x))
+
+
+def four_projections(n):
+    """What every module does beside its attention."""
+    del n
+    *inputs, output = (torch.nn.Linear(D_MODEL, D_MODEL) for _ in range(4))
+    return lambda x: output(sum(project(x) for project in inputs))
 
 
 def hf_longformer(n):
@@ -142,8 +185,8 @@ def hf_longformer(n):
     mask = torch.zeros(1, n)
     mask[:, :16] = 10000.0  # global tokens, in this module's convention
     is_global = mask > 0
-    return lambda x: module(x, attention_mask=mask, is_index_masked=mask < 0,
-                            is_index_global_attn=is_global, is_global_attn=True)[0]
+    return with_output(lambda x: module(x, attention_mask=mask, is_index_masked=mask < 0,
+                                        is_index_global_attn=is_global, is_global_attn=True)[0])
 
 
 def hf_bigbird(n):
@@ -157,8 +200,8 @@ def hf_bigbird(n):
     module = BigBirdBlockSparseAttention(config, seed=0).eval()
     blocked, band, rows, columns = BigBirdModel.create_masks_for_block_sparse_attn(
         torch.ones(1, n), config.block_size)
-    return lambda x: module(x, band_mask=band, from_mask=rows, to_mask=columns,
-                            from_blocked_mask=blocked, to_blocked_mask=blocked)[0]
+    return with_output(lambda x: module(x, band_mask=band, from_mask=rows, to_mask=columns,
+                                        from_blocked_mask=blocked, to_blocked_mask=blocked)[0])
 
 
 def hf_nystromformer(n):
@@ -169,7 +212,7 @@ def hf_nystromformer(n):
                                  segment_means_seq_len=n, attention_probs_dropout_prob=0.0)
     module = NystromformerSelfAttention(config).eval()
     module.conv_kernel_size = None  # without the convolution
-    return lambda x: module(x)[0]
+    return with_output(lambda x: module(x)[0])
 
 
 def performer(n):
@@ -188,7 +231,7 @@ def hf_reformer(n):
                             num_buckets=n // 64, is_decoder=False,
                             lsh_attention_probs_dropout_prob=0.0)
     module = LSHSelfAttention(config).eval()
-    return lambda x: module(x).hidden_states
+    return with_output(lambda x: module(x).hidden_states)
 
 
 PEERS = [
@@ -199,16 +242,23 @@ PEERS = [
     ("Hugging Face Nyströmformer, 128 landmarks", hf_nystromformer, tokens),
     ("performer-pytorch, 266 features", performer, tokens),
     ("Hugging Face Reformer LSH, 64", hf_reformer, tokens),
+    ("four projections alone, of 512 x 512", four_projections, tokens),
     ("Hugging Face Qwen3-Next, chunked gated delta rule", hf_gated_delta, delta_inputs),
 ]
 
 # Those that are not torch: functions of n and the threads that give both times.
 OTHERS = [
+    ("ONNX Runtime attention, dense (core alone)", lambda n, threads: onnx_attention(n, threads, 0)),
+    ("ONNX Runtime attention, causal (core alone)", lambda n, threads: onnx_attention(n, threads, 1)),
+    ("OpenVINO attention, dense (core alone)", lambda n, threads: openvino_attention(n, threads, False)),
+    ("OpenVINO attention, causal (core alone)", lambda n, threads: openvino_attention(n, threads, True)),
     ("MLX gated delta rule", lambda n, threads: mlx_gated_delta(n)),
     ("ONNX Runtime LinearAttention, gated delta rule", onnx_gated_delta),
 ]
 
 OWN = {
+    "attzoo attention(), dense (core alone)": ("attention_bench", "f32/dense/", "own_ms"),
+    "attzoo attention(), causal (core alone)": ("attention_bench", "f32/causal/", "own_ms"),
     "attzoo window(64, 64) (core alone)": ("attention_bench", "f32/window64/", "own_ms"),
     "attzoo LocalSelfAttention, 128": ("attzoo_bench", "local_128/", "least_ms"),
     "attzoo LongformerSelfAttention, 128, 16 global": ("attzoo_bench", "longformer_128_g16/",
@@ -242,7 +292,7 @@ def own_rows(folder, n, threads):
     rows = []
     for name, (program, prefix, counter) in OWN.items():
         core = program == "attention_bench"
-        shape = {"attention_bench": f".*/n:{n}/.*threads:{threads}/", "attzoo_bench": f".*/{n}/",
+        shape = {"attention_bench": f".*/n:{n}/D:{HEAD_DIM}/threads:{threads}/", "attzoo_bench": f".*/{n}/",
                  "recurrence_bench": f".*/f32/.*/D:{HEAD_DIM}/n:{n}/threads:{threads}/"}
         pattern = f"^{prefix}{shape[program]}"
         times = benchmark(folder, program, pattern, counter, threads)
@@ -265,7 +315,8 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     versions = {"torch": torch.__version__}
-    for package in ("transformers", "local-attention", "performer-pytorch", "mlx", "onnxruntime"):
+    for package in ("transformers", "local-attention", "performer-pytorch", "mlx", "onnxruntime",
+                    "openvino"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

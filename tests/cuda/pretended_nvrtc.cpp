@@ -97,9 +97,20 @@ std::string with_launches(const std::string& text) {
   return all;
 }
 
+/// Of this process, removed when it ends.
+struct TemporaryFolder {
+  std::string path = (std::filesystem::temp_directory_path() / "attzoo_XXXXXX").string();
+  bool exists = mkdtemp(path.data()) != nullptr;
+  ~TemporaryFolder() {
+    std::error_code none;
+    if (exists) std::filesystem::remove_all(path, none);
+  }
+};
+
 int compile_for_cpu(Program& program) {
-  auto folder = (std::filesystem::temp_directory_path() / "attzoo_XXXXXX").string();
-  if (!mkdtemp(folder.data())) return 6;
+  static const TemporaryFolder all;
+  const auto folder = all.path + "/" + std::to_string(settings.compilations);
+  if (!all.exists || !std::filesystem::create_directory(folder)) return 6;
   std::ofstream(folder + "/kernel.cpp") << with_launches(program.text);
   const std::string command =
       std::string(ATTZOO_CXX) +

@@ -196,10 +196,12 @@ inline unsigned rounded(float x, int mantissa_bits) {  // to nearest, ties to ev
 }
 inline unsigned bits(float x, bf16) { return x != x ? 0x7fff : rounded(x, 7) >> 16; }
 inline unsigned bits(float x, f16) {
-  const auto half = static_cast<_Float16>(x);
-  unsigned short out;
-  std::memcpy(&out, &half, 2);
-  return out;
+  if (x != x) return 0x7fff;
+  const unsigned sign = bits_of_float(x) >> 16 & 0x8000;
+  const float a = std::fabs(x);
+  if (a < 0x1p-14f) return sign | static_cast<unsigned>(std::nearbyint(a * 0x1p24f));  // subnormal
+  const unsigned half = (rounded(a, 10) >> 13) - ((127u - 15u) << 10), infinity = 0x7c00;
+  return sign | (half < infinity ? half : infinity);
 }
 
 }  // namespace fibres
