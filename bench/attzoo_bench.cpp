@@ -178,10 +178,11 @@ void add_mechanism(const Place& place, std::string name, Module module) {
     const auto global = torch::arange(x.size(1), x.device()) < 16;
     return module(x, {.global_attention = global}).output;
   };
+  const bool takes_documents = name != "native_sparse";
   name = name_with_size(name, module->options) + (globals ? "_g16" : "");
   add(place, name, kLinear, call);
   add_against_eager(place, name, call);
-  add_packed(place, name, module.ptr());
+  if (takes_documents) add_packed(place, name, module.ptr());
 }
 
 void add_peers(const Place& place) {
