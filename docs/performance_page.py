@@ -215,7 +215,10 @@ def read_speed(results, size):
 
 
 def step_bytes(mechanism, state):
-    """What one step must read, float32: the projections, and of the state what it visits."""
+    """What one step must read, float32: the projections, and of the state what it visits; None where
+    that depends on the tokens."""
+    if mechanism in CHOOSING:
+        return None
     weights = 4 * WIDTH * WIDTH * 4 * {"grouped": 0.75, "combined": 2}.get(mechanism, 1)
     if mechanism in RECURRENCES:
         weights = 4 * WIDTH * WIDTH * RECURRENCES[mechanism][0]
@@ -234,7 +237,7 @@ def steps(results):
         state = results.least(names[longest], "state_bytes")
         read = step_bytes(mechanism, state)
         what = f"a step of `{mechanism}` behind {longest} tokens"
-        share = read / read_speed(results, read) / micros[longest]
+        share = read and read / read_speed(results, read) / micros[longest]
         rows.append([mechanism, *(number(micros[c]) for c in contexts), number(state / 1e6),
                      results.share(what, "reading weights and state", share),
                      spread_cell(results.spread(names.values(), "step_us"))])
@@ -338,9 +341,10 @@ def packed(results):
         for i, name in enumerate(names):
             what = f"packed `{m[1]}`, {'forward + backward' if i else 'forward'}"
             own, padded = (results.least(name, c) for c in ("packed_ms", "padded_ms"))
-            flops, spread = sum(work(m[1], n)[i] for n in PACKED), results.spread([name], "packed_ms")
+            flops, spread = [work(m[1], n)[i] for n in PACKED], results.spread([name], "packed_ms")
+            share = all(flops) and sum(flops) / own / 1e-3 / results.peak("f32")
             row += [number(own), results.ratio(what, "the padded batch", padded, own, spread),
-                    results.share(what, "mm, float32", flops / own / 1e-3 / results.peak("f32"))]
+                    results.share(what, "mm, float32", share or None)]
         rows.append([*row, spread_cell(results.spread(names, "packed_ms"))])
     return table(["", "forward, ms", "padded / ours", "of mm", "forward + backward, ms", "padded / ours",
                   "of mm", "spread"], rows)
