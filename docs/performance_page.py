@@ -187,7 +187,7 @@ def modifiers(results):
 
 
 def decode_cases(results, threads=None):
-    pattern = rf"decode/(\w+)/(\w+)/S:(\d+)/D:(\d+)/B:1/L:1/threads:{threads or results.threads}"
+    pattern = rf"decode/({'|'.join(DTYPES)})/(\w+)/S:(\d+)/D:(\d+)/B:1/L:1/threads:{threads or results.threads}"
     for name, m in results.names(pattern):
         dtype, heads, s, d = m[1], m[2], int(m[3]), int(m[4])
         yield name, dtype, heads, s, d, 2 * 8 * s * d * (4 if dtype == "f32" else 2)  # bytes of K and V
@@ -204,6 +204,22 @@ def decode(results, threads=None):
                      results.share(what, "reading K and V", read / own), number(size / own / 1e3),
                      spread_cell(spread)])
     return table(["", "S", "D", "µs", "ATen / ours", "of reading", "GB/s", "spread"], rows)
+
+
+EIGHT_BITS = {"i8": "int8", "f8": "float8_e4m3fn"}
+
+
+def decode_8_bits(results):
+    """Caches of 8 bits, against those of bfloat16."""
+    rows = []
+    pattern = rf"decode/({'|'.join(EIGHT_BITS)})/(\w+)/S:(\d+)/D:(\d+)/B:1/L:1/threads:{results.threads}"
+    for name, m in results.names(pattern):
+        dtype, heads, s, d = EIGHT_BITS[m[1]], DECODED[m[2]], int(m[3]), int(m[4])
+        own, wide, read = (results.least(name, c) for c in ("own_us", "bf16_us", "read_us"))
+        spread, what = results.spread([name], "own_us"), f"one query, {dtype}, {heads}, S {s}, D {d}"
+        rows.append([f"{dtype}, {heads}", f"{s:,}", d, number(own), times(wide / own),
+                     results.share(what, "reading K and V", read / own), spread_cell(spread)])
+    return table(["", "S", "D", "µs", "bfloat16's / ours", "of reading", "spread"], rows)
 
 
 def read_speed(results, size):
@@ -370,7 +386,7 @@ def recurrences(results):
 
 def recurrence_tokens(results):
     rows = []
-    for name, m in results.names(r"(\w+)/token/(f32|bf16)/H:([\d:]+)/D:(\d+)/.*"):
+    for name, m in results.names(r"(\w+)/token/(f32|bf16)/H:([\d:]+)/D:(\d+)/n:.*"):
         rule, dtype, heads, d = m.groups()
         own, copy = (results.least(name, c) * 1e3 for c in ("own_ms", "copy_ms"))
         what = f"a token of recurrence(), {DTYPES[dtype]}, {RULES[rule]}, H {heads.replace(':', ' / ')}, D {d}"
@@ -398,14 +414,14 @@ def vllm_attention(results):
 
 def vllm(results):
     rows = []
-    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/n:(\d+)/threads:\d+"):
-        rule, dtype, heads, d, n = m.groups()
+    for name, m in results.names(r"vllm/(\w+)/(\w+)/H:([\d:]+)/D:(\d+)/n:(\d+)/threads:(\d+)"):
+        rule, dtype, heads, d, n, threads = m.groups()
         own, theirs = (results.least(name, c) for c in ("own_ms", "vllm_ms"))
         spread = results.spread([name], "own_ms")
         what = f"{RULES[rule]}, {DTYPES[dtype]}, H {heads.replace(':', ' / ')}, D {d}, n {n}, forward"
-        rows.append([f"{DTYPES[dtype]}, {RULES[rule]}", heads.replace(":", " / "), d, f"{int(n):,}", number(own),
-                     results.ratio(what, "vLLM", theirs, own, spread), spread_cell(spread)])
-    return table(["", "H / HV", "D", "n", "forward, ms", "vLLM / ours", "spread"], rows)
+        rows.append([f"{DTYPES[dtype]}, {RULES[rule]}", heads.replace(":", " / "), d, f"{int(n):,}", threads,
+                     number(own), results.ratio(what, "vLLM", theirs, own, spread), spread_cell(spread)])
+    return table(["", "H / HV", "D", "n", "threads", "forward, ms", "vLLM / ours", "spread"], rows)
 
 
 def peers(results):
@@ -626,7 +642,9 @@ def recurrences_table(results):
 def losses(results):
     rows = [[what, against, f"{ratio:.2f}", spread_cell(spread)]
             for what, against, ratio, spread in sorted(results.losses, key=lambda loss: loss[2])]
-    text = f"Of {results.compared} comparisons on this page, attzoo is slower in {len(rows)}"
+    within = sum(bool(spread) and ratio * spread >= 1 for *_, ratio, spread in results.losses)
+    text = (f"Of {results.compared} comparisons on this page, attzoo is slower in {len(rows)}, in {within} of them by "
+            "less than the spread")
     return text + (":\n\n" + table(["what", "against", "theirs / ours", "spread"], rows) if rows else ".")
 
 
@@ -697,6 +715,10 @@ On one thread:
 
 {decode_of_one}
 
+Of keys and values in 8 bits, with a scale for each head and token; the query is bfloat16:
+
+{decode_8_bits}
+
 {decode_commands}
 
 ## Decoding: a step of a module
@@ -756,7 +778,8 @@ vLLM's CPU kernels, on the same tensors and in turn, in one process:
 
 {vllm_commands}
 
-(with `--vllm=` and the path of its library). Others, each in its turn:
+(with `--vllm=` and the path of its library). Others, each in its turn, attzoo first, so that a minute in which the machine
+is slower shows: its rows at the end against the tables above.
 
 {peers}
 
@@ -823,7 +846,7 @@ def write(out, docs):
     picture_decode(results, out / "performance/decode.svg")
     zoo = (docs / "mechanisms.md").read_text()
     picture_groups(results, zoo, out / "performance/mechanisms.svg")
-    tables = (core, patterns, modifiers, decode, steps, mechanisms, against_torch, packed, recurrences,
+    tables = (core, patterns, modifiers, decode, decode_8_bits, steps, mechanisms, against_torch, packed, recurrences,
               recurrence_tokens, vllm_attention, vllm, peers)
     parts = {write_table.__name__: write_table(results) for write_table in tables}
     parts["picture_recurrences"] = picture_recurrences(results, out / "performance/recurrences.svg")
