@@ -212,10 +212,17 @@ TEST(GenerateOptions, ReadsACommandLine) {
   EXPECT_EQ(o.ids, (std::vector<int64_t>{1, 22, 3}));
   EXPECT_EQ(o.tokens, 64);
   EXPECT_EQ(o.dtype, "float32");
-  const auto all =
-      parse_options({"--text=a=b", "--tokens", "7", "--temperature=0.5", "--top-k", "3", folder,
-                     "--top-p", "0.9", "--seed", "11", "--ignore-stop", "--warm-up", "--dtype",
-                     "bfloat16", "--device=cuda", "--threads", "2"});
+  EXPECT_EQ(o.cache_dtype, "");
+  const auto all = parse_options({"--text=a=b", "--tokens",
+                                  "7",          "--temperature=0.5",
+                                  "--top-k",    "3",
+                                  folder,       "--top-p",
+                                  "0.9",        "--seed",
+                                  "11",         "--ignore-stop",
+                                  "--warm-up",  "--dtype",
+                                  "bfloat16",   "--cache-dtype",
+                                  "int8",       "--device=cuda",
+                                  "--threads",  "2"});
   EXPECT_EQ(all.text, "a=b");
   EXPECT_EQ(all.tokens, 7);
   EXPECT_EQ(all.temperature, 0.5);
@@ -223,7 +230,7 @@ TEST(GenerateOptions, ReadsACommandLine) {
   EXPECT_EQ(all.top_p, 0.9);
   EXPECT_EQ(all.seed, 11);
   EXPECT_TRUE(all.ignore_stop && all.warm_up);
-  EXPECT_EQ(all.dtype + all.device, "bfloat16cuda");
+  EXPECT_EQ(all.dtype + all.cache_dtype + all.device, "bfloat16int8cuda");
   EXPECT_EQ(all.threads, 2);
   EXPECT_TRUE(parse_options({"--help"}).help);
   EXPECT_TRUE(parse_options({"-h"}).help);
@@ -255,6 +262,7 @@ TEST(GenerateOptions, ReadsACommandLine) {
   refused({"--ids", "1", "--top-p", "1.5"}, "--top-p");
   refused({"--ids", "1", "--threads", "5000"}, "--threads");
   refused({"--ids", "1", "--dtype", "float8"}, "--dtype must be one of float64, float32");
+  refused({"--ids", "1", "--cache-dtype", "int4"}, "--cache-dtype must be one of float64, float32");
   refused({"--ids", "1", "--device", "tpu"}, "--device must be one of cpu, cuda");
 }
 
@@ -303,6 +311,14 @@ TEST(GenerateProgram, ContinuesACheckpointOfTwoShards) {
     const auto drawn = run(call + " --temperature 1 --top-k 5 --seed 3", "/dev/null");
     EXPECT_EQ(run(call + " --temperature 1 --top-k 5 --seed 3", "/dev/null"), drawn);
     EXPECT_EQ(drawn.second, 0);
+    const auto state = [&](const char* how) {  // its bytes
+      const auto said = run(folder.path.string() + " --tokens 24 --ids " + prompt + how).first;
+      return std::stoll(said.substr(said.find("state: ") + 7));
+    };
+    const auto bytes = state("");
+    EXPECT_EQ(state(" --cache-dtype bfloat16"), bytes / 2);
+    EXPECT_EQ(state(" --cache-dtype int8"), state(" --cache-dtype float8_e4m3fn"));
+    EXPECT_LT(state(" --cache-dtype int8"), bytes / 2);
   }
   const auto [text, status] = run(folder.path.string() + " --ids 1,97");
   EXPECT_NE(status, 0);

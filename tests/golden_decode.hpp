@@ -2,6 +2,7 @@
 // Reference cases of whole decoders: prompts, a batch padded on the left, the tokens that greedy
 // decoding gives, and the logits of each step. They go through attzoo_generate's model code.
 
+#include <cmath>
 #include <map>
 #include <memory>
 #include <string>
@@ -86,6 +87,37 @@ class DecodeCase {
     }
     decode(*decoder, at("in.batch.input_ids"), at("in.batch.attention_mask") != 0,
            at("out.batch.ids"), at("out.batch.logits"), "batch", report);
+  }
+
+  /// How far logits are from the reference's in norms, where its tokens are read through caches of
+  /// this type in float32, and how many of the likeliest tokens are the same, of how many.
+  struct Rounded {
+    double error;
+    int64_t same, all;
+  };
+  Rounded with_caches_of(torch::ScalarType dtype) const {
+    const torch::NoGradGuard no_grad;
+    const auto decoder = model();
+    decoder->to(torch::kFloat32);
+    double difference = 0, norm = 0;
+    Rounded result{};
+    for (int i = 0; has("in.prompt." + std::to_string(i)); ++i) {
+      const auto index = std::to_string(i);
+      const auto prompt = at("in.prompt." + index).unsqueeze(0), ids = at("out.ids." + index),
+                 logits = at("out.logits." + index);
+      auto state = decoder->make_state(1, prompt.size(1) + ids.size(0), {.dtype = dtype});
+      auto next = prompt;
+      for (int64_t s = 0; s < ids.size(0); ++s) {
+        const auto got = decoder->logits(decoder->forward(next, state)).select(1, -1)[0];
+        difference += (got - logits[s]).square().sum().item<double>();
+        norm += logits[s].square().sum().item<double>();
+        result.same += got.argmax().item<int64_t>() == ids[s].item<int64_t>();
+        ++result.all;
+        next = ids[s].view({1, 1});
+      }
+    }
+    result.error = std::sqrt(difference / norm);
+    return result;
   }
 
   const torch::Tensor& at(const std::string& name) const { return tensors.at(name); }

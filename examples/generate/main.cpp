@@ -21,6 +21,8 @@ torch::ScalarType dtype_of(const std::string& name) {
   if (name == "float64") return torch::kFloat64;
   if (name == "bfloat16") return torch::kBFloat16;
   if (name == "float16") return torch::kFloat16;
+  if (name == "int8") return torch::kInt8;
+  if (name == "float8_e4m3fn") return torch::kFloat8_e4m3fn;
   return torch::kFloat32;
 }
 
@@ -71,15 +73,17 @@ void run(const Options& o) {
   }
 
   const int64_t capacity = size + std::max<int64_t>(o.tokens, 1);
+  attzoo::CacheOptions how;
+  if (!o.cache_dtype.empty()) how.dtype = dtype_of(o.cache_dtype);
   auto state = attzoo::core::naming(c10::str("the state of ", capacity, " tokens"),
-                                    [&] { return model->make_state(1, capacity); });
+                                    [&] { return model->make_state(1, capacity, how); });
   Sampler sample({o.temperature, o.top_k, o.top_p}, o.seed);
   const auto next = [&](const torch::Tensor& ids) {
     const auto x = model->forward(ids.to(device), state);
     return sample(model->logits(x.select(1, -1)).select(0, 0));
   };
   if (o.warm_up) {
-    auto unused = model->make_state(1, size);
+    auto unused = model->make_state(1, size, how);
     model->forward(torch::tensor(prompt, device).unsqueeze(0), unused);
   }
   const Clock reading;

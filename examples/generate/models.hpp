@@ -141,9 +141,10 @@ class LanguageModel : public torch::nn::Module {
   }
   // [/model]
 
-  /// Of `batch` new sequences of up to `capacity` tokens.
-  State make_state(int64_t batch, int64_t capacity) const {
-    return {layers->make_cache(batch, capacity),
+  /// Of `batch` new sequences of up to `capacity` tokens, whose keys and values are kept as `how`
+  /// says.
+  State make_state(int64_t batch, int64_t capacity, const attzoo::CacheOptions& how = {}) const {
+    return {layers->make_cache(batch, capacity, how),
             torch::zeros({batch}, embed->weight.options().dtype(torch::kInt64))};
   }
 

@@ -32,7 +32,8 @@ struct Options {
   bool ignore_stop = false;
   bool warm_up = false;  // reads the prompt once before the time counts
   std::string dtype = "float32", device = "cpu";
-  int64_t threads = 0;  // 0: LibTorch's choice
+  std::string cache_dtype = {};  // empty: dtype
+  int64_t threads = 0;           // 0: LibTorch's choice
   bool help = false;
 };
 
@@ -55,6 +56,8 @@ Tokens go to the standard output as they come, times to the standard error.
   --ignore-stop     goes on after the tokens that end a text
   --warm-up         reads the prompt once before the time counts
   --dtype NAME      computes in float64, float32, bfloat16 or float16 [float32]
+  --cache-dtype NAME  keeps keys and values in one of these, in int8 or in float8_e4m3fn, with
+                    a scale for each head and token [that of --dtype]
   --device NAME     cpu or cuda [cpu]
   --threads N       CPU threads; 0: LibTorch's choice [0]
   --help            prints this
@@ -110,6 +113,9 @@ inline Options parse_options(const std::vector<std::string>& words) {
       field = one_of(name, value, known);
     };
   };
+  std::vector<std::string> dtypes{"float64", "float32", "bfloat16", "float16"};
+  auto of_caches = dtypes;
+  of_caches.insert(of_caches.end(), {"int8", "float8_e4m3fn"});
   using Read = std::function<void(const std::string& name, const std::string& value)>;
   const std::map<std::string, Read> options{
       {"--ids", [&](auto& name, auto& value) { o.ids = parse_ids(name, value); }},
@@ -119,7 +125,8 @@ inline Options parse_options(const std::vector<std::string>& words) {
       {"--top-k", integer(o.top_k, kMost)},
       {"--top-p", number(o.top_p, 1)},
       {"--seed", integer(o.seed, kMost)},
-      {"--dtype", word(o.dtype, {"float64", "float32", "bfloat16", "float16"})},
+      {"--dtype", word(o.dtype, dtypes)},
+      {"--cache-dtype", word(o.cache_dtype, of_caches)},
       {"--device", word(o.device, {"cpu", "cuda"})},
       {"--threads", integer(o.threads, 4096)}};
   const std::map<std::string, bool*> flags{{"--ignore-stop", &o.ignore_stop},
