@@ -619,6 +619,16 @@ def put(text, place, what):
                   flags=re.DOTALL)
 
 
+def gallery(results, zoo):
+    """mechanisms.md with the column `ms` of its tables: each mechanism's first module, forward + backward."""
+    def row(m):
+        name = of_page(results, m[2])[:1]
+        ms = number(results.least(f"{name[0]}/forward_backward/{main_length(results)}", "least_ms")) if name else ""
+        return f"{m[1]}{ms} |"
+
+    return re.sub(r"^(\| \[`\w+`\]\(mechanisms/(\w+)\.md\)(?: \|[^|]*){4} \| )[^|]*\|$", row, zoo, flags=re.M)
+
+
 def recurrences_table(results):
     """The recurrences beside multi-head attention, for mechanisms.md."""
     found = [name for name in modules(results) if name in RECURRENCES]
@@ -871,5 +881,5 @@ def write(out, docs):
     for page in sorted((docs / "mechanisms").glob("*.md")):
         text = mechanism_page(sittings, page.read_text(), page.stem, out / "performance")
         (out / "mechanisms" / page.name).write_text(text)
-    (out / "mechanisms.md").write_text(put(zoo, "recurrences", recurrences_table(results)))
+    (out / "mechanisms.md").write_text(put(gallery(results, zoo), "recurrences", recurrences_table(results)))
     print(f"wrote {out / 'performance.md'}")
