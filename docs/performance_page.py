@@ -231,8 +231,8 @@ def read_speed(results, size):
 
 
 def step_bytes(mechanism, state):
-    """What one step must read, float32: the projections, and of the state what it visits; None where
-    that depends on the tokens."""
+    """What one step must read, float32: the projections, and of the state what it visits; None for
+    those whose work() is None."""
     if mechanism in CHOOSING:
         return None
     weights = 4 * WIDTH * WIDTH * 4 * {"grouped": 0.75, "combined": 2}.get(mechanism, 1)
@@ -619,11 +619,13 @@ def put(text, place, what):
                   flags=re.DOTALL)
 
 
-def gallery(results, zoo):
-    """mechanisms.md with the column `ms` of its tables: each mechanism's first module, forward + backward."""
+def gallery(sittings, zoo):
+    """mechanisms.md with the column `ms` of its tables: each mechanism's first module, forward + backward, of the
+    first sitting that has it."""
     def row(m):
-        name = of_page(results, m[2])[:1]
-        ms = number(results.least(f"{name[0]}/forward_backward/{main_length(results)}", "least_ms")) if name else ""
+        found = ((sitting, name) for sitting in sittings for name in of_page(sitting, m[2]))
+        sitting, name = next(found, (None, None))
+        ms = number(sitting and sitting.least(f"{name}/forward_backward/{main_length(sitting)}", "least_ms"))
         return f"{m[1]}{ms} |"
 
     return re.sub(r"^(\| \[`\w+`\]\(mechanisms/(\w+)\.md\)(?: \|[^|]*){4} \| )[^|]*\|$", row, zoo, flags=re.M)
@@ -652,10 +654,12 @@ def recurrences_table(results):
 def losses(results):
     rows = [[what, against, f"{ratio:.2f}", spread_cell(spread)]
             for what, against, ratio, spread in sorted(results.losses, key=lambda loss: loss[2])]
+    text = f"Of {results.compared} comparisons on this page, attzoo is slower in {len(rows)}"
+    if not rows:
+        return text + "."
     within = sum(bool(spread) and ratio * spread >= 1 for *_, ratio, spread in results.losses)
-    text = (f"Of {results.compared} comparisons on this page, attzoo is slower in {len(rows)}, in {within} of them by "
-            "less than the spread")
-    return text + (":\n\n" + table(["what", "against", "theirs / ours", "spread"], rows) if rows else ".")
+    return (f"{text}, in {within} of them by less than the spread:\n\n" +
+            table(["what", "against", "theirs / ours", "spread"], rows))
 
 
 def low(results):
@@ -881,5 +885,5 @@ def write(out, docs):
     for page in sorted((docs / "mechanisms").glob("*.md")):
         text = mechanism_page(sittings, page.read_text(), page.stem, out / "performance")
         (out / "mechanisms" / page.name).write_text(text)
-    (out / "mechanisms.md").write_text(put(gallery(results, zoo), "recurrences", recurrences_table(results)))
+    (out / "mechanisms.md").write_text(put(gallery(sittings, zoo), "recurrences", recurrences_table(results)))
     print(f"wrote {out / 'performance.md'}")
