@@ -10,22 +10,22 @@
 namespace attzoo::testing::decode_test {
 namespace {
 
-class Decode : public ::testing::TestWithParam<const char*> {};
+class Decode : public ::testing::TestWithParam<const char*> {
+ protected:
+  const DecodeCase decoder{
+      load_safetensors(std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-modern" /
+                       (std::string("decode_") + GetParam() + "__greedy.f64.safetensors"))};
+};
 
 TEST_P(Decode, GivesTheReferencesTokensAndLogits) {
-  const auto file = std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-modern" /
-                    (std::string("decode_") + GetParam() + "__greedy.f64.safetensors");
   Report report;
-  DecodeCase(load_safetensors(file)).check(report);
+  decoder.check(report);
   for (const auto& failure : report.failures) ADD_FAILURE() << failure;
 }
 
 /// Logits stay as near as a layer's outputs do (CacheTest.EightBits), and tokens with them:
 /// docs/gpt.md has what this prints.
 TEST_P(Decode, StaysNearWithCachesOf8Bits) {
-  const auto file = std::filesystem::path(ATTZOO_SOURCE_DIR) / "tests/golden-modern" /
-                    (std::string("decode_") + GetParam() + "__greedy.f64.safetensors");
-  const DecodeCase decoder(load_safetensors(file));
   for (const auto dtype : {torch::kBFloat16, torch::kInt8, torch::kFloat8_e4m3fn}) {
     const auto got = decoder.with_caches_of(dtype);
     std::cout << GetParam() << ", caches of " << dtype << ": error of logits " << got.error << ", "

@@ -213,16 +213,10 @@ TEST(GenerateOptions, ReadsACommandLine) {
   EXPECT_EQ(o.tokens, 64);
   EXPECT_EQ(o.dtype, "float32");
   EXPECT_EQ(o.cache_dtype, "");
-  const auto all = parse_options({"--text=a=b", "--tokens",
-                                  "7",          "--temperature=0.5",
-                                  "--top-k",    "3",
-                                  folder,       "--top-p",
-                                  "0.9",        "--seed",
-                                  "11",         "--ignore-stop",
-                                  "--warm-up",  "--dtype",
-                                  "bfloat16",   "--cache-dtype",
-                                  "int8",       "--device=cuda",
-                                  "--threads",  "2"});
+  const auto all =
+      parse_options({"--text=a=b", "--tokens", "7", "--temperature=0.5", "--top-k", "3", folder,
+                     "--top-p", "0.9", "--seed", "11", "--ignore-stop", "--warm-up", "--dtype",
+                     "bfloat16", "--cache-dtype=int8", "--device=cuda", "--threads", "2"});
   EXPECT_EQ(all.text, "a=b");
   EXPECT_EQ(all.tokens, 7);
   EXPECT_EQ(all.temperature, 0.5);

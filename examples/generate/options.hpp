@@ -56,7 +56,8 @@ Tokens go to the standard output as they come, times to the standard error.
   --ignore-stop     goes on after the tokens that end a text
   --warm-up         reads the prompt once before the time counts
   --dtype NAME      computes in float64, float32, bfloat16 or float16 [float32]
-  --cache-dtype NAME  keeps keys and values in one of these, in int8 or in float8_e4m3fn, with
+  --cache-dtype NAME
+                    keeps keys and values in one of these, in int8 or in float8_e4m3fn, with
                     a scale for each head and token [that of --dtype]
   --device NAME     cpu or cuda [cpu]
   --threads N       CPU threads; 0: LibTorch's choice [0]
