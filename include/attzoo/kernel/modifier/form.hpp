@@ -12,6 +12,10 @@ namespace attzoo::kernel {
 template <class S>
 constexpr int kTensors = 0;
 
+/// Whether a form of a score adds to it what does not depend on it (-inf, too).
+template <class S>
+constexpr bool kAdditive = false;
+
 /// Whether a form calls into the user's program.
 template <class Form>
 constexpr bool kIsCallable = false;

@@ -46,7 +46,7 @@ Mask make_mask(M form) {
 template <class T, class S>
 Score<T> make_score(S form) {
   return {std::make_shared<const S>(std::move(form)), detail::modify_of<T, S>(),
-          detail::collect_of<T, S>(), kTensors<S>};
+          detail::collect_of<T, S>(), kTensors<S>, kAdditive<S>};
 }
 
 }  // namespace attzoo::kernel

@@ -88,6 +88,7 @@ struct Score {
   void (*collect)(const void* self, const TilePosition&, int count, const T* s, T* ds,
                   const TensorGradient<T>* to) = nullptr;
   int tensors = 0;
+  bool additive = false;  // f(s) is s and something that s is not part of: its slope is 1
 };
 
 /// a, then b. The tensors of a come first.

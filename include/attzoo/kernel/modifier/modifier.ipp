@@ -195,6 +195,7 @@ Score<T> chain(Score<T> a, Score<T> b) {
   if (!b.modify) return a;
   using Pair = detail::ScorePair<T>;
   const int tensors = a.tensors + b.tensors;
+  const bool additive = a.additive && b.additive;
   return {std::make_shared<const Pair>(Pair{std::move(a), std::move(b)}),
           [](const void* self, const TilePosition& t, T* s, T* slope) {
             static_cast<const Pair*>(self)->modify(t, s, slope);
@@ -203,7 +204,7 @@ Score<T> chain(Score<T> a, Score<T> b) {
              const TensorGradient<T>* to) {
             static_cast<const Pair*>(self)->collect(t, count, s, ds, to);
           },
-          tensors};
+          tensors, additive};
 }
 
 }  // namespace attzoo::kernel

@@ -54,6 +54,8 @@ struct AlibiOfTensor {
 };
 template <class T>
 constexpr int kTensors<AlibiOfTensor<T>> = 1;
+template <class T>
+constexpr bool kAdditive<AlibiOfTensor<T>> = true;
 
 /// A tensor [B, H, L, S] by strides, added. Its -inf hides a pair, whatever the
 /// score.
@@ -77,6 +79,8 @@ struct Bias {
 };
 template <class T>
 constexpr int kTensors<Bias<T>> = 1;
+template <class T>
+constexpr bool kAdditive<Bias<T>> = true;
 
 /// A tensor [H, L + S - 1] added by distance: the place of kv - q = 0 is `zero`.
 template <class T>
@@ -97,6 +101,8 @@ struct DistanceBias {
 };
 template <class T>
 constexpr int kTensors<DistanceBias<T>> = 1;
+template <class T>
+constexpr bool kAdditive<DistanceBias<T>> = true;
 
 /// What lies between query and key on a falling scale [B, H, S], added: of differences, and so of
 /// doubles, since the scale itself falls without end.
@@ -126,6 +132,8 @@ struct Decay {
 };
 template <class T>
 constexpr int kTensors<Decay<T>> = 1;
+template <class T>
+constexpr bool kAdditive<Decay<T>> = true;
 
 #ifdef ATTZOO_COMPILED
 extern template Score<float> make_score<float>(AlibiOfTensor<float>);
