@@ -33,6 +33,9 @@ struct Exp2<float> {
   // (2^f - 1) / f, highest power first; relative error of 2^f: 2e-9
   static constexpr float kCoefficients[] = {0.000154614447f, 0.00134004282f, 0.00961805668f,
                                             0.0555032723f,   0.240226509f,   0.693147207f};
+  // The same to 3e-6, for what is rounded to bfloat16.
+  static constexpr float kFewCoefficients[] = {0.00958285357f, 0.0559064279f, 0.240240986f,
+                                               0.693124193f};
 };
 
 template <>

@@ -20,13 +20,20 @@ namespace attzoo::kernel {
 ///   grad  [W x Dv]       the gradients of their outputs, likewise; null forward
 ///   scale                of the queries; the caller multiplies their gradients by it
 ///
-///   scores               S^T [keys x W] = K Q^T
+///   unit                 of the scores; 1 unless softmax_step() alone sees them
+///
+///   scores               S^T [keys x W] = K Q^T / unit
 ///   weight_gradients     dP^T [keys x W] = V dO^T
 ///   add_values           O^T [Dv x W] += V^T P^T
 ///   add_value_gradients  dV [keys x Dv] += P^T dO
 ///   add_score_gradients  dK [keys x D] += dS^T Q and dQ^T [D x W] += K^T dS^T
 /// ```
-/// Features are padded() in q, grad, dV and dK.
+/// Features are padded() in q, grad, dV and dK. Who packs P^T for add_values may have it packed by
+/// softmax_step():
+/// ```
+///   packed_weights()     where that puts the weights of the tile
+///   add_packed_values    O^T += V^T P^T of these
+/// ```
 template <class P, class T>
 // clang-format off
 concept TileProducts =
@@ -41,6 +48,7 @@ concept TileProducts =
       { p.q } -> std::convertible_to<T*>;
       { p.grad } -> std::convertible_to<T*>;
       { p.scale } -> std::convertible_to<T>;
+      { p.unit } -> std::convertible_to<T>;
       p.set_queries(n);   // W
       p.set_gradients(n);
       p.set_tile(t, n);   // and the head of its keys
