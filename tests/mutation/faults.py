@@ -114,7 +114,11 @@ FAULTS = [
           "Forgetting.*", ("src/kernel_forms.cpp",)),
     # ---- few queries, as in decoding --------------------------------------------------------------------------
     Fault("the sum of tiles before does not shrink", "kernel/decode/softmax_rows.inc",
-          "*sum = *sum * shrink + added;", "*sum = *sum + added;", FEW),
+          "*sum = *sum * shrink + fold", "*sum = *sum + fold", FEW),
+    Fault("the rows of a group are those of one key", "kernel/decode/few_rows.inc",
+          "rows[j * kStreams + i] = first + j * step_;", "rows[j * kStreams + i] = first;", FEW),
+    Fault("the second chain of sums is lost", "kernel/decode/few_rows.inc",
+          "if constexpr (kChains > 1) sum[r] += sum[Rows + r];", "", FEW),
     Fault("parts are merged without their maxima", "kernel/decode/few_queries.inc",
           "weight_of(parts_.max(task + c)[r] - shift);", "T(1);", FEW),
     Fault("the last tiles of a part are left out", "kernel/decode/few_queries.inc",
