@@ -9,7 +9,6 @@
 #include <attzoo/functional/mask_tensors.hpp>
 #include <attzoo/functional/modifiers.hpp>
 #include <attzoo/functional/sdpa.hpp>
-#include <attzoo/kernel/isa/isa.hpp>
 
 #include <c10/core/InferenceMode.h>
 
@@ -258,20 +257,10 @@ TEST(Attention, DropoutGradientsUseTheSameEntries) {
       {p.q, p.k, p.v}, "dropout");
 }
 
-/// Whether weights of bfloat16 are rounded between the products ("bfloat16 in hardware").
-bool rounds_weights() {
-#if defined(__x86_64__)
-  return kernel::isa() >= kernel::Isa::kAvx512BFloat16;
-#else
-  return false;
-#endif
-}
-
 /// The backward pass subtracts what it reads from the output, whose rounding to 16 bits would weigh
 /// as much as the gradient where few weights are kept and enlarged.
 TEST(Attention, DropoutGradientsAreThoseOfAnOutputThatIsNotRounded) {
   for (const auto dtype : {torch::kBFloat16, torch::kHalf}) {
-    if (dtype == torch::kBFloat16 && rounds_weights()) continue;
     for (uint64_t seed = 0; seed < 40; ++seed) {
       torch::manual_seed(seed);
       const auto numbers = [&](int64_t heads, int64_t n, int64_t features) {
@@ -292,7 +281,6 @@ TEST(Attention, DropoutGradientsAreThoseOfAnOutputThatIsNotRounded) {
                          c10::str(dtype, ", seed ", seed));
     }
   }
-  if (rounds_weights()) GTEST_SKIP() << "float16 alone: this CPU rounds weights of bfloat16";
 }
 
 TEST(Attention, NoGradIsBitEqual) {
